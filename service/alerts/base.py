@@ -1,0 +1,37 @@
+"""What the store and notify parts ask of their servers and receivers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from service.domain import Alert
+
+
+class AlertStore(Protocol):
+    """Keeps the newest state of every alert and every transition. Writing the same transition twice changes nothing."""
+
+    async def write(self, alerts: Sequence[Alert]) -> None:
+        """Store the transitions, in order. Raises ``StoreUnavailable`` when the server cannot take them now."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+class Notifier(Protocol):
+    """Sends one message to one receiver. One file in ``alerts/``, one line in ``app.NOTIFIERS``."""
+
+    name: str
+
+    async def send(self, alerts: Sequence[Alert], *, key: str) -> None:
+        """Deliver one message about ``alerts`` (at least one). ``key`` is the idempotency key, the same on every try.
+
+        One attempt; the caller retries. Raises ``DeliveryFailed`` (try again) or ``DeliveryRefused`` (never will work).
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...

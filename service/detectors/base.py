@@ -1,0 +1,48 @@
+"""What the ensemble asks of a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from service.domain import F64
+from service.detectors.features import Features
+
+# progress(stage, done, total, detail): called from training loops; ``detail`` is e.g. "loss 0.123".
+Progress = Callable[[str, int, int, str], None]
+
+
+def silent(stage: str, done: int, total: int, detail: str) -> None:
+    """A ``Progress`` that shows nothing."""
+
+
+class Detector(Protocol):
+    """Scores windows; calibration, not the detector, decides what is anomalous.
+
+    One file in ``detectors/``, one line in ``app.DETECTORS``. A detector never sees a label. Scoring is deterministic
+    and free of side effects, so it may run in several threads at once.
+    """
+
+    name: str
+
+    def fit(self, features: Features, *, progress: Progress = silent) -> None:
+        """Learn what normal looks like. Raises ``NotEnoughData`` naming the least number of windows it needs."""
+        ...
+
+    def score(self, features: Features) -> F64:
+        """Float64 (n,): one raw score per window, higher is stranger. Raises ``RuntimeError`` when not fitted."""
+        ...
+
+    def attribute(self, features: Features) -> F64:
+        """Float64 (n, dims), non-negative: how much each metric contributed to each window's score."""
+        ...
+
+    def state(self) -> tuple[Mapping[str, Any], Mapping[str, NDArray[Any]]]:
+        """What the bundle must keep: JSON-safe settings and plain arrays (no objects, no pickle)."""
+        ...
+
+    def restore(self, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """The inverse of ``state``; scores are bit-equal afterwards."""
+        ...

@@ -1,0 +1,254 @@
+"""The values that travel down the path of a sample. All are frozen: a stage replaces a value, it never mutates one.
+
+Units: times are integer milliseconds since the Unix epoch (event time unless the name says otherwise); rows are
+``floor(event time / interval)``; ``p`` is a tail probability (smaller is stranger); ``surprise`` is ``-log10 p``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+class Severity(StrEnum):
+    """How loudly an anomaly should be told; ordered by ``rank``."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+    @property
+    def rank(self) -> int:
+        """0, 1, 2 from ``info`` to ``critical``."""
+        return ("info", "warning", "critical").index(self.value)
+
+
+def severity_of(score: float, *, warning: float = 0.7, critical: float = 0.9) -> Severity:
+    """Severity of a calibrated score in [0, 1]: critical above 0.9, warning above 0.7, else info."""
+    if score > critical:
+        return Severity.CRITICAL
+    return Severity.WARNING if score > warning else Severity.INFO
+
+
+class Status(StrEnum):
+    """Where an alert is in its life."""
+
+    PENDING = "pending"
+    FIRING = "firing"
+    RESOLVED = "resolved"
+
+
+class Schema(msgspec.Struct, frozen=True):
+    """Which metrics a model reads, in which order, on which time grid."""
+
+    metrics: tuple[str, ...]
+    interval_ms: int
+
+    @property
+    def dims(self) -> int:
+        """How many metrics a row has."""
+        return len(self.metrics)
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One message as it lay in the topic: bytes and position, nothing decoded. ``timestamp`` is the record's own, in ms."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """A record set aside, with its reason (``errors.InvalidMessage.reason``) and a sentence for a person."""
+
+    record: Record
+    reason: str
+    message: str
+
+
+class Sample(msgspec.Struct, frozen=True, eq=False):
+    """One row of one entity, in the schema's order.
+
+    ``values``: float32 (dims,), NaN where missing. ``mask``: bool (dims,), True where observed.
+    ``row`` = floor(timestamp / interval). ``record`` keeps the bytes and position it came from.
+    """
+
+    entity: str
+    row: int
+    timestamp: int
+    values: Any  # F32 (dims,); msgspec does not know array types
+    mask: Any  # Mask (dims,)
+    record: Record
+    labels: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowBatch:
+    """Windows that are due, of any number of entities that share one schema.
+
+    ``values``: float32 (n, window, dims); a missing entry holds the entity's last seen value, or NaN if none was seen
+    since its window was last reset. ``mask``: bool, same shape, True where observed. ``end_rows``: int64 (n,), row of
+    the newest sample of each window. ``partitions``, ``first_offsets``, ``last_offsets``: int64 (n,), the records that
+    reproduce each window. ``labels``: the newest labels of each entity. Windows of one entity appear in row order.
+    """
+
+    schema: Schema
+    values: F32
+    mask: Mask
+    entities: tuple[str, ...]
+    end_rows: I64
+    topic: str
+    partitions: I64
+    first_offsets: I64
+    last_offsets: I64
+    labels: tuple[Mapping[str, str], ...]
+
+    def __len__(self) -> int:
+        return len(self.entities)
+
+
+MemberState = Literal["ok", "failed", "timeout", "untrained"]
+
+
+class MemberScore(msgspec.Struct, frozen=True):
+    """One detector's word on one window: raw score (higher is stranger), its tail probability, and whether it spoke at all."""
+
+    name: str
+    raw: float | None
+    p: float | None
+    state: MemberState = "ok"
+    reason: str = ""
+
+
+class MetricShare(msgspec.Struct, frozen=True):
+    """One metric's part in an anomaly: ``share`` in [0, 1] of the attribution, what was seen and what was normal.
+
+    ``expected`` is the centre and ``spread`` one robust standard deviation, both in the metric's own unit.
+    ``recent`` is the newest rows of the metric in the window, oldest first, for pictures; NaN is sent as null.
+    """
+
+    name: str
+    share: float
+    actual: float | None
+    expected: float | None
+    spread: float | None = None
+    recent: tuple[float | None, ...] = ()
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What the ensemble says of one window.
+
+    ``surprise``: -log10 of the ensemble's calibrated tail probability, before drift adjustment; ``level``: the surprise
+    at which this entity would be called anomalous now (tracked online). ``p`` and ``score`` are drift-adjusted:
+    ``score = clip(-log10(p) / 6, 0, 1)``; severity, "one in N" and ``is_anomaly`` all follow from them.
+    ``fresh_p``: tail probability of the newest ``stride`` rows taken by themselves (disjoint evidence).
+    ``not_scored``: why the window has no score (coverage, cold, no detector); then every number above is neutral.
+    """
+
+    entity: str
+    end_row: int
+    timestamp: int
+    stride: int
+    not_scored: str | None = None
+    surprise: float = 0.0
+    level: float = 0.0
+    p: float = 1.0
+    score: float = 0.0
+    fresh_p: float = 1.0
+    is_anomaly: bool = False
+    severity: Severity = Severity.INFO
+    members: tuple[MemberScore, ...] = ()
+    metrics: tuple[MetricShare, ...] = ()
+    bundle: str = ""
+    bundle_version: str = ""
+    interval_ms: int = 1000
+    labels: Mapping[str, str] = {}
+    topic: str = ""
+    partition: int = -1
+    first_offset: int = -1
+    last_offset: int = -1
+
+
+Action = Literal["opened", "fired", "raised", "lowered", "updated", "acknowledged", "resolved"]
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """One transition in the life of one alert, carrying the alert's whole state after it.
+
+    ``alert_id`` is ``alert_id(entity, bundle, first anomalous row)``; ``seq`` counts transitions from 1, so the newest
+    state of an alert is the one with the highest ``seq``. ``action`` and ``reason`` say what changed and why.
+    """
+
+    alert_id: str
+    seq: int
+    action: Action
+    reason: str
+    entity: str
+    status: Status
+    severity: Severity
+    peak_severity: Severity
+    started_at: int
+    updated_at: int
+    fired_at: int | None = None
+    ended_at: int | None = None
+    acknowledged_by: str | None = None
+    score: float
+    peak_score: float
+    p: float
+    peak_p: float
+    windows: int = 1
+    metrics: tuple[MetricShare, ...] = ()
+    members: tuple[MemberScore, ...] = ()
+    bundle: str = ""
+    bundle_version: str = ""
+    config_hash: str = ""
+    labels: Mapping[str, str] = {}
+    topic: str = ""
+    partition: int = -1
+    first_offset: int = -1
+    last_offset: int = -1
+
+
+def alert_id(entity: str, bundle: str, first_row: int) -> str:
+    """Deterministic id of an alert: the same anomaly found again, by any process, has the same id (32 hex digits)."""
+    return hashlib.sha256(f"{bundle}\x00{first_row}\x00{entity}".encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """One entity's rows on the grid, equally spaced: values float32 (n, dims) with NaN where missing; ``start_row`` is
+    the grid row of ``values[0]``; ``labels`` uint8 (n,), 1 = anomalous, or None where nobody labelled them."""
+
+    entity: str
+    start_row: int
+    values: F32
+    labels: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """Series that share one schema, for training, evaluation and replay."""
+
+    schema: Schema
+    series: Sequence[Series]
+
+    @property
+    def rows(self) -> int:
+        """Rows of all series together."""
+        return sum(len(series.values) for series in self.series)

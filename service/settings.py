@@ -1,0 +1,307 @@
+"""One tree of settings, from (first wins) command-line overrides, ``TIDEWATCH_`` environment variables, a YAML or TOML file, defaults.
+
+Nested keys are joined by two underscores: ``TIDEWATCH_KAFKA__BOOTSTRAP_SERVERS``. Secrets are ``SecretStr`` and may be
+read from a file (``password_file``) so that they need not stand in the environment. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+    YamlConfigSettingsSource,
+)
+
+from service.errors import ConfigError
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A group of settings; an unknown key is an error, so a typing mistake never passes silently."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TopicSettings(Section):
+    """Names of the topics; ``partitions`` and ``retention_hours`` are used when ``tidewatch setup`` creates them."""
+
+    metrics: str = "metrics"
+    alerts: str = "tidewatch.alerts"
+    dead_letter: str = "tidewatch.dead-letter"
+    partitions: Positive = 4
+    replication_factor: Positive = 1
+    retention_hours: Positive = 168
+
+
+class KafkaSettings(Section):
+    """How to reach Kafka."""
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    username: str | None = None
+    password: SecretStr | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    group_prefix: str = "tidewatch"
+    session_timeout_seconds: Seconds = 10.0
+    request_timeout_seconds: Seconds = 20.0
+    topics: TopicSettings = TopicSettings()
+
+
+class ElasticsearchSettings(Section):
+    """How to reach Elasticsearch, and how the history is kept there."""
+
+    url: str = "http://127.0.0.1:9200"
+    api_key: SecretStr | None = None
+    api_key_file: Path | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    index_prefix: str = "tidewatch"
+    request_timeout_seconds: Seconds = 10.0
+    shards: Positive = 1
+    replicas: Annotated[int, Field(ge=0)] = 0
+
+
+class ModelRule(Section):
+    """Which bundle serves which entities; the first rule whose glob matches wins."""
+
+    match: str = "*"
+    bundle: Path
+
+
+class StreamSettings(Section):
+    """Time and memory of the sliding windows (the grid interval, window and stride are the bundle's own)."""
+
+    allowed_lateness_seconds: Annotated[float, Field(ge=0)] = 0.0
+    max_gap_rows: Annotated[int, Field(ge=0)] = 5
+    min_coverage: Share = 0.5
+    max_ahead_seconds: Seconds = 300.0
+    max_message_bytes: Positive = 1_000_000
+    max_labels: Positive = 32
+    max_entities: Positive = 100_000
+    idle_after_seconds: Seconds = 3600.0
+    max_batch_records: Positive = 4000
+    max_rewind_records: Positive = 2_000_000
+
+
+class BudgetSettings(Section):
+    """The false alarms people accept: per entity and day."""
+
+    false_alarms_per_entity_day: Annotated[float, Field(gt=0)] = 1.0
+
+
+class DetectionSettings(Section):
+    """How verdicts are reached from the bundle's detectors."""
+
+    budget: BudgetSettings = BudgetSettings()
+    detectors: dict[str, float] | None = None  # a subset of the bundle's members, with weights; None: as trained
+    timeout_seconds: Seconds = 30.0
+    threads: Positive = 2
+
+
+class TrainingSettings(Section):
+    """How a bundle is trained; kept inside the bundle."""
+
+    window: Positive = 100
+    stride: Positive = 10
+    seed: int = 0
+    device: str = "auto"
+    calibration_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
+    max_windows: Positive = 20_000
+    epochs: Positive = 50
+    patience: Positive = 5
+    batch_size: Positive = 256
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+
+
+class EpisodeSettings(Section):
+    """The life of an alert: when it opens, fires, changes and resolves. Times are event time."""
+
+    fire_after: Positive = 2
+    fire_within: Positive = 3
+    min_severity: Literal["info", "warning", "critical"] = "info"
+    resolve_after_windows: Positive = 3
+    max_episode_seconds: Seconds = 86_400.0
+
+    @model_validator(mode="after")
+    def _k_of_n(self) -> Self:
+        if self.fire_after > self.fire_within:
+            raise ValueError("alerts.fire_after must not exceed alerts.fire_within")
+        return self
+
+
+class SlackReceiver(Section):
+    """A Slack incoming webhook."""
+
+    name: str
+    type: Literal["slack"] = "slack"
+    url: SecretStr | None = None
+    url_file: Path | None = None
+    min_severity: Literal["info", "warning", "critical"] = "warning"
+    allow_http: bool = False
+
+
+class EmailReceiver(Section):
+    """A list of mailboxes behind one SMTP server."""
+
+    name: str
+    type: Literal["email"] = "email"
+    to: list[str]
+    sender: str = "tidewatch@localhost"
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(gt=0, lt=65536)] = 587
+    tls: Literal["starttls", "tls", "none"] = "starttls"
+    username: str | None = None
+    password: SecretStr | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    min_severity: Literal["info", "warning", "critical"] = "warning"
+
+
+class WebhookReceiver(Section):
+    """Any HTTP endpoint; the body is signed (HMAC-SHA256) when a secret is given."""
+
+    name: str
+    type: Literal["webhook"] = "webhook"
+    url: SecretStr | None = None
+    url_file: Path | None = None
+    secret: SecretStr | None = None
+    secret_file: Path | None = None
+    min_severity: Literal["info", "warning", "critical"] = "info"
+    allow_http: bool = False
+
+
+Receiver = Annotated[SlackReceiver | EmailReceiver | WebhookReceiver, Field(discriminator="type")]
+
+
+class NotificationSettings(Section):
+    """Who is told, and how long each delivery is tried."""
+
+    receivers: list[Receiver] = []
+    send_resolved: bool = True
+    attempt_timeout_seconds: Seconds = 10.0
+    deadline_seconds: Seconds = 3600.0
+    history_url: str | None = None  # where a message's "history" link leads, with {alert_id} in it
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        names = [receiver.name for receiver in self.receivers]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"notifications.receivers: the name {twice[0]!r} is used twice")
+        return self
+
+
+class HttpSettings(Section):
+    """Where health and metrics are served; loopback unless told otherwise. Port 0 picks a free one."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, lt=65536)] = 8080
+
+
+class LogSettings(Section):
+    """``auto`` is pretty on a terminal and JSON elsewhere."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "pretty", "json"] = "auto"
+
+
+class Settings(BaseSettings):
+    """Everything Tidewatch can be told."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TIDEWATCH_", env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
+    )
+
+    kafka: KafkaSettings = KafkaSettings()
+    elasticsearch: ElasticsearchSettings = ElasticsearchSettings()
+    models: list[ModelRule] = []
+    stream: StreamSettings = StreamSettings()
+    detection: DetectionSettings = DetectionSettings()
+    training: TrainingSettings = TrainingSettings()
+    alerts: EpisodeSettings = EpisodeSettings()
+    notifications: NotificationSettings = NotificationSettings()
+    http: HttpSettings = HttpSettings()
+    log: LogSettings = LogSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, env_settings, *_file_source(settings_cls))
+
+    def config_hash(self) -> str:
+        """Twelve hex digits that change when anything that influences verdicts or alerts changes (no secrets in it)."""
+        told = self.model_dump_json(include={"stream", "detection", "alerts"})
+        return hashlib.sha256(told.encode()).hexdigest()[:12]
+
+
+# The file is named by the environment so that pydantic-settings' own machinery orders it below the variables.
+CONFIG_VARIABLE = "TIDEWATCH_CONFIG"
+
+
+def _file_source(settings_cls: type[BaseSettings]) -> tuple[PydanticBaseSettingsSource, ...]:
+    named = os.environ.get(CONFIG_VARIABLE)
+    if not named:
+        return ()
+    path = Path(named)
+    if path.suffix == ".toml":
+        return (TomlConfigSettingsSource(settings_cls, toml_file=path),)
+    return (YamlConfigSettingsSource(settings_cls, yaml_file=path),)
+
+
+def load_settings(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings from ``config`` (or the file named by ``TIDEWATCH_CONFIG``), the environment and ``overrides``.
+
+    Raises ``ConfigError`` naming every key that is wrong.
+    """
+    if config is not None:
+        os.environ[CONFIG_VARIABLE] = str(config)
+    named = os.environ.get(CONFIG_VARIABLE)
+    if named and not Path(named).is_file():
+        raise ConfigError(f"The settings file {named} does not exist.", hint="Give --config FILE, or copy config.example.yaml.")
+    try:
+        return Settings(**dict(overrides or {}))
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+        raise ConfigError(f"The settings are wrong: {wrong}.", hint="config.example.yaml documents every key.") from error
+    except ValueError as error:  # a file that is not YAML or TOML
+        raise ConfigError(f"The settings file {named} cannot be read: {error}.", hint="Check its syntax.") from error
+
+
+def reveal(secret: SecretStr | None, file: Path | None) -> str | None:
+    """The text of a secret given directly or through a file; ``None`` when neither is set.
+
+    Raises ``ConfigError`` when the file cannot be read.
+    """
+    if secret is not None:
+        return secret.get_secret_value()
+    if file is None:
+        return None
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"The secret file {file} cannot be read: {error.strerror}.", hint="Check its path and permissions.") from error

@@ -1,0 +1,1 @@
+"""What must be written together with the offsets."""

@@ -1,0 +1,1 @@
+"""From normal data to a bundle, and from a bundle to honest figures."""
