@@ -27,7 +27,7 @@ class TidewatchError(Exception):
     """Root of everything Tidewatch raises on purpose."""
 
 
-class Retry(TidewatchError):
+class Retry(TidewatchError):  # noqa: N818 - named after what the caller does
     """Something outside is away; the same call may succeed later."""
 
 
@@ -50,7 +50,7 @@ class DeliveryFailed(Retry):
         self.retry_after = retry_after
 
 
-class Reject(TidewatchError):
+class Reject(TidewatchError):  # noqa: N818 - named after what the caller does
     """This one item is bad and will stay bad; set it aside and go on."""
 
 
@@ -71,7 +71,7 @@ class DeliveryRefused(Reject):
     """A receiver said no for good (bad URL, revoked token, mailbox unknown); trying again would not help."""
 
 
-class Stop(TidewatchError):
+class Stop(TidewatchError):  # noqa: N818 - named after what the caller does
     """Tidewatch cannot or should not start; ``hint`` says what to do next."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:

@@ -1,4 +1,4 @@
-"""One tree of settings, from (first wins) command-line overrides, ``TIDEWATCH_`` environment variables, a YAML or TOML file, defaults.
+"""One tree of settings, from (first wins) command-line overrides, ``TIDEWATCH_`` environment variables, a YAML or TOML file.
 
 Nested keys are joined by two underscores: ``TIDEWATCH_KAFKA__BOOTSTRAP_SERVERS``. Secrets are ``SecretStr`` and may be
 read from a file (``password_file``) so that they need not stand in the environment. Nothing here imports torch.
@@ -248,8 +248,8 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the name is pydantic-settings' own
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the name is pydantic-settings' own
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings, env_settings, *_file_source(settings_cls))
 
@@ -304,4 +304,5 @@ def reveal(secret: SecretStr | None, file: Path | None) -> str | None:
     try:
         return file.read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise ConfigError(f"The secret file {file} cannot be read: {error.strerror}.", hint="Check its path and permissions.") from error
+        why = f"The secret file {file} cannot be read: {error.strerror}."
+        raise ConfigError(why, hint="Check its path and permissions.") from error
