@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
@@ -132,12 +133,20 @@ class TrainingSettings(Section):
 
 
 class EpisodeSettings(Section):
-    """The life of an alert: when it opens, fires, changes and resolves. Times are event time."""
+    """The life of an alert: when it opens, fires, changes and resolves. Times are event time.
+
+    A window is evidence when it is anomalous, at least ``min_severity``, and its newest stride rows are unusual by
+    themselves (``fresh_p`` at or below ``fresh_p_below``). ``fire_after`` of the last ``fire_within`` must be evidence.
+    """
 
     fire_after: Positive = 2
-    fire_within: Positive = 3
+    fire_within: Annotated[int, Field(gt=0, le=63)] = 3
     min_severity: Literal["info", "warning", "critical"] = "info"
+    fresh_p_below: Annotated[float, Field(gt=0, le=1)] = 0.01
+    severity_hysteresis: Share = 0.05  # how far the score must stay below a severity's bound before it is lowered
     resolve_after_windows: Positive = 3
+    max_severity_changes: Positive = 6  # beyond these an alert only rises to a new peak, fires or resolves
+    max_gap_seconds: Seconds = 600.0  # an entity without a scored window for longer closes its alert
     max_episode_seconds: Seconds = 86_400.0
 
     @model_validator(mode="after")
@@ -288,8 +297,9 @@ def load_settings(config: Path | None = None, overrides: Mapping[str, Any] | Non
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
         raise ConfigError(f"The settings are wrong: {wrong}.", hint="config.example.yaml documents every key.") from error
-    except ValueError as error:  # a file that is not YAML or TOML
-        raise ConfigError(f"The settings file {named} cannot be read: {error}.", hint="Check its syntax.") from error
+    except (ValueError, yaml.YAMLError) as error:  # a TOML error is a ValueError
+        flat = " ".join(str(error).split())
+        raise ConfigError(f"The settings file {named} cannot be read: {flat}.", hint="Check its syntax.") from error
 
 
 def reveal(secret: SecretStr | None, file: Path | None) -> str | None:

@@ -1,0 +1,62 @@
+"""The ``tidewatch`` command: puts the commands together and turns every error into one clear sentence."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+import typer
+from rich.markup import escape
+
+from service.commands import admin, alerts, data, model, serve
+from service.commands.common import error_console
+from service.errors import Reject, Retry, Stop, TidewatchError
+from service.local.commands import local_app
+
+app = typer.Typer(
+    name="tidewatch",
+    help="Streaming anomaly detection for multivariate metrics: from Kafka to the person woken up.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for group in (serve, admin, model, data, alerts):
+    group.register(app)
+app.add_typer(local_app, name="local")
+
+
+def main() -> None:
+    """Run the command line; exit 0 on success, 1 when something outside failed, 2 when the caller must change something."""
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except KeyboardInterrupt:
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except TidewatchError as error:
+        _say(str(error), error.hint if isinstance(error, Stop) else _hint(error))
+        code = 2 if isinstance(error, Stop) else 1
+    except Exception as error:  # noqa: BLE001 - the last line of defence: people get a sentence, never a traceback
+        if os.environ.get("TIDEWATCH_DEBUG"):
+            raise
+        _say(f"Something unexpected went wrong: {type(error).__name__}: {error}", "Set TIDEWATCH_DEBUG=1 to see where, and report it.")
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(message: str, hint: str) -> None:
+    error_console.print(f"[bold red]Error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    if hint:
+        error_console.print(f"[dim]{escape(hint)}[/]", highlight=False, soft_wrap=True)
+
+
+def _hint(error: TidewatchError) -> str:
+    if isinstance(error, Retry):
+        return "`tidewatch check` shows which servers can be reached."
+    return "" if isinstance(error, Reject) else "See the log above."

@@ -1,0 +1,1 @@
+"""The commands of ``tidewatch``, a file for each group of them; ``service.cli`` puts them together."""

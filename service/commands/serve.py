@@ -1,0 +1,47 @@
+"""``tidewatch run``: the service itself."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from service.app import build_service
+from service.commands.common import ConfigOption, read_settings, run_async
+from service.runtime import run_parts, stop_on_signals
+from service.settings import Settings
+
+
+class Only(StrEnum):
+    """The parts that can run by themselves."""
+
+    SCORING = "scoring"
+    STORE = "store"
+    NOTIFY = "notify"
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands to ``app``."""
+    app.command("run")(run)
+
+
+def run(
+    config: ConfigOption = None,
+    only: Annotated[list[Only] | None, typer.Option("--only", help="Run just this part (may be given more than once).")] = None,
+) -> None:
+    """Watch the metrics topic, keep the history and send the notifications, until SIGTERM or Ctrl-C.
+
+    Example: [bold]tidewatch run --config tidewatch.yaml[/], or one part a process:
+    [bold]tidewatch run --only scoring[/].
+    """
+    settings = read_settings(config)
+    parts = tuple(part.value for part in only or list(Only))
+    run_async(_run(settings, parts))
+
+
+async def _run(settings: Settings, parts: tuple[str, ...]) -> None:
+    stop = asyncio.Event()
+    with stop_on_signals(stop):
+        await run_parts(build_service(settings, parts), stop)
