@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from service.domain import F64
 from service.detectors.features import Features
+from service.domain import F64
 
 # progress(stage, done, total, detail): called from training loops; ``detail`` is e.g. "loss 0.123".
 Progress = Callable[[str, int, int, str], None]

@@ -1,15 +1,270 @@
-"""What detectors see of a window. Training and serving go through this file, to the letter."""
+"""What detectors see of a window. Training and serving go through this file, to the letter.
+
+``Scaler`` turns raw windows into ``Features``: every metric centred and scaled (per entity where training knew the entity
+well enough, pooled elsewhere), clipped at ±10, missing = 0 (the centre). A missing value that was seen before arrives
+carried forward (see ``WindowBatch``) and is kept so: putting the centre in its place would draw a jump that never was.
+
+``Features`` computes window statistics once per batch and shares them between members. The rows are not copied: a
+window is the ``window`` rows that end before ``ends[i]``, so 20,000 overlapping windows cost no more than their series.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
-from service.domain import F32, Mask
+import numpy as np
+from numpy.typing import NDArray
+
+from service.detectors.kernels import deviations, scaled, summaries
+from service.domain import F32, F64, I64, Mask, Series, WindowBatch
+from service.errors import NotEnoughData
+
+# An interquartile range is 1.349 standard deviations of a normal distribution.
+IQR_IN_SIGMAS = 1.349
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Features:
-    """Windows centred and scaled per metric: values float32 (n, window, dims), clipped, missing = 0; mask as in WindowBatch."""
+    """Scaled windows and their statistics, in float32.
 
-    values: F32
-    mask: Mask
+    ``rows``: float32 (N, dims), raw, NaN where nothing was ever seen; ``ends``: int64 (n,), window i is
+    ``rows[ends[i] - window : ends[i]]``; ``tables``: centre and inverse scale, each (t, dims); ``which``: int64 (n,), the
+    table row of each window; ``seen``: bool (N, dims) or None where every value was observed.
+
+    Every statistic is over the newest ``span`` rows (capped at the window), float32 (n, dims), contiguous, read-only by
+    agreement, and the same to the bit whatever the batch: each window is computed by itself.
+    """
+
+    def __init__(
+        self,
+        rows: F32,
+        ends: I64,
+        window: int,
+        *,
+        tables: tuple[F32, F32] | None = None,
+        which: I64 | None = None,
+        seen: Mask | None = None,
+    ) -> None:
+        dims = rows.shape[1]
+        self.rows = np.ascontiguousarray(rows, dtype=np.float32)
+        self.ends = np.ascontiguousarray(ends, dtype=np.int64)
+        self.window = int(window)
+        self.seen = seen
+        self._tables = tables or (np.zeros((1, dims), np.float32), np.ones((1, dims), np.float32))
+        self._which = np.zeros(len(ends), np.int64) if which is None else which
+        self._kept: dict[tuple[str, int], F32] = {}
+        self._lock = threading.RLock()  # members ask from several threads; each statistic is computed once
+
+    @classmethod
+    def of(cls, values: F32, mask: Mask | None = None) -> Self:
+        """Features of windows that are scaled already: values float32 (n, window, dims)."""
+        n, window, dims = values.shape
+        seen = None if mask is None or mask.all() else np.ascontiguousarray(mask).reshape(n * window, dims)
+        ends = np.arange(1, n + 1, dtype=np.int64) * window
+        return cls(np.ascontiguousarray(values, np.float32).reshape(n * window, dims), ends, window, seen=seen)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @property
+    def dims(self) -> int:
+        """How many metrics a row has."""
+        return int(self.rows.shape[1])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(n, window, dims)."""
+        return len(self), self.window, self.dims
+
+    def take(self, chosen: NDArray[Any] | slice) -> Features:
+        """The chosen windows, over the same rows; nothing is copied but their ends."""
+        return Features(self.rows, self.ends[chosen], self.window, tables=self._tables, which=self._which[chosen], seen=self.seen)
+
+    @property
+    def values(self) -> F32:
+        """The scaled windows themselves, float32 (n, window, dims); made when first asked for (statistics do not need them)."""
+        return self._once("values", 0, self._values)
+
+    @property
+    def mask(self) -> Mask:
+        """bool (n, window, dims), True where observed."""
+        if self.seen is None:
+            return np.broadcast_to(np.True_, self.shape)
+        mask: Mask = self.seen[self.ends[:, None] + np.arange(-self.window, 0)]
+        return mask
+
+    @property
+    def last(self) -> F32:
+        """The newest row."""
+        return self.mean(1)
+
+    def mean(self, span: int) -> F32:
+        """Mean over the newest ``span`` rows."""
+        return self._summary("mean", span)
+
+    def range(self, span: int) -> F32:
+        """Largest minus smallest over the newest ``span`` rows."""
+        return self._summary("range", span)
+
+    def std(self, span: int) -> F32:
+        """Standard deviation (population) over the newest ``span`` rows."""
+        span = min(span, self.window)
+        mean = self.mean(span)
+
+        def compute() -> F32:
+            out = np.empty_like(mean)
+            deviations(self.rows, self.ends, self._which, *self._tables, span, mean, out)
+            return out
+
+        return self._once("std", span, compute)
+
+    def _summary(self, kind: str, span: int) -> F32:
+        span = min(span, self.window)
+        with self._lock:
+            if (kind, span) not in self._kept:
+                mean, spread = np.empty((2, len(self), self.dims), np.float32)
+                summaries(self.rows, self.ends, self._which, *self._tables, span, mean, spread)
+                self._kept["mean", span], self._kept["range", span] = mean, spread
+            return self._kept[kind, span]
+
+    def _once(self, kind: str, span: int, compute: Callable[[], F32]) -> F32:
+        with self._lock:
+            if (kind, span) not in self._kept:
+                self._kept[kind, span] = compute()
+            return self._kept[kind, span]
+
+    def _values(self) -> F32:
+        out = np.empty(self.shape, np.float32)
+        scaled(self.rows, self.ends, self._which, *self._tables, out)
+        return out
+
+
+def carry_forward(values: F32) -> tuple[F32, Mask]:
+    """What the stream does to missing values, for a whole series: the last seen value in their place, NaN before the first.
+
+    ``values`` float32 (n, dims), NaN where missing. Returns the filled copy and the mask (True where observed).
+    """
+    mask = np.isfinite(values)
+    if mask.all():
+        return values, mask
+    at = np.where(mask, np.arange(len(values))[:, None], 0)
+    np.maximum.accumulate(at, axis=0, out=at)
+    filled = np.take_along_axis(np.where(mask, values, np.float32(np.nan)), at, axis=0)
+    return filled, mask
+
+
+class Scaler:
+    """Centre and scale of every metric, pooled and per entity.
+
+    Centre is the median; scale the larger of interquartile range / 1.349 and the standard deviation, so that neither a
+    spiky metric (no interquartile range) nor a two-level one is blown up. A column that never moved gets a tenth of its
+    level, or 1 where it stood at zero: it survives, and a change of it is seen without drowning the rest.
+    An entity has a scale of its own once it brought ``own_rows`` rows to training; any other uses the pooled one.
+    """
+
+    def __init__(self, own_rows: int = 500) -> None:
+        self.own_rows = own_rows
+        self.entities: dict[str, int] = {}
+        self._centre = np.zeros((0, 0), np.float32)
+        self._scale = np.zeros((0, 0), np.float32)
+        self._inverse = self._scale
+
+    def fit(self, series: Sequence[Series]) -> Self:
+        """Learn from normal rows. Raises ``NotEnoughData`` when there is not a single one."""
+        if not any(len(one.values) for one in series):
+            raise NotEnoughData("There are no rows to learn the scale of the metrics from.", hint="Give a few hundred normal rows.")
+        pooled = _centre_scale(np.concatenate([one.values for one in series]))
+        tables, self.entities = [pooled], {}
+        rows_of: dict[str, list[F32]] = {}
+        for one in series:
+            rows_of.setdefault(one.entity, []).append(one.values)
+        if len(rows_of) == 1:  # the pooled scale is the entity's own
+            self.entities[next(iter(rows_of))] = 0
+        else:
+            for entity, parts in rows_of.items():
+                if sum(map(len, parts)) >= self.own_rows:
+                    self.entities[entity] = len(tables)
+                    tables.append(_centre_scale(np.concatenate(parts), fallback=pooled))
+        self._set(np.stack([centre for centre, _ in tables]), np.stack([scale for _, scale in tables]))
+        return self
+
+    @property
+    def dims(self) -> int:
+        """How many metrics it was fitted on; 0 before ``fit``."""
+        return int(self._centre.shape[1])
+
+    def centre(self, entity: str) -> F32:
+        """(dims,), in the metrics' own units."""
+        centre: F32 = self._centre[self.entities.get(entity, 0)]
+        return centre
+
+    def scale(self, entity: str) -> F32:
+        """(dims,), one robust standard deviation in the metrics' own units."""
+        scale: F32 = self._scale[self.entities.get(entity, 0)]
+        return scale
+
+    def transform(self, batch: WindowBatch) -> Features:
+        """Features of the windows that are due. Raises ``RuntimeError`` when not fitted on this many metrics."""
+        n, window, dims = batch.values.shape
+        self._check(dims)
+        seen = None if batch.mask.all() else np.ascontiguousarray(batch.mask).reshape(n * window, dims)
+        rows = np.ascontiguousarray(batch.values, dtype=np.float32).reshape(n * window, dims)
+        which = np.fromiter((self.entities.get(entity, 0) for entity in batch.entities), np.int64, n)
+        ends = np.arange(1, n + 1, dtype=np.int64) * window
+        return Features(rows, ends, window, tables=(self._centre, self._inverse), which=which, seen=seen)
+
+    def windows(self, series: Sequence[Series], window: int, stride: int = 1) -> Features:
+        """Every window of the series that ends ``stride`` rows after the one before, series after series, in row order.
+
+        A window never spans two series; a series shorter than a window has none.
+        """
+        self._check(series[0].values.shape[1])
+        filled = [carry_forward(one.values) for one in series]
+        starts = np.cumsum([0, *(len(values) for values, _ in filled)])
+        ends = [np.arange(window, len(one.values) + 1, stride) + start for one, start in zip(series, starts, strict=False)]
+        tables = [np.full(len(part), self.entities.get(one.entity, 0), np.int64) for part, one in zip(ends, series, strict=True)]
+        seen = np.concatenate([mask for _, mask in filled])
+        return Features(
+            np.concatenate([values for values, _ in filled]),
+            np.concatenate(ends),
+            window,
+            tables=(self._centre, self._inverse),
+            which=np.concatenate(tables),
+            seen=None if seen.all() else seen,
+        )
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """JSON-safe settings and plain arrays."""
+        return {"own_rows": self.own_rows, "entities": dict(self.entities)}, {"centre": self._centre, "scale": self._scale}
+
+    def restore(self, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The inverse of ``state``."""
+        self.own_rows = int(settings["own_rows"])
+        self.entities = {str(name): int(at) for name, at in settings["entities"].items()}
+        self._set(arrays["centre"], arrays["scale"])
+        return self
+
+    def _set(self, centre: NDArray[Any], scale: NDArray[Any]) -> None:
+        self._centre = np.ascontiguousarray(centre, np.float32)
+        self._scale = np.ascontiguousarray(scale, np.float32)
+        self._inverse = np.ascontiguousarray(1.0 / self._scale, np.float32)
+
+    def _check(self, dims: int) -> None:
+        if dims != self.dims:
+            raise RuntimeError(f"the scaler was fitted on {self.dims} metrics and is asked for {dims}")
+
+
+def _centre_scale(values: F32, fallback: tuple[F64, F64] | None = None) -> tuple[F64, F64]:
+    """Median and scale of each column, float64 (dims,); a column never seen takes the fallback, or 0 and 1."""
+    exact = np.where(np.isfinite(values), values, np.nan).astype(np.float64)
+    empty = np.isnan(exact).all(axis=0)
+    exact[:, empty] = 0.0
+    low, centre, high = np.nanpercentile(exact, [25, 50, 75], axis=0)
+    deviation = np.nanstd(exact, axis=0)
+    scale = np.maximum((high - low) / IQR_IN_SIGMAS, deviation)
+    still = scale <= 1e-6 * np.maximum(np.abs(centre), 1e-6)
+    scale = np.where(still, np.where(np.abs(centre) > 1e-6, 0.1 * np.abs(centre), 1.0), scale)
+    if fallback is not None:
+        centre, scale = np.where(empty, fallback[0], centre), np.where(empty, fallback[1], scale)
+    return centre, scale

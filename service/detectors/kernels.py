@@ -1,0 +1,85 @@
+"""Compiled kernels over windows: GIL-free, so members really run side by side, and kept on disk where that is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+
+from service.domain import F32, I64
+
+# Scaled values beyond this say "far", not how far.
+CLIP = 10.0
+
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+
+def kernel(function: Kernel) -> Kernel:
+    """Compile ``function`` with numba: GIL-free, so that members really run side by side in threads.
+
+    The compiled form is cached beside the source, or in numba's own folder. Where neither can be written (a read-only
+    container without a home) numba refuses to cache; then it is compiled once per process.
+    """
+    try:
+        return cast(Kernel, numba.njit(nogil=True, cache=True)(function))
+    except RuntimeError:  # "no locator available": nowhere to cache
+        return cast(Kernel, numba.njit(nogil=True)(function))
+
+
+@kernel
+def summaries(rows: F32, ends: I64, which: I64, centre: F32, inverse: F32, span: int, mean: F32, spread: F32) -> None:
+    """Write each window's mean and range over its newest ``span`` scaled rows into ``mean`` and ``spread``, (n, dims)."""
+    dims = rows.shape[1]
+    low = np.empty(dims, np.float32)
+    high = np.empty(dims, np.float32)
+    total = np.empty(dims, np.float32)
+    for i in range(ends.shape[0]):
+        table = which[i]
+        low[:] = np.float32(np.inf)
+        high[:] = np.float32(-np.inf)
+        total[:] = np.float32(0)
+        for r in range(ends[i] - span, ends[i]):
+            for j in range(dims):
+                z = (rows[r, j] - centre[table, j]) * inverse[table, j]
+                z = z if z == z else np.float32(0)
+                z = min(max(z, np.float32(-CLIP)), np.float32(CLIP))
+                total[j] += z
+                low[j] = min(low[j], z)
+                high[j] = max(high[j], z)
+        for j in range(dims):
+            mean[i, j] = total[j] / np.float32(span)
+            spread[i, j] = high[j] - low[j]
+
+
+@kernel
+def deviations(rows: F32, ends: I64, which: I64, centre: F32, inverse: F32, span: int, mean: F32, out: F32) -> None:
+    """Write each window's standard deviation about ``mean`` over its newest ``span`` scaled rows into ``out``, (n, dims)."""
+    dims = rows.shape[1]
+    total = np.empty(dims, np.float32)
+    for i in range(ends.shape[0]):
+        table = which[i]
+        total[:] = np.float32(0)
+        for r in range(ends[i] - span, ends[i]):
+            for j in range(dims):
+                z = (rows[r, j] - centre[table, j]) * inverse[table, j]
+                z = z if z == z else np.float32(0)
+                z = min(max(z, np.float32(-CLIP)), np.float32(CLIP)) - mean[i, j]
+                total[j] += z * z
+        for j in range(dims):
+            out[i, j] = np.sqrt(total[j] / np.float32(span))
+
+
+@kernel
+def scaled(rows: F32, ends: I64, which: I64, centre: F32, inverse: F32, out: F32) -> None:
+    """Write the scaled windows themselves into ``out``, (n, window, dims)."""
+    window = out.shape[1]
+    for i in range(ends.shape[0]):
+        table = which[i]
+        for w in range(window):
+            r = ends[i] - window + w
+            for j in range(rows.shape[1]):
+                z = (rows[r, j] - centre[table, j]) * inverse[table, j]
+                z = z if z == z else np.float32(0)
+                out[i, w, j] = min(max(z, np.float32(-CLIP)), np.float32(CLIP))
