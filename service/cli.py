@@ -42,10 +42,10 @@ def main() -> None:
     except TidewatchError as error:
         _say(str(error), error.hint if isinstance(error, Stop) else _hint(error))
         code = 2 if isinstance(error, Stop) else 1
-    except Exception as error:  # noqa: BLE001 - the last line of defence: people get a sentence, never a traceback
+    except Exception as error:  # the last line of defence: people get a sentence, never a traceback
         if os.environ.get("TIDEWATCH_DEBUG"):
             raise
-        _say(f"Something unexpected went wrong: {type(error).__name__}: {error}", "Set TIDEWATCH_DEBUG=1 to see where, and report it.")
+        _say(f"Something unexpected went wrong: {type(error).__name__}: {error}", "TIDEWATCH_DEBUG=1 shows where; report it.")
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
 
