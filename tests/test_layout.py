@@ -1,0 +1,65 @@
+"""The rooms stay apart: what must not be imported where, seen from a fresh interpreter."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SERVICE = ROOT / "service"
+
+# Where each client library may be imported (docs/architecture.md, "Rooms").
+ALLOWED = {
+    "aiokafka": {
+        "service/kafka_options.py",
+        "service/sources/kafka.py",
+        "service/sources/publisher.py",
+        "service/state/transactions.py",
+        "service/state/topics.py",
+        "service/alerts/topic.py",
+        "service/local/",
+    },
+    "elasticsearch": {"service/alerts/elasticsearch.py"},
+    "httpx": {"service/alerts/slack.py", "service/alerts/webhook.py", "service/alerts/http.py", "service/local/", "service/demo/"},
+    "aiosmtplib": {"service/alerts/email.py"},
+    "aiosmtpd": {"service/demo/"},
+    "pickle": set(),
+    "joblib": set(),
+}
+
+
+@pytest.mark.parametrize("library", sorted(ALLOWED))
+def test_client_libraries_stay_in_their_files(library: str) -> None:
+    pattern = re.compile(rf"^\s*(?:import|from) {library}\b", re.MULTILINE)
+    users = {str(path.relative_to(ROOT)) for path in SERVICE.rglob("*.py") if pattern.search(path.read_text())}
+    strays = {
+        user
+        for user in users
+        if not any(user == place or (place.endswith("/") and user.startswith(place)) for place in ALLOWED[library])
+    }
+    assert not strays
+
+
+@pytest.mark.parametrize("module", ["service.settings", "service.app", "service.cli"])
+def test_torch_is_not_loaded_before_a_deep_detector_is_used(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_no_path_of_this_machine_and_no_package_index_is_written_down() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    home = str(Path.home()) + "/"
+    index = re.compile(r"https?://[^\s\"']*(?:/simple\b|/maven2\b|registry|pythonhosted)")
+    wrong = []
+    for name in tracked:
+        path = ROOT / name
+        if path.suffix in {".png", ".npz"} or not path.is_file():
+            continue
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if f"{ROOT.parent}/" in text or home in text or index.search(text):
+            wrong.append(name)
+    assert not wrong
