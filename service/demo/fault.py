@@ -1,0 +1,56 @@
+"""A real fault on this machine, bounded in time, memory and disk: the thing the demo's alert is about."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+MEMORY_SHARE = 0.2  # of what is free, and never more than MEMORY_MOST
+MEMORY_MOST = 2 * 1024**3
+DISK_MOST = 256 * 1024**2
+
+# Each stressor ends by itself when its time is over or its parent is gone, so that nothing outlives the demo.
+_WATCH = """
+import os, sys, time
+end, parent = time.monotonic() + float(sys.argv[1]), int(sys.argv[2])
+def on(): return time.monotonic() < end and os.getppid() == parent
+"""
+_CPU = _WATCH + "\nwhile on():\n    sum(i * i for i in range(20000))\n"
+_MEMORY = _WATCH + "\nheld = bytearray(int(sys.argv[3]))\nheld[::4096] = b'x' * len(held[::4096])\nwhile on(): time.sleep(0.05)\n"
+_DISK = (
+    _WATCH
+    + """
+block, limit = os.urandom(1 << 20), int(sys.argv[4])
+with open(sys.argv[3], "wb") as file:
+    while on():
+        file.write(block); file.flush(); os.fsync(file.fileno())
+        if file.tell() >= limit: file.seek(0)
+"""
+)
+
+
+@contextlib.contextmanager
+def machine_fault(seconds: float) -> Iterator[None]:
+    """Load every core, take a fifth of the free memory (2 GB at most) and write to disk for ``seconds`` or until the block ends."""
+    memory = int(min(psutil.virtual_memory().available * MEMORY_SHARE, MEMORY_MOST))
+    with tempfile.TemporaryDirectory(prefix="tidewatch-fault-") as folder:
+        disk = str(Path(folder) / "load")
+        work: list[tuple[str, list[str]]] = [(_CPU, [])] * (os.cpu_count() or 1) + [(_MEMORY, [str(memory)]), (_DISK, [disk, str(DISK_MOST)])]
+        running = [
+            subprocess.Popen([sys.executable, "-c", code, str(seconds), str(os.getpid()), *more])  # noqa: S603 - our own code, above
+            for code, more in work
+        ]
+        try:
+            yield
+        finally:
+            for process in running:
+                process.kill()
+            for process in running:
+                process.wait()
