@@ -1,0 +1,155 @@
+"""The alert history in Elasticsearch: monthly indices by the alert's start, external versions, core features only.
+
+No ILM, data streams, delete-by-query or ``GET /``: the same code works on every distribution of the server.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import stamina
+from elastic_transport import ConnectionError as TransportError
+from elastic_transport import TransportError as AnyTransportError
+from elasticsearch import ApiError, AsyncElasticsearch
+
+from service.alerts.documents import MAPPINGS, document, event_document, event_id, month
+from service.domain import Alert
+from service.errors import ConfigError, StoreUnavailable
+from service.settings import ElasticsearchSettings, reveal
+
+Refused = Callable[[Mapping[str, Any], str], None]
+BULK_DOCUMENTS = 500
+
+
+def _forget(document: Mapping[str, Any], reason: str) -> None:
+    """Default of ``on_refused``: nothing to do."""
+
+
+def connect(settings: ElasticsearchSettings) -> AsyncElasticsearch:
+    """A client for these settings. Certificates and host names are verified. Raises ``ConfigError`` for unusable secrets."""
+    options: dict[str, Any] = {"request_timeout": settings.request_timeout_seconds, "max_retries": 0, "retry_on_timeout": False}
+    api_key = reveal(settings.api_key, settings.api_key_file)
+    password = reveal(settings.password, settings.password_file)
+    if api_key is not None:
+        options["api_key"] = api_key
+    elif settings.username is not None:
+        options["basic_auth"] = (settings.username, password or "")
+    if settings.ca_file is not None:
+        try:
+            options["ssl_context"] = ssl.create_default_context(cafile=str(settings.ca_file))
+        except OSError as error:
+            raise ConfigError(
+                f"elasticsearch.ca_file {settings.ca_file} cannot be used: {error}.",
+                hint="Give the PEM file of the certificate authority.",
+            ) from error
+    try:
+        return AsyncElasticsearch(settings.url, **options)
+    except ValueError as error:
+        raise ConfigError(f"elasticsearch.url is not usable: {error}.", hint="Write it like https://host:9200.") from error
+
+
+class ElasticsearchAlertStore:
+    """``AlertStore`` on Elasticsearch.
+
+    ``on_refused(document, reason)`` is called for a document the server will never take (a mapping error, for instance);
+    the others of the same write are stored all the same.
+    """
+
+    def __init__(self, settings: ElasticsearchSettings, *, on_refused: Refused = _forget, attempts: int = 4) -> None:
+        self._settings = settings
+        self._client = connect(settings)
+        self._on_refused = on_refused
+        self._attempts = attempts
+        self.alerts_alias = f"{settings.index_prefix}-alerts"
+        self.events_alias = f"{settings.index_prefix}-alert-events"
+
+    async def install_templates(self) -> None:
+        """Create or replace the index templates. Idempotent. Raises ``StoreUnavailable`` or ``ConfigError`` (not allowed)."""
+        for alias in (self.alerts_alias, self.events_alias):
+            template = {
+                "settings": {"number_of_shards": self._settings.shards, "number_of_replicas": self._settings.replicas},
+                "mappings": MAPPINGS,
+                "aliases": {alias: {}},
+            }
+            try:
+                await self._client.indices.put_index_template(
+                    name=alias, index_patterns=[f"{alias}-*"], template=template, priority=200, meta={"owner": "tidewatch"}
+                )
+            except (ApiError, AnyTransportError) as error:
+                raise translated(error, self._settings.url) from error
+
+    async def check(self) -> str:
+        """Reach the server with these credentials; one sentence. Raises ``StoreUnavailable`` or ``ConfigError``."""
+        try:
+            health = await self._client.cluster.health()
+        except (ApiError, AnyTransportError) as error:
+            raise translated(error, self._settings.url) from error
+        return f"cluster {health['cluster_name']} is {health['status']}"
+
+    async def write(self, alerts: Sequence[Alert]) -> None:
+        """Store transitions: the newest state of each alert, and each transition as an event. Safe to repeat.
+
+        Raises ``StoreUnavailable`` when the server (or some shard) does not take them after a few tries; nothing is lost
+        by writing the same transitions again.
+        """
+        pending = [operation for alert in alerts for operation in self._operations(alert)]
+        for start in range(0, len(pending), BULK_DOCUMENTS):
+            await self._write_chunk(pending[start : start + BULK_DOCUMENTS])
+
+    async def _write_chunk(self, pending: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+        async for attempt in stamina.retry_context(on=StoreUnavailable, attempts=self._attempts, timeout=None, wait_max=2.0):
+            with attempt:
+                pending = await self._bulk(pending)
+                if pending:
+                    raise StoreUnavailable(f"Elasticsearch asks to slow down: {len(pending)} documents not yet taken.")
+
+    async def _bulk(self, operations: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Send once; returns the operations to try again, in order."""
+        try:
+            answer = await self._client.bulk(operations=[line for operation in operations for line in operation])
+        except (ApiError, AnyTransportError) as error:
+            raise translated(error, self._settings.url) from error
+        again = []
+        for operation, item in zip(operations, answer["items"], strict=True):
+            result = item["index"]
+            status = int(result["status"])
+            if status < 300 or status == 409:  # 409: a newer state is there already, so this one has nothing to add
+                continue
+            if status == 429 or status >= 500:
+                again.append(operation)
+            else:
+                problem = result.get("error", {})
+                self._on_refused(operation[1], f"{problem.get('type', status)}: {problem.get('reason', '')}")
+        return again
+
+    def _operations(self, alert: Alert) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        started = month(alert.started_at)
+        state = {"_index": f"{self.alerts_alias}-{started}", "_id": alert.alert_id}
+        event = {"_index": f"{self.events_alias}-{started}", "_id": event_id(alert)}
+        return [
+            ({"index": {**state, "version": alert.seq, "version_type": "external"}}, document(alert)),
+            # Also versioned, so that writing the same event again is a 409 and not a new revision.
+            ({"index": {**event, "version": alert.seq, "version_type": "external"}}, event_document(alert)),
+        ]
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+
+def translated(error: Exception, url: str) -> StoreUnavailable | ConfigError:
+    """The client's exception as one of ours, with what to do next; it names the server, never a secret."""
+    if isinstance(error, ApiError) and error.status_code in (401, 403):
+        return ConfigError(
+            f"Elasticsearch at {url} refuses these credentials ({error.status_code}).",
+            hint="Check elasticsearch.api_key, or username and password, and that they may write the indices.",
+        )
+    if isinstance(error, ApiError) and error.status_code not in (408, 429) and error.status_code < 500:
+        return ConfigError(
+            f"Elasticsearch at {url} refuses the request: {error.message}.", hint="Is this Elasticsearch 8 or later?"
+        )
+    if isinstance(error, TransportError):
+        return StoreUnavailable(f"Elasticsearch at {url} does not answer.")
+    return StoreUnavailable(f"Elasticsearch at {url} cannot take the request now: {type(error).__name__}.")

@@ -1,0 +1,321 @@
+"""The life of an alert as a pure state machine: verdicts in, numbered transitions out.
+
+::
+
+            evidence                 k of n, or critical            quiet, gap, other model
+    (none) ──────────► pending ─────────────────────────► firing ──────────────────────────► resolved
+                          │                                 │ raised · lowered · updated        ▲
+                          └── quiet: resolved, never told   └── max_episode: accepted ──────────┘
+
+*Evidence* is a window that is anomalous **and** whose newest ``stride`` rows are unusual by themselves. Windows overlap, so
+one odd row makes ``window / stride`` windows anomalous in a row; it is fresh in only one of them. Counting evidence alone makes
+k-of-n count disjoint rows, and lets an alert end when its cause ends instead of a window length later.
+
+Once open, windows are held against the level *frozen at onset*: the tracker behind ``verdict.level`` never freezes, so it would
+otherwise talk itself out of a long anomaly. Time is event time; nothing here reads a clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from service.alerts.durations import span_words
+from service.domain import Action, Alert, Severity, Status, Verdict, alert_id, severity_of
+from service.settings import EpisodeSettings
+
+TOP_METRICS = 8
+FIRST_UPDATE = 8  # windows; further "updated" transitions at twice the age of the one before, so their number is logarithmic
+SEVERITY_FLOOR = {Severity.INFO: 0.0, Severity.WARNING: 0.7, Severity.CRITICAL: 0.9}
+
+
+class Episode(msgspec.Struct, frozen=True, kw_only=True):
+    """One open alert and what the state machine must remember of it. Rows are grid rows of ``interval_ms``.
+
+    ``level``: surprise frozen at onset. ``evidence``: one bit per scored window, newest lowest. ``quiet``: scored windows
+    without evidence in a row. ``calm``: windows in a row below the current severity's bound less the hysteresis, and
+    ``calm_score`` the highest score among them. ``accepted``: set once the alert was closed as the new normal; the peak
+    surprise an entity must exceed before a new alert may open while it has not been calm yet.
+    """
+
+    alert: Alert
+    interval_ms: int
+    first_row: int
+    last_row: int
+    evidence_row: int
+    level: float
+    peak_surprise: float
+    evidence: int = 1
+    quiet: int = 0
+    calm: int = 0
+    calm_score: float = 0.0
+    age: int = 1
+    next_update: int = FIRST_UPDATE
+    severity_changes: int = 0
+    accepted: float | None = None
+
+
+class EntityState(msgspec.Struct, frozen=True):
+    """What must survive a restart for one entity: the end (ms) of the newest window seen, and the open episode if any."""
+
+    seen_until: int
+    episode: Episode | None = None
+
+
+class Told(msgspec.Struct, frozen=True):
+    """A window seen from an episode: its score, p and severity against the frozen level, and whether it is evidence."""
+
+    score: float
+    p: float
+    severity: Severity
+    evidence: bool
+
+
+class Episodes:
+    """Every entity's episode. Feed it verdicts in row order per entity; it returns the transitions they cause.
+
+    ``config_hash`` (``Settings.config_hash()``) is written into every alert, so a history says which settings made it.
+    """
+
+    def __init__(self, policy: EpisodeSettings, config_hash: str = "") -> None:
+        self._policy = policy
+        self._config_hash = config_hash
+        self._states: dict[str, EntityState] = {}
+
+    def observe(self, verdicts: Iterable[Verdict]) -> list[Alert]:
+        """The transitions these verdicts cause, in order. A window seen before (a replay after a restart) is ignored."""
+        transitions: list[Alert] = []
+        for verdict in verdicts:
+            state = self._states.get(verdict.entity)
+            end = verdict.end_row * verdict.interval_ms
+            if state is not None and end <= state.seen_until:
+                continue
+            episode, caused = step(state.episode if state else None, verdict, self._policy, self._config_hash)
+            self._states[verdict.entity] = EntityState(end, episode)
+            transitions += caused
+        return transitions
+
+    def acknowledge(self, alert_id: str, entity: str, author: str, now_ms: int, note: str = "") -> Alert | None:
+        """Mark the entity's open alert as taken by ``author``; ``None`` when that alert is not open (any more)."""
+        state = self._states.get(entity)
+        episode = state.episode if state else None
+        if state is None or episode is None or episode.accepted is not None or episode.alert.alert_id != alert_id:
+            return None
+        reason = f"acknowledged by {author}" + (f": {note}" if note else "")
+        updated_at = max(now_ms, episode.alert.updated_at)
+        alert = _next(episode.alert, "acknowledged", reason, acknowledged_by=author, updated_at=updated_at)
+        self._states[entity] = EntityState(state.seen_until, msgspec.structs.replace(episode, alert=alert))
+        return alert
+
+    def close_idle(self, entities: Iterable[str], reason: str = "the entity stopped sending") -> list[Alert]:
+        """Resolve the open alerts of entities that are being expired, and forget them."""
+        transitions: list[Alert] = []
+        for entity in entities:
+            state = self._states.pop(entity, None)
+            if state is not None and state.episode is not None and state.episode.accepted is None:
+                transitions.append(_resolve(state.episode, reason, state.seen_until))
+        return transitions
+
+    def snapshot(self, entities: Iterable[str] | None = None) -> dict[str, EntityState]:
+        """What to keep of ``entities`` (default: all); an entity never seen is left out."""
+        if entities is None:
+            return dict(self._states)
+        return {entity: self._states[entity] for entity in entities if entity in self._states}
+
+    def restore(self, states: Mapping[str, EntityState]) -> None:
+        """Take over what ``snapshot`` kept; entities not named stay as they are."""
+        self._states.update(states)
+
+    def forget(self, entities: Iterable[str]) -> None:
+        """Drop entities another process took over; nothing is resolved."""
+        for entity in entities:
+            self._states.pop(entity, None)
+
+    def open_alerts(self) -> list[Alert]:
+        """The newest state of every open alert."""
+        return [s.episode.alert for s in self._states.values() if s.episode is not None and s.episode.accepted is None]
+
+
+def step(
+    episode: Episode | None, verdict: Verdict, policy: EpisodeSettings, config_hash: str = ""
+) -> tuple[Episode | None, tuple[Alert, ...]]:
+    """One verdict's effect on one entity: the episode afterwards, and the transitions with their reasons.
+
+    A window that could not be scored neither feeds nor resolves an episode; only a gap longer than ``max_gap_seconds``
+    between scored windows, or another model, closes it from outside.
+    """
+    closed: tuple[Alert, ...] = ()
+    if episode is not None and (why := _cut_short(episode, verdict, policy)) is not None:
+        if episode.accepted is None:
+            closed = (_resolve(episode, why, verdict.timestamp),)
+        episode = None
+    if verdict.not_scored is not None:
+        return episode, closed
+    if episode is not None and episode.accepted is not None:
+        if verdict.is_anomaly and verdict.surprise <= episode.accepted:
+            return msgspec.structs.replace(episode, last_row=verdict.end_row), closed
+        episode = None
+    if episode is None:
+        episode, caused = _open(verdict, policy, config_hash)
+    else:
+        episode, caused = _continue(episode, verdict, policy)
+    return episode, closed + caused
+
+
+def _cut_short(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> str | None:
+    """Why this episode cannot go on with this verdict, or ``None``."""
+    if verdict.not_scored is None and (verdict.bundle != episode.alert.bundle or verdict.interval_ms != episode.interval_ms):
+        return f"another model ({verdict.bundle or 'unnamed'}) serves this entity now"
+    silent_ms = verdict.end_row * verdict.interval_ms - episode.last_row * episode.interval_ms
+    if silent_ms > policy.max_gap_seconds * 1000:
+        return f"no scored data for {span_words(silent_ms)}"
+    return None
+
+
+def _seen_from(verdict: Verdict, level: float, policy: EpisodeSettings, *, anomalous: bool) -> Told:
+    """The verdict against ``level`` instead of the level of now: the drift adjustment since onset is taken back."""
+    surprise = max(0.0, -math.log10(max(verdict.p, 1e-300)) + verdict.level - level)
+    score = min(surprise / 6, 1.0)
+    severity = severity_of(score)
+    fresh = verdict.fresh_p <= policy.fresh_p_below
+    loud = severity.rank >= Severity(policy.min_severity).rank
+    return Told(score, 10**-surprise, severity, anomalous and fresh and loud)
+
+
+def _open(verdict: Verdict, policy: EpisodeSettings, config_hash: str) -> tuple[Episode | None, tuple[Alert, ...]]:
+    told = _seen_from(verdict, verdict.level, policy, anomalous=verdict.is_anomaly)
+    if not told.evidence:
+        return None, ()
+    first_row = verdict.end_row - verdict.stride + 1
+    alert = Alert(
+        alert_id=alert_id(verdict.entity, verdict.bundle, first_row),
+        seq=1,
+        action="opened",
+        reason=f"{told.severity} score {told.score:.2f}, above this entity's level; waiting for more evidence",
+        entity=verdict.entity,
+        status=Status.PENDING,
+        severity=told.severity,
+        peak_severity=told.severity,
+        started_at=first_row * verdict.interval_ms,
+        updated_at=verdict.timestamp,
+        score=told.score,
+        peak_score=told.score,
+        p=told.p,
+        peak_p=told.p,
+        metrics=verdict.metrics[:TOP_METRICS],
+        members=verdict.members,
+        bundle=verdict.bundle,
+        bundle_version=verdict.bundle_version,
+        config_hash=config_hash,
+        labels=verdict.labels,
+        topic=verdict.topic,
+        partition=verdict.partition,
+        first_offset=verdict.first_offset,
+        last_offset=verdict.last_offset,
+    )
+    episode = Episode(
+        alert=alert,
+        interval_ms=verdict.interval_ms,
+        first_row=first_row,
+        last_row=verdict.end_row,
+        evidence_row=verdict.end_row,
+        level=verdict.level,
+        peak_surprise=verdict.surprise,
+    )
+    fired = _fire(alert, 1, 1, policy)
+    if fired is None:
+        return episode, (alert,)
+    return msgspec.structs.replace(episode, alert=fired), (alert, fired)
+
+
+def _continue(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> tuple[Episode | None, tuple[Alert, ...]]:
+    told = _seen_from(verdict, episode.level, policy, anomalous=verdict.surprise > episode.level)
+    episode = _absorb(episode, verdict, told, policy)
+    alert = episode.alert
+    lasted = (verdict.end_row - episode.first_row + 1) * episode.interval_ms
+    if lasted >= policy.max_episode_seconds * 1000:
+        resolved = _resolve(episode, f"accepted as the new normal after {span_words(lasted)}", verdict.timestamp)
+        return msgspec.structs.replace(episode, alert=resolved, accepted=episode.peak_surprise), (resolved,)
+    if episode.quiet >= policy.resolve_after_windows:
+        quiet_ms = (verdict.end_row - episode.evidence_row) * episode.interval_ms
+        why = f"quiet for {span_words(quiet_ms)}"
+        if alert.status is Status.PENDING:
+            why += "; never enough evidence to tell anyone"
+        return None, (_resolve(episode, why, verdict.timestamp),)
+    if alert.status is Status.PENDING:
+        changed = _fire(alert, episode.evidence.bit_count(), policy.fire_within, policy) if told.evidence else None
+    else:
+        episode, changed = _change(episode, told, policy, verdict)
+    if changed is None:
+        return episode, ()
+    return msgspec.structs.replace(episode, alert=changed), (changed,)
+
+
+def _absorb(episode: Episode, verdict: Verdict, told: Told, policy: EpisodeSettings) -> Episode:
+    """The episode with this window counted in; no transition yet."""
+    alert = episode.alert
+    facts: dict[str, object] = {"updated_at": verdict.timestamp, "score": told.score, "p": told.p, "labels": verdict.labels}
+    if told.evidence:
+        facts |= {"windows": alert.windows + 1, "last_offset": verdict.last_offset}
+        if told.score >= alert.peak_score:
+            facts |= {"peak_score": told.score, "peak_p": told.p, "metrics": verdict.metrics[:TOP_METRICS]}
+            facts |= {"members": verdict.members, "bundle_version": verdict.bundle_version}
+        if alert.status is Status.PENDING and told.severity.rank > alert.severity.rank:
+            facts |= {"severity": told.severity, "peak_severity": told.severity}
+    below = told.score < SEVERITY_FLOOR[alert.severity] - policy.severity_hysteresis
+    return msgspec.structs.replace(
+        episode,
+        alert=msgspec.structs.replace(alert, **facts),
+        last_row=verdict.end_row,
+        evidence_row=verdict.end_row if told.evidence else episode.evidence_row,
+        peak_surprise=max(episode.peak_surprise, verdict.surprise),
+        evidence=((episode.evidence << 1) | told.evidence) & ((1 << policy.fire_within) - 1),
+        quiet=0 if told.evidence else episode.quiet + 1,
+        calm=episode.calm + 1 if below else 0,
+        calm_score=max(episode.calm_score, told.score) if below else 0.0,
+        age=episode.age + 1,
+    )
+
+
+def _fire(alert: Alert, count: int, within: int, policy: EpisodeSettings) -> Alert | None:
+    if alert.severity is Severity.CRITICAL:
+        reason = f"critical score {alert.peak_score:.2f}"
+    elif count >= policy.fire_after:
+        reason = f"{count} of the last {within} windows unusual on their newest rows"
+    else:
+        return None
+    return _next(alert, "fired", reason, status=Status.FIRING, fired_at=alert.updated_at)
+
+
+def _change(episode: Episode, told: Told, policy: EpisodeSettings, verdict: Verdict) -> tuple[Episode, Alert | None]:
+    """Severity raised at once, lowered with hysteresis, otherwise a sparse ``updated``."""
+    alert, may_swing = episode.alert, episode.severity_changes < policy.max_severity_changes
+    new_peak = told.severity.rank > alert.peak_severity.rank
+    if told.evidence and told.severity.rank > alert.severity.rank and (may_swing or new_peak):
+        reason = f"score rose to {told.score:.2f}: {alert.severity} to {told.severity}"
+        peak = max(alert.peak_severity, told.severity, key=lambda severity: severity.rank)
+        changed = _next(alert, "raised", reason, severity=told.severity, peak_severity=peak)
+        return msgspec.structs.replace(episode, severity_changes=episode.severity_changes + 1, calm=0, calm_score=0.0), changed
+    if may_swing and alert.severity.rank > 0 and episode.calm >= policy.resolve_after_windows:
+        lower = severity_of(episode.calm_score)
+        reason = f"score stayed at or below {episode.calm_score:.2f}: {alert.severity} to {lower}"
+        changed = _next(alert, "lowered", reason, severity=lower)
+        return msgspec.structs.replace(episode, severity_changes=episode.severity_changes + 1, calm=0, calm_score=0.0), changed
+    if episode.age >= episode.next_update:
+        lasted = (verdict.end_row - episode.first_row + 1) * episode.interval_ms
+        changed = _next(alert, "updated", f"still unusual after {span_words(lasted)}")
+        return msgspec.structs.replace(episode, next_update=episode.next_update * 2), changed
+    return episode, None
+
+
+def _resolve(episode: Episode, reason: str, updated_at: int) -> Alert:
+    """The closing transition; the alert ended with its last evidence, not when we noticed."""
+    ended = (episode.evidence_row + 1) * episode.interval_ms
+    latest = max(updated_at, episode.alert.updated_at)
+    return _next(episode.alert, "resolved", reason, status=Status.RESOLVED, ended_at=ended, updated_at=latest)
+
+
+def _next(alert: Alert, action: Action, reason: str, **changes: object) -> Alert:
+    return msgspec.structs.replace(alert, seq=alert.seq + 1, action=action, reason=reason, **changes)

@@ -1,0 +1,34 @@
+"""An alert store in memory, for the library form without Elasticsearch and for tests. It passes the same contract suite."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from service.domain import Alert
+
+
+class MemoryAlertStore:
+    """Newest state per alert and every transition once; the oldest alerts are dropped beyond ``max_alerts``."""
+
+    def __init__(self, max_alerts: int = 10_000) -> None:
+        self._max_alerts = max_alerts
+        self._transitions: OrderedDict[str, dict[int, Alert]] = OrderedDict()
+
+    async def write(self, alerts: Sequence[Alert]) -> None:
+        """Store the transitions; one seen before changes nothing."""
+        for alert in alerts:
+            self._transitions.setdefault(alert.alert_id, {}).setdefault(alert.seq, alert)
+        while len(self._transitions) > self._max_alerts:
+            self._transitions.popitem(last=False)
+
+    async def alerts(self) -> list[Alert]:
+        """The newest state of every alert, in order of first writing."""
+        return [seqs[max(seqs)] for seqs in self._transitions.values()]
+
+    async def events(self, alert_id: str) -> list[Alert]:
+        """The transitions of one alert, in order."""
+        return [alert for _, alert in sorted(self._transitions.get(alert_id, {}).items())]
+
+    async def close(self) -> None:
+        """Nothing to release."""

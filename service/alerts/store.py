@@ -1,0 +1,93 @@
+"""The store part: transitions from the alerts topic into the alert store. Commits only what is stored."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import stamina
+
+from service.alerts.base import AlertStore
+from service.alerts.topic import AlertTopicReader
+from service.domain import Alert, Rejected
+from service.errors import StoreUnavailable
+from service.observability.health import Health
+from service.observability.logging import get_logger
+from service.observability.metrics import Metrics
+from service.settings import KafkaSettings
+
+log = get_logger("store")
+
+
+class InstallsTemplates(AlertStore, Protocol):
+    """An alert store that must prepare its server before the first write."""
+
+    async def install_templates(self) -> None:
+        """Idempotent preparation. Raises ``StoreUnavailable`` or ``ConfigError``."""
+        ...
+
+
+class StorePart:
+    """Reader, store, commit; while the server is away the reading pauses and nothing piles up in memory."""
+
+    name = "store"
+
+    def __init__(self, kafka: KafkaSettings, store: InstallsTemplates, *, metrics: Metrics, health: Health) -> None:
+        self._reader = AlertTopicReader(kafka, "store", on_poison=self._poison)
+        self._store = store
+        self._metrics = metrics
+        self._health = health
+        self._stopping = asyncio.Event()
+
+    async def start(self) -> None:
+        """Connect to Kafka. Elasticsearch may be away: the part then waits for it, not ready, with its offsets kept."""
+        self._health.beat(self.name, ready=False, detail="connecting")
+        await self._reader.start()
+
+    async def run(self) -> None:
+        """Work until asked to stop."""
+        if not await self._reader.alongside(self._until_taken(self._store.install_templates)):
+            return
+        async for batch in self._reader.batches():
+            alerts = batch.alerts
+            if alerts and not await self._reader.alongside(self._until_taken(self._store.write, alerts)):
+                return  # stopped while the store was away: uncommitted, so read again by whoever comes next
+            if batch.next_offsets and await self._reader.commit(batch.next_offsets, batch.turn):
+                self._metrics.stored.inc(len(alerts))
+            self._health.beat(self.name, ready=True, detail="up to date" if not alerts else f"stored {len(alerts)}")
+
+    def request_stop(self) -> None:
+        """Finish the batch in hand, or give it up uncommitted if the store is away; then return from ``run``."""
+        self._stopping.set()
+        self._reader.request_stop()
+
+    async def close(self) -> None:
+        """Leave the group, close the store."""
+        await self._reader.close()
+        await self._store.close()
+
+    async def _until_taken(self, call: Any, *args: Sequence[Alert]) -> bool:
+        """Call until it succeeds (True) or the part is asked to stop (False). Only ``StoreUnavailable`` is tried again."""
+        async for attempt in stamina.retry_context(on=self._still_wanted, attempts=None, timeout=None, wait_max=5.0):
+            try:
+                with attempt:
+                    await call(*args)
+            except StoreUnavailable:
+                return False
+        return True
+
+    def _still_wanted(self, error: Exception) -> bool:
+        if not isinstance(error, StoreUnavailable) or self._stopping.is_set():
+            return False
+        self._health.beat(self.name, ready=False, detail=str(error))
+        return True
+
+    def _poison(self, rejected: Rejected) -> None:
+        self._metrics.rejected.labels(rejected.reason).inc()
+        log.warning("alerts topic holds a record that is no alert; skipped", offset=rejected.record.offset, why=rejected.message)
+
+
+def log_refused(document: Mapping[str, Any], reason: str) -> None:
+    """Default ending of a document the server will never take: one error line with its id."""
+    log.error("document refused for good", alert_id=document.get("tidewatch", {}).get("alert_id"), why=reason)

@@ -1,0 +1,206 @@
+"""Reads ``tidewatch.alerts`` for the store and notify parts, at their own pace, committing only what they have finished.
+
+aiokafka 0.14 decides the shape: ``getmany`` is never cancelled and is called even while a batch is being worked on (with the
+partitions paused), because a consumer that does not poll is put out of its group; nothing slow happens in the rebalance
+listener; the group is left on close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+import stamina
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import (
+    CommitFailedError,
+    GroupAuthorizationFailedError,
+    IllegalGenerationError,
+    KafkaError,
+    RebalanceInProgressError,
+    SaslAuthenticationFailed,
+    TopicAuthorizationFailedError,
+    UnknownMemberIdError,
+)
+
+from service.alerts.wire import decode
+from service.domain import Alert, Record, Rejected
+from service.errors import BrokerUnavailable, ConfigError, InvalidMessage
+from service.kafka_options import kafka_client_options
+from service.settings import KafkaSettings
+
+T = TypeVar("T")
+POLL_MS = 500
+
+
+class Positioned(msgspec.Struct, frozen=True):
+    """A transition and where it lay."""
+
+    alert: Alert
+    partition: int
+    offset: int
+
+
+class AlertBatch(msgspec.Struct, frozen=True):
+    """Transitions in offset order. ``next_offsets``: partition to the offset after the last record read (bad ones included).
+
+    ``turn`` tells assignments apart: a batch read before a rebalance can no longer be committed.
+    """
+
+    transitions: Sequence[Positioned]
+    next_offsets: dict[int, int]
+    turn: int
+
+    @property
+    def alerts(self) -> list[Alert]:
+        """The transitions without their positions."""
+        return [item.alert for item in self.transitions]
+
+
+class AlertTopicReader:
+    """One member of the consumer group ``<group_prefix>.<role>`` on the alerts topic.
+
+    ``on_poison(rejected)`` is called for every record that is not a transition; the reader goes on behind it.
+    """
+
+    def __init__(self, kafka: KafkaSettings, role: str, *, on_poison: Callable[[Rejected], None], max_records: int = 500) -> None:
+        self._kafka = kafka
+        self._topic = kafka.topics.alerts
+        self.group = f"{kafka.group_prefix}.{role}"
+        self._on_poison = on_poison
+        self._max_records = max_records
+        self._consumer: Any = None
+        self._stopping = False
+        self._busy = False
+        self._turn = 0
+
+    async def start(self) -> None:
+        """Connect and join the group. Raises ``BrokerUnavailable``, or ``ConfigError`` when credentials are refused."""
+        self._consumer = AIOKafkaConsumer(
+            group_id=self.group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            session_timeout_ms=round(self._kafka.session_timeout_seconds * 1000),
+            heartbeat_interval_ms=round(self._kafka.session_timeout_seconds * 1000 / 3),
+            max_poll_records=self._max_records,
+            **kafka_client_options(self._kafka),
+        )
+        self._consumer.subscribe([self._topic], listener=_Turns(self))
+        try:
+            await self._consumer.start()
+        except (SaslAuthenticationFailed, TopicAuthorizationFailedError, GroupAuthorizationFailedError) as error:
+            raise ConfigError(
+                f"Kafka at {self._kafka.bootstrap_servers} refuses these credentials: {error}.",
+                hint="Check kafka.username and password.",
+            ) from error
+        except (KafkaError, OSError) as error:
+            raise BrokerUnavailable(f"Kafka at {self._kafka.bootstrap_servers} does not answer: {error}.") from error
+
+    async def batches(self) -> AsyncIterator[AlertBatch]:
+        """Batches until ``request_stop``; an empty one about every half second when nothing comes."""
+        while not self._stopping:
+            turn = self._turn
+            try:
+                fetched = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=self._max_records)
+            except (TopicAuthorizationFailedError, GroupAuthorizationFailedError) as error:
+                raise ConfigError(f"Kafka does not let group {self.group} read {self._topic}.", hint="Grant the ACLs.") from error
+            if turn != self._turn:  # rebalanced while fetching: what came is read again from the committed offset
+                await self._rewind()
+                continue
+            yield self._decoded(fetched, turn)
+
+    async def alongside(self, work: Awaitable[T]) -> T:
+        """Await ``work`` while staying in the group: keep polling, with every partition paused."""
+        task = asyncio.ensure_future(work)
+        self._busy = True
+        try:
+            self._consumer.pause(*self._consumer.assignment())
+            while not task.done():
+                await asyncio.wait([task], timeout=0.2)
+                if not task.done():
+                    await self._consumer.getmany(timeout_ms=0)
+            return task.result()
+        finally:
+            self._busy = False
+            task.cancel()
+            self._consumer.resume(*self._consumer.assignment())
+
+    async def commit(self, next_offsets: dict[int, int], turn: int) -> bool:
+        """Commit ``partition -> next offset`` read in ``turn``. False when a rebalance has made that pointless.
+
+        Raises ``BrokerUnavailable`` when Kafka takes no commit for half a minute.
+        """
+        assigned = {tp.partition for tp in self._consumer.assignment()}
+        offsets = {TopicPartition(self._topic, p): offset for p, offset in next_offsets.items() if p in assigned}
+        if turn != self._turn or not offsets:
+            return False
+        try:
+            async for attempt in stamina.retry_context(on=_passing, attempts=None, timeout=30.0):
+                with attempt:
+                    await self._consumer.commit(offsets)
+        except (CommitFailedError, IllegalGenerationError, UnknownMemberIdError, RebalanceInProgressError):
+            return False
+        except KafkaError as error:
+            raise BrokerUnavailable(f"Kafka takes no commits of group {self.group}: {error}.") from error
+        return True
+
+    def request_stop(self) -> None:
+        """End ``batches`` after the batch in hand."""
+        self._stopping = True
+
+    async def close(self) -> None:
+        """Leave the group and disconnect."""
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    def _decoded(self, fetched: dict[Any, list[Any]], turn: int) -> AlertBatch:
+        transitions: list[Positioned] = []
+        next_offsets: dict[int, int] = {}
+        for tp, messages in fetched.items():
+            for message in messages:
+                next_offsets[tp.partition] = message.offset + 1
+                try:
+                    transitions.append(Positioned(decode(message.value), tp.partition, message.offset))
+                except InvalidMessage as error:
+                    self._on_poison(Rejected(_record(message), error.reason, str(error)))
+        return AlertBatch(transitions, next_offsets, turn)
+
+    async def _rewind(self) -> None:
+        """Read again from the committed offsets, so that nothing fetched around a rebalance is skipped."""
+        for tp in self._consumer.assignment():
+            try:
+                await self._consumer.seek_to_committed(tp)
+            except KafkaError:
+                continue  # not ours any more, or the coordinator is moving: the next fetch starts at the committed offset anyway
+
+    def _assignment_changed(self, assigned: Sequence[Any]) -> None:
+        self._turn += 1
+        if self._busy and assigned:
+            self._consumer.pause(*assigned)
+
+
+class _Turns(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+    """Only counts and pauses: no heartbeat runs while this does."""
+
+    def __init__(self, reader: AlertTopicReader) -> None:
+        self._reader = reader
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ARG002 - the signature is aiokafka's
+        self._reader._assignment_changed(())
+
+    async def on_partitions_assigned(self, assigned: Any) -> None:
+        self._reader._assignment_changed(list(assigned))
+
+
+def _passing(error: Exception) -> bool:
+    lost = (CommitFailedError, IllegalGenerationError, UnknownMemberIdError, RebalanceInProgressError)
+    return isinstance(error, KafkaError) and not isinstance(error, lost)
+
+
+def _record(message: Any) -> Record:
+    return Record(
+        message.topic, message.partition, message.offset, message.timestamp, message.key, message.value, tuple(message.headers)
+    )

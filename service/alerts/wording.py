@@ -1,0 +1,217 @@
+"""An alert in the words of a person who was woken by it. Pure; every channel says the same."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from service.alerts.durations import span_words
+from service.domain import Alert, MemberScore, MetricShare, Severity, Status
+
+SPARKS = "▁▂▃▄▅▆▇█"
+METRICS_SHOWN = 5
+
+
+class MetricLine(msgspec.Struct, frozen=True):
+    """One metric's part: ``cpu  97 instead of about 40 (usually 36 to 44)`` in pieces."""
+
+    name: str
+    share: str
+    actual: str
+    expected: str
+    usual: str
+    spark: str
+    words: str
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """What any channel shows about one alert, already worded and rounded; nothing in it is markup."""
+
+    title: str
+    sentence: str
+    status: str
+    severity: str
+    entity: str
+    since: str
+    unusual: str
+    one_in: str
+    metrics: tuple[MetricLine, ...]
+    voted: str
+    missing: str
+    labels: str
+    alert_id: str
+    seq: int
+    reason: str
+    history_url: str | None
+    advice: str
+
+
+def compose(alert: Alert, history_url: str | None = None) -> Message:
+    """Word one alert. ``history_url`` may hold ``{alert_id}``."""
+    return Message(
+        title=title(alert),
+        sentence=sentence(alert),
+        status="resolved" if alert.status is Status.RESOLVED else str(alert.status),
+        severity=str(alert.peak_severity if alert.status is Status.RESOLVED else alert.severity),
+        entity=alert.entity,
+        since=moment(alert.started_at),
+        unusual=how_unusual(alert.peak_p),
+        one_in=one_in(alert.peak_p),
+        metrics=tuple(metric_line(metric) for metric in alert.metrics[:METRICS_SHOWN]),
+        voted=_voted(alert.members),
+        missing=_missing(alert.members),
+        labels=", ".join(f"{key}={value}" for key, value in sorted(alert.labels.items())),
+        alert_id=alert.alert_id,
+        seq=alert.seq,
+        reason=alert.reason,
+        history_url=history_url.replace("{alert_id}", alert.alert_id) if history_url else None,
+        advice=f"tidewatch alerts show {alert.alert_id}",
+    )
+
+
+def title(alert: Alert) -> str:
+    """The subject line: ``[CRITICAL] db-7: cpu 97 instead of about 40``, ``[RESOLVED] db-7 is back to normal``."""
+    if alert.status is Status.RESOLVED:
+        return f"[RESOLVED] {alert.entity}: {alert.reason if 'accepted' in alert.reason else 'back to normal'}"
+    top = alert.metrics[0] if alert.metrics else None
+    what = f"{top.name} {_seen(top)}" if top else "unusual behaviour"
+    return f"[{alert.severity.upper()}] {alert.entity}: {what}"
+
+
+def sentence(alert: Alert) -> str:
+    """One readable sentence: what, since when, how unusual, which metrics."""
+    if alert.status is Status.RESOLVED:
+        lasted = (alert.ended_at or alert.updated_at) - alert.started_at
+        told = "" if alert.fired_at is not None else ", and too briefly to tell anyone"
+        return (
+            f"{alert.entity} was unusual for {span_words(lasted, 'long')} from {moment(alert.started_at)} "
+            f"({alert.peak_severity} at its worst{told}); closed: {alert.reason}."
+        )
+    verb = "may be" if alert.status is Status.PENDING else "is"
+    mainly = f", mainly {_listed([metric.name for metric in alert.metrics[:3]])}" if alert.metrics else ""
+    return (
+        f"{alert.entity} {verb} behaving unusually since {moment(alert.started_at)}{mainly}: "
+        f"{how_unusual(alert.peak_p)}, {one_in(alert.peak_p)} in normal operation."
+    )
+
+
+def how_unusual(p: float) -> str:
+    """A tail probability in words."""
+    for bound, words in ((1e-5, "extremely unusual"), (1e-4, "very unusual"), (1e-2, "unusual")):
+        if p <= bound:
+            return words
+    return "slightly unusual"
+
+
+def one_in(p: float) -> str:
+    """``about one window in 40,000``: a probability people can picture, to two significant figures."""
+    if not p > 0:
+        return "never seen"
+    return f"about one window in {_two_figures(1 / min(p, 1.0)):,}"
+
+
+def metric_line(metric: MetricShare) -> MetricLine:
+    """One metric in words, with a sparkline of its newest rows."""
+    usual = ""
+    if metric.expected is not None and metric.spread is not None and math.isfinite(metric.spread) and metric.spread > 0:
+        low, high = metric.expected - 3 * metric.spread, metric.expected + 3 * metric.spread
+        digits = _decimals(metric.spread)
+        usual = f"usually {_fixed(low, digits)} to {_fixed(high, digits)}"
+    seen = _seen(metric)
+    return MetricLine(
+        name=metric.name,
+        share=f"{metric.share:.0%}",
+        actual=number(metric.actual, metric.spread),
+        expected=number(metric.expected, metric.spread),
+        usual=usual,
+        spark=sparkline(metric.recent),
+        words=f"{metric.name} {seen}" + (f" ({usual})" if usual else ""),
+    )
+
+
+def sparkline(values: Sequence[float | None], width: int = 24) -> str:
+    """Newest ``width`` points (averaged down when there are more) as block characters; a gap is a space."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    if not known:
+        return ""
+    low, high = min(known), max(known)
+    marks = []
+    for bucket in _buckets(values, width):
+        seen = [value for value in bucket if value is not None and math.isfinite(value)]
+        if not seen:
+            marks.append(" ")
+            continue
+        # the value farthest from the middle, so that one odd row is not averaged away
+        shown = max(seen, key=lambda value: abs(value - known[0]))
+        place = 0.5 if high == low else (shown - low) / (high - low)
+        marks.append(SPARKS[min(int(place * len(SPARKS)), len(SPARKS) - 1)])
+    return "".join(marks)
+
+
+def number(value: float | None, spread: float | None = None) -> str:
+    """A value rounded to what its spread makes meaningful (three figures when the spread is unknown); ``no value`` for none."""
+    if value is None or not math.isfinite(value):
+        return "no value"
+    if value == 0:
+        return "0"
+    if abs(value) >= 1e15 or abs(value) < 1e-6:
+        return f"{value:.2e}"
+    figures = 2 - math.floor(math.log10(abs(value)))
+    digits = figures if spread is None or not spread > 0 or not math.isfinite(spread) else max(figures, _decimals(spread))
+    return _fixed(value, min(digits, 8))
+
+
+def moment(milliseconds: int) -> str:
+    """``2026-11-22 03:04:05 UTC``."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _seen(metric: MetricShare) -> str:
+    actual, expected = number(metric.actual, metric.spread), number(metric.expected, metric.spread)
+    return actual if metric.expected is None else f"{actual} instead of about {expected}"
+
+
+def _decimals(spread: float) -> int:
+    """Decimals that show one figure of the spread."""
+    return max(0, -math.floor(math.log10(spread))) if spread > 0 and math.isfinite(spread) else 2
+
+
+def _fixed(value: float, digits: int) -> str:
+    rounded = round(value, digits)
+    text = f"{rounded:,.{max(0, digits)}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text in {"-0", ""} else text
+
+
+def _two_figures(value: float) -> int:
+    if value < 10:
+        return max(1, round(value))
+    return int(round(value, 1 - math.floor(math.log10(value))))
+
+
+def _buckets(values: Sequence[float | None], width: int) -> list[Sequence[float | None]]:
+    count = min(width, len(values))
+    edges = [round(i * len(values) / count) for i in range(count + 1)]
+    return [values[a:b] for a, b in itertools.pairwise(edges)]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _voted(members: Sequence[MemberScore]) -> str:
+    votes = [f"{m.name} ({one_in(m.p)})" for m in members if m.state == "ok" and m.p is not None]
+    return ", ".join(votes)
+
+
+def _missing(members: Sequence[MemberScore]) -> str:
+    return ", ".join(f"{m.name} ({m.state}{': ' + m.reason if m.reason else ''})" for m in members if m.state != "ok")
+
+
+def rank_first(alerts: Sequence[Alert]) -> list[Alert]:
+    """Most severe first, firing before resolved, then by start."""
+    return sorted(alerts, key=lambda a: (a.status is Status.RESOLVED, -Severity(a.severity).rank, a.started_at, a.entity))
