@@ -42,7 +42,8 @@ def machine_fault(seconds: float) -> Iterator[None]:
     memory = int(min(psutil.virtual_memory().available * MEMORY_SHARE, MEMORY_MOST))
     with tempfile.TemporaryDirectory(prefix="tidewatch-fault-") as folder:
         disk = str(Path(folder) / "load")
-        work: list[tuple[str, list[str]]] = [(_CPU, [])] * (os.cpu_count() or 1) + [(_MEMORY, [str(memory)]), (_DISK, [disk, str(DISK_MOST)])]
+        work: list[tuple[str, list[str]]] = [(_CPU, [])] * (os.cpu_count() or 1)
+        work += [(_MEMORY, [str(memory)]), (_DISK, [disk, str(DISK_MOST)])]
         running = [
             subprocess.Popen([sys.executable, "-c", code, str(seconds), str(os.getpid()), *more])  # noqa: S603 - our own code, above
             for code, more in work
