@@ -1,0 +1,213 @@
+"""The local stack: one real Kafka and one real Elasticsearch on this machine's loopback, up and down as one or each by itself."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from service.errors import LocalStackError
+from service.local import jars
+from service.local.elasticsearch import Elasticsearch
+from service.local.kafka import Kafka
+from service.local.processes import ServerProcess, free_port, port_is_free
+from service.local.progress import Progress, silent
+
+START_SECONDS = 120.0
+
+
+class Ports(msgspec.Struct, frozen=True):
+    """The loopback ports of one stack; kept with its data, so a restarted server is found where it was."""
+
+    kafka: int
+    controller: int
+    elasticsearch: int
+    transport: int
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """One server as ``tidewatch local status`` shows it."""
+
+    name: str
+    endpoint: str
+    pid: int | None
+    healthy: bool
+    log: Path
+
+
+class LocalStack:
+    """Kafka and Elasticsearch with their data, settings, logs and pid files under ``state_dir``.
+
+    A port of 0 means a free one, chosen once and then kept with the data. The servers end with the process ``owner`` (by
+    default the calling one), unless ``up(detach=True)`` lets them outlive it. Every method may be called again at any time;
+    several processes may share one ``state_dir``.
+    """
+
+    def __init__(self, state_dir: Path, *, kafka_port: int = 0, elasticsearch_port: int = 0, owner: int | None = None) -> None:
+        self.state_dir = state_dir.absolute()
+        self._wanted = (kafka_port, elasticsearch_port)
+        self._owner = owner
+        self._kafka = ServerProcess("Kafka", self.state_dir / "kafka")
+        self._elasticsearch = ServerProcess("Elasticsearch", self.state_dir / "elasticsearch")
+
+    @property
+    def kafka_servers(self) -> str:
+        """``host:port`` of the broker. Raises ``LocalStackError`` before the first ``up``."""
+        return f"127.0.0.1:{self._known_ports().kafka}"
+
+    @property
+    def elasticsearch_url(self) -> str:
+        """URL of the node. Raises ``LocalStackError`` before the first ``up``."""
+        return f"http://127.0.0.1:{self._known_ports().elasticsearch}"
+
+    def up(self, progress: Progress = silent, *, detach: bool = False) -> None:
+        """Install what is missing, start what does not run, wait until both answer.
+
+        Raises ``LocalStackError`` with the log's last lines when a server does not come up.
+        """
+        with self._exclusive():
+            self._launch_kafka(progress, detach)
+            self._launch_elasticsearch(progress, detach)
+            self._await_kafka(progress)
+            self._await_elasticsearch(progress)
+
+    def down(self) -> None:
+        """Stop both servers and everything they started; data and logs are kept."""
+        if not self.state_dir.exists():
+            return
+        with self._exclusive():
+            self._elasticsearch.stop()
+            self._kafka.stop()
+
+    def status(self) -> list[ServerStatus]:
+        """Each server: where it is, whether it runs, whether it answers."""
+        ports = self._read_ports()
+        if ports is None:
+            return [ServerStatus(server.name, "", None, False, server.log) for server in (self._kafka, self._elasticsearch)]
+        kafka, node = self._kafka.running(), self._elasticsearch.running()
+        return [
+            ServerStatus("Kafka", self.kafka_servers, kafka and kafka.pid, bool(kafka) and self._make_kafka(ports).answers(), self._kafka.log),
+            ServerStatus(
+                "Elasticsearch",
+                self.elasticsearch_url,
+                node and node.pid,
+                bool(node) and self._make_elasticsearch(ports).answers(),
+                self._elasticsearch.log,
+            ),
+        ]
+
+    def start_kafka(self, progress: Progress = silent, *, detach: bool = False) -> None:
+        """Start Kafka alone and wait until it answers."""
+        with self._exclusive():
+            self._launch_kafka(progress, detach)
+            self._await_kafka(progress)
+
+    def start_elasticsearch(self, progress: Progress = silent, *, detach: bool = False) -> None:
+        """Start Elasticsearch alone and wait until it answers."""
+        with self._exclusive():
+            self._launch_elasticsearch(progress, detach)
+            self._await_elasticsearch(progress)
+
+    def stop_kafka(self, *, kill: bool = False) -> None:
+        """Stop Kafka alone, by SIGKILL with ``kill``."""
+        with self._exclusive():
+            self._kafka.stop(kill=kill)
+
+    def stop_elasticsearch(self, *, kill: bool = False) -> None:
+        """Stop Elasticsearch alone, by SIGKILL with ``kill``."""
+        with self._exclusive():
+            self._elasticsearch.stop(kill=kill)
+
+    def restart_kafka(self, *, kill: bool = False) -> None:
+        """Stop Kafka and start it again on the same port and data."""
+        self.stop_kafka(kill=kill)
+        self.start_kafka()
+
+    def restart_elasticsearch(self, *, kill: bool = False) -> None:
+        """Stop Elasticsearch and start it again on the same port and data."""
+        self.stop_elasticsearch(kill=kill)
+        self.start_elasticsearch()
+
+    def _launch_kafka(self, progress: Progress, detach: bool) -> None:
+        if self._kafka.running() is not None:
+            return
+        kafka = self._make_kafka(self._choose_ports(), progress)
+        self._claim("Kafka", kafka.port)
+        progress("Preparing Kafka")
+        kafka.prepare()
+        self._kafka.start(kafka.command(), kafka.environment(), self._owner_of(detach))
+
+    def _launch_elasticsearch(self, progress: Progress, detach: bool) -> None:
+        if self._elasticsearch.running() is not None:
+            return
+        node = self._make_elasticsearch(self._choose_ports(), progress)
+        self._claim("Elasticsearch", node.port)
+        progress("Preparing Elasticsearch")
+        node.prepare()
+        self._elasticsearch.start(node.command(), node.environment(), self._owner_of(detach))
+
+    def _await_kafka(self, progress: Progress) -> None:
+        kafka = self._make_kafka(self._known_ports())
+        self._kafka.wait_until(kafka.answers, START_SECONDS, lambda: progress("Waiting for Kafka"))
+
+    def _await_elasticsearch(self, progress: Progress) -> None:
+        node = self._make_elasticsearch(self._known_ports())
+        self._elasticsearch.wait_until(node.answers, START_SECONDS, lambda: progress("Waiting for Elasticsearch"))
+
+    def _make_kafka(self, ports: Ports, progress: Progress = silent) -> Kafka:
+        return Kafka(self._kafka.folder, jars.install(progress)["kafka"], ports.kafka, ports.controller)
+
+    def _make_elasticsearch(self, ports: Ports, progress: Progress = silent) -> Elasticsearch:
+        found = jars.install(progress)
+        return Elasticsearch(self._elasticsearch.folder, found["elasticsearch"], found["transport"], ports.elasticsearch, ports.transport)
+
+    def _owner_of(self, detach: bool) -> int | None:
+        return None if detach else self._owner or os.getpid()
+
+    def _claim(self, name: str, port: int) -> None:
+        if not port_is_free(port):
+            raise LocalStackError(
+                f"{name} cannot listen on port {port}: another program does.", hint="Stop that program, or choose another port (0 takes a free one)."
+            )
+
+    def _choose_ports(self) -> Ports:
+        """The ports of this stack: as given, else as kept, else free ones."""
+        kept = self._read_ports()
+        kafka, node = self._wanted
+        ports = Ports(
+            kafka=kafka or (kept.kafka if kept else free_port()),
+            controller=kept.controller if kept else free_port(),
+            elasticsearch=node or (kept.elasticsearch if kept else free_port()),
+            transport=kept.transport if kept else free_port(),
+        )
+        self._ports_file.write_bytes(msgspec.json.encode(ports))
+        return ports
+
+    @property
+    def _ports_file(self) -> Path:
+        return self.state_dir / "ports.json"
+
+    def _read_ports(self) -> Ports | None:
+        try:
+            return msgspec.json.decode(self._ports_file.read_bytes(), type=Ports)
+        except (FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
+            return None
+
+    def _known_ports(self) -> Ports:
+        ports = self._read_ports()
+        if ports is None:
+            raise LocalStackError(f"No local stack was ever started in {self.state_dir}.", hint="Run 'tidewatch local up' first.")
+        return ports
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        self.state_dir.mkdir(parents=True, exist_ok=True)
+        with (self.state_dir / "lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield

@@ -1,0 +1,100 @@
+"""What every test may ask for: a real Kafka, a real Elasticsearch, the labelled series.
+
+``KAFKA_BOOTSTRAP_SERVERS`` and ``ELASTICSEARCH_URL`` point at servers that exist already; otherwise one local stack is started
+for the whole run, shared by all xdist workers, and it ends with the run however the run ends. Where a server or the data cannot
+be had, tests fail in CI (``CI`` set) and are skipped elsewhere, and the summary says so loudly.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from service.errors import LocalStackError
+from service.local.stack import LocalStack
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
+WANTING = "WANTING: "  # marks the skips that the summary tells loudly
+
+
+def _controller() -> int:
+    """The process that a test run's servers live and die with: xdist's controller, or this one."""
+    return os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+
+
+STATE_DIR = Path(tempfile.gettempdir()) / f"tidewatch-tests-{os.getuid()}-{_controller()}"
+
+
+def _wanting(what: str) -> None:
+    if IN_CI:
+        pytest.fail(f"{what} (CI must not pass without it)", pytrace=False)
+    pytest.skip(WANTING + what)
+
+
+@pytest.fixture(scope="session")
+def local_stack() -> LocalStack:
+    """The run's own stack, not started; tests that stop servers must make one of their own instead."""
+    return LocalStack(STATE_DIR, owner=_controller())
+
+
+@pytest.fixture(scope="session")
+def kafka_servers(local_stack: LocalStack) -> str:
+    """``host:port`` of a real Kafka."""
+    given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    if given:
+        return given
+    try:
+        local_stack.start_kafka()
+    except LocalStackError as error:
+        _wanting(f"no Kafka: {error} {error.hint}")
+    return local_stack.kafka_servers
+
+
+@pytest.fixture(scope="session")
+def elasticsearch_url(local_stack: LocalStack) -> str:
+    """URL of a real Elasticsearch."""
+    given = os.environ.get("ELASTICSEARCH_URL")
+    if given:
+        return given
+    try:
+        local_stack.start_elasticsearch()
+    except LocalStackError as error:
+        _wanting(f"no Elasticsearch: {error} {error.hint}")
+    return local_stack.elasticsearch_url
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The labelled series: ``TIDEWATCH_DATA``, else ``shared/data`` beside the checkout."""
+    named = os.environ.get("TIDEWATCH_DATA")
+    path = Path(named) if named else REPOSITORY.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"{WANTING}no labelled series in {path}; set TIDEWATCH_DATA to the folder that holds them")
+    return path
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The controller stops what any worker started."""
+    if "PYTEST_XDIST_WORKER" not in os.environ and STATE_DIR.exists():
+        import shutil
+
+        LocalStack(STATE_DIR).down()
+        shutil.rmtree(STATE_DIR, ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was not tested, so that nobody takes a run without servers for a full one."""
+    reasons: dict[str, int] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        told = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if WANTING in told:
+            reason = told.split(WANTING, 1)[1]
+            reasons[reason] = reasons.get(reason, 0) + 1
+    if reasons:
+        terminalreporter.section("NOT TESTED", sep="!", red=True, bold=True)
+        for reason, count in reasons.items():
+            terminalreporter.line(f"{count} test{'s' if count > 1 else ''} skipped: {reason}", red=True)
