@@ -30,7 +30,8 @@ class Features:
 
     ``rows``: float32 (N, dims), raw, NaN where nothing was ever seen; ``ends``: int64 (n,), window i is
     ``rows[ends[i] - window : ends[i]]``; ``tables``: centre and inverse scale, each (t, dims); ``which``: int64 (n,), the
-    table row of each window; ``seen``: bool (N, dims) or None where every value was observed.
+    table row of each window; ``seen``: bool (N, dims) or None where every value was observed; ``begins``: int64, the rows
+    at which a new series begins (training only).
 
     Every statistic is over the newest ``span`` rows (capped at the window), float32 (n, dims), contiguous, read-only by
     agreement, and the same to the bit whatever the batch: each window is computed by itself.
@@ -45,12 +46,14 @@ class Features:
         tables: tuple[F32, F32] | None = None,
         which: I64 | None = None,
         seen: Mask | None = None,
+        begins: I64 | None = None,
     ) -> None:
         dims = rows.shape[1]
         self.rows = np.ascontiguousarray(rows, dtype=np.float32)
         self.ends = np.ascontiguousarray(ends, dtype=np.int64)
         self.window = int(window)
         self.seen = seen
+        self._begins = np.zeros(1, np.int64) if begins is None else begins
         self._tables = tables or (np.zeros((1, dims), np.float32), np.ones((1, dims), np.float32))
         self._which = np.zeros(len(ends), np.int64) if which is None else which
         self._kept: dict[tuple[str, int], F32] = {}
@@ -79,7 +82,15 @@ class Features:
 
     def take(self, chosen: NDArray[Any] | slice) -> Features:
         """The chosen windows, over the same rows; nothing is copied but their ends."""
-        return Features(self.rows, self.ends[chosen], self.window, tables=self._tables, which=self._which[chosen], seen=self.seen)
+        which = self._which[chosen]
+        return Features(
+            self.rows, self.ends[chosen], self.window, tables=self._tables, which=which, seen=self.seen, begins=self._begins
+        )
+
+    @property
+    def series(self) -> I64:
+        """int64 (n,): the number of the series each window was cut from; windows of one series stand together, in row order."""
+        return np.searchsorted(self._begins, self.ends - 1, side="right") - 1
 
     @property
     def values(self) -> F32:
@@ -138,6 +149,22 @@ class Features:
         out = np.empty(self.shape, np.float32)
         scaled(self.rows, self.ends, self._which, *self._tables, out)
         return out
+
+
+def split_tail(features: Features, share: float) -> tuple[I64, I64]:
+    """Indices of the windows to learn from and of the newest ``share`` of each series to check on, with no row in both.
+
+    A series too short to give both goes to learning whole, so the second part may be empty.
+    """
+    learn, check = [], []
+    series = features.series
+    for number in np.unique(series):
+        own = np.flatnonzero(series == number)
+        tail = own[len(own) - int(len(own) * share) :]
+        head = own[features.ends[own] <= features.ends[tail[0]] - features.window] if len(tail) else own
+        learn.append(head if len(head) else own)
+        check.append(tail if len(head) else own[:0])
+    return np.concatenate(learn), np.concatenate(check)
 
 
 def carry_forward(values: F32) -> tuple[F32, Mask]:
@@ -232,6 +259,7 @@ class Scaler:
             tables=(self._centre, self._inverse),
             which=np.concatenate(tables),
             seen=None if seen.all() else seen,
+            begins=starts[:-1].astype(np.int64),
         )
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

@@ -1,0 +1,158 @@
+"""From raw scores to tail probabilities that can be believed (section "Calibrated score" of docs/architecture.md).
+
+Inside the calibration scores the tail probability is empirical; beyond their upper tenth it follows a generalised Pareto
+tail (Pickands 1975; Balkema & de Haan 1974), fitted by probability-weighted moments (Hosking & Wallis 1987) with its shape
+floored at exponential: a bounded tail (ξ < 0) would call everything beyond the largest calibration score impossible.
+
+How far it can be believed: overlapping windows are not independent evidence, so the calibration counts for
+``n_eff = rows / window`` observations, and ``p`` is never below ``1 / (10 · n_eff)``. A short calibration therefore
+supports only ``info``; ``supported_severity`` says so. ``surprise`` is the same curve without that floor, strictly rising
+in the raw score, so that ranking and tracking never tie beyond the calibration maximum.
+
+Stated answers for awkward calibration sets:
+
+- *Ties*: a value that many calibration windows share has the probability of being at least that value.
+- *Constant scores*: anything up to the constant has p ≈ 1; anything above it gets the floor, or close to it: the tail's
+  scale is then a thousandth of the constant's own size.
+- *Short sets*: fewer than ``LEAST_SCORES`` windows raise ``NotEnoughData``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.domain import F64, Severity, severity_of
+from service.errors import NotEnoughData
+
+LEAST_SCORES = 30
+# The share of the calibration scores that shapes the tail, and the fewest scores it is shaped from.
+TAIL_SHARE = 0.1
+TAIL_LEAST = 10
+# Above this the mean of a generalised Pareto tail does not exist and moments say nothing.
+SHAPE_MOST = 0.9
+# score = surprise / 6: p = 10^-6 is as strange as it gets.
+SURPRISE_AT_ONE = 6.0
+
+
+def score_of(p: NDArray[Any] | float) -> Any:
+    """Score in [0, 1] of a tail probability: ``clip(-log10(p) / 6, 0, 1)``."""
+    return np.clip(-np.log10(p) / SURPRISE_AT_ONE, 0.0, 1.0)
+
+
+class Calibration:
+    """The distribution of one raw score over normal windows that training did not see."""
+
+    def __init__(self, scores: F64, n_eff: float) -> None:
+        """``scores``: float64 (n,), raw, any order; ``n_eff``: calibration rows / window.
+
+        Raises ``NotEnoughData`` for fewer than ``LEAST_SCORES`` scores and ``ValueError`` for scores that are not finite.
+        """
+        scores = np.sort(np.asarray(scores, np.float64))
+        if len(scores) < LEAST_SCORES:
+            raise NotEnoughData(
+                f"Calibration needs at least {LEAST_SCORES} windows of normal data and got {len(scores)}.",
+                hint="Train on more rows, or choose a shorter window.",
+            )
+        if not np.isfinite(scores).all():
+            raise ValueError("calibration scores must be finite")
+        self.n_eff = max(float(n_eff), 1.0)
+        self.count = len(scores)
+        # Knots of the curve: distinct scores, with the probability that a normal window scores at least as high.
+        self._knots, first = np.unique(scores, return_index=True)
+        self._log_tail = np.log((self.count - first) / (self.count + 1))
+        self._fit_tail(scores)
+
+    def _fit_tail(self, scores: F64) -> None:
+        most = int(np.clip(TAIL_SHARE * self.count, TAIL_LEAST, self.count // 2))
+        # The tail starts at a knot, so that the curve is continuous there.
+        at = int(np.searchsorted(self._knots, scores[self.count - most - 1], side="left"))
+        at = min(at + 1, len(self._knots) - 1)  # the first score above it, or the largest where they all tie
+        self.threshold = float(self._knots[at])
+        self._log_at_threshold = float(self._log_tail[at])
+        excess = scores[scores > self.threshold] - self.threshold
+        least = 1e-3 * max(abs(self.threshold), 1e-9)
+        self.shape, self.sigma = _pareto(excess) if len(excess) else (0.0, least)
+        self.sigma = max(self.sigma, least)
+        self._knots, self._log_tail = self._knots[: at + 1], self._log_tail[: at + 1]
+
+    @property
+    def floor(self) -> float:
+        """The smallest tail probability this calibration can vouch for."""
+        return 1.0 / (10.0 * self.n_eff)
+
+    def supported_severity(self) -> Severity:
+        """The loudest severity this calibration can ever support by itself."""
+        return severity_of(float(score_of(self.floor)))
+
+    def log_tail(self, raw: F64) -> F64:
+        """Natural log of the unfloored tail probability, strictly falling in ``raw`` (up to float64's own resolution)."""
+        raw = np.asarray(raw, np.float64)
+        inside = np.interp(raw, self._knots, self._log_tail)
+        reach = np.maximum(raw - self.threshold, 0.0) / self.sigma
+        beyond = -np.log1p(self.shape * reach) / self.shape if self.shape > 0 else -reach
+        # Below the smallest calibration score the probability creeps up to one, never reaching it.
+        lowest = self._knots[0]
+        width = max(self.threshold - lowest, self.sigma)
+        below = np.log1p(-np.exp(np.minimum(raw - lowest, 0.0) / width) / (self.count + 1))
+        tail: F64 = np.where(raw > self.threshold, self._log_at_threshold + beyond, np.where(raw < lowest, below, inside))
+        return tail
+
+    def surprise(self, raw: F64) -> F64:
+        """``-log10`` of the unfloored tail probability: strictly rising, for ranking and for tracking a level."""
+        surprise: F64 = -self.log_tail(raw) / np.log(10.0)
+        return surprise
+
+    def p(self, raw: F64) -> F64:
+        """Tail probability, never below ``floor``: what a person is told."""
+        floored: F64 = np.maximum(np.exp(self.log_tail(raw)), self.floor)
+        return floored
+
+    def raw_at(self, surprise: float) -> float:
+        """The raw score whose surprise this is: the inverse of ``surprise`` from the median of the calibration upwards."""
+        wanted = -surprise * np.log(10.0)
+        if wanted >= self._log_at_threshold:
+            return float(np.interp(-wanted, -self._log_tail, self._knots))
+        depth = self._log_at_threshold - wanted
+        return self.threshold + self.sigma * float(np.expm1(self.shape * depth) / self.shape if self.shape > 0 else depth)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """JSON-safe settings and plain arrays."""
+        settings = {
+            "n_eff": self.n_eff,
+            "count": self.count,
+            "threshold": self.threshold,
+            "log_at_threshold": self._log_at_threshold,
+            "shape": self.shape,
+            "sigma": self.sigma,
+        }
+        return settings, {"knots": self._knots, "log_tail": self._log_tail}
+
+    @classmethod
+    def restored(cls, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The inverse of ``state``."""
+        self = cls.__new__(cls)
+        self.n_eff, self.count = float(settings["n_eff"]), int(settings["count"])
+        self.threshold, self._log_at_threshold = float(settings["threshold"]), float(settings["log_at_threshold"])
+        self.shape, self.sigma = float(settings["shape"]), float(settings["sigma"])
+        self._knots, self._log_tail = arrays["knots"], arrays["log_tail"]
+        return self
+
+
+def _pareto(excess: F64) -> tuple[float, float]:
+    """Shape (≥ 0) and scale of a generalised Pareto distribution, by probability-weighted moments (Hosking & Wallis 1987)."""
+    ordered = np.sort(excess)
+    n = len(ordered)
+    mean = float(ordered.mean())
+    weighted = float(np.mean((1.0 - (np.arange(1, n + 1) - 0.35) / n) * ordered))
+    spread = mean - 2.0 * weighted
+    if spread <= 0:  # heavier than any tail that has a mean
+        return SHAPE_MOST, mean * (1.0 - SHAPE_MOST)
+    shape = 2.0 - mean / spread
+    if shape <= 0.0:
+        return 0.0, mean
+    shape = min(shape, SHAPE_MOST)
+    return shape, mean * (1.0 - shape)

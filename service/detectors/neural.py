@@ -1,0 +1,184 @@
+"""What every neural detector shares: its input, the training loop, seeded and stopped early, and its state as plain arrays.
+
+A network sees the standardised window statistics (``statistics.py``) or, with ``raw=True``, the flattened scaled window.
+Its score is the mean absolute reconstruction error over its inputs, always in evaluation mode: the same window has the
+same score each time. torch is imported by this file and the detectors built on it alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from service.detectors.base import Progress, silent
+from service.detectors.features import Features, split_tail
+from service.detectors.statistics import WindowStatistics, least
+from service.domain import F32, F64
+
+LEAST_WINDOWS = 64
+CHUNK = 8192  # windows per forward pass: bounds memory
+
+
+def choose_device(wanted: str) -> torch.device:
+    """``auto`` is the GPU where there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
+
+
+class NeuralDetector(ABC):
+    """Learns to reconstruct normal windows; what it cannot reconstruct is strange."""
+
+    default_name = "neural"
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        hidden: Sequence[int] = (64, 32),
+        latent: int = 20,
+        spans: Sequence[int] = (5, 30, 150),
+        raw: bool = False,
+        epochs: int = 50,
+        patience: int = 5,
+        batch_size: int = 256,
+        learning_rate: float = 1e-3,
+        validation_share: float = 0.15,
+        seed: int = 0,
+        device: str = "auto",
+    ) -> None:
+        self.name = name or self.default_name
+        self.hidden = tuple(hidden)
+        self.latent = latent
+        self.raw = raw
+        self.epochs = epochs
+        self.patience = patience
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.validation_share = validation_share
+        self.seed = seed
+        self.device = device
+        self._statistics = WindowStatistics(spans)
+        self._width = 0
+        self._net: nn.Module | None = None
+
+    @abstractmethod
+    def _build(self, width: int) -> nn.Module:
+        """The network for inputs (n, width)."""
+
+    @abstractmethod
+    def _loss(self, net: nn.Module, inputs: Tensor) -> Tensor:
+        """The training loss of a batch (n, width), a scalar."""
+
+    @abstractmethod
+    def _reconstruct(self, net: nn.Module, inputs: Tensor) -> Tensor:
+        """What the network makes of (n, width), deterministically."""
+
+    def fit(self, features: Features, *, progress: Progress = silent) -> None:
+        """Train, keeping the epoch that did best on the newest part of each series. Raises ``NotEnoughData``."""
+        least(features, LEAST_WINDOWS, self.name)
+        learn, check = split_tail(features, self.validation_share)
+        if not self.raw:
+            self._statistics.fit(features.take(learn))
+        device = choose_device(self.device)
+        inputs = torch.from_numpy(self._inputs(features.take(learn))).to(device)
+        held_out = torch.from_numpy(self._inputs(features.take(check))).to(device)
+        self._width = inputs.shape[1]
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(self.seed)
+            net = self._build(self._width).to(device)
+            self._train(net, inputs, held_out if len(held_out) else inputs, progress)
+        self._net = net.cpu().eval()
+
+    def _train(self, net: nn.Module, inputs: Tensor, held_out: Tensor, progress: Progress) -> None:
+        optimiser = torch.optim.Adam(net.parameters(), lr=self.learning_rate)
+        best, kept, since = float("inf"), copy.deepcopy(net.state_dict()), 0
+        for epoch in range(1, self.epochs + 1):
+            net.train()
+            losses = []
+            for batch in _batches(inputs, self.batch_size):
+                optimiser.zero_grad()
+                loss = self._loss(net, batch)
+                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+                optimiser.step()
+                losses.append(loss.detach())
+            checked = self._check(net, held_out)
+            progress(self.name, epoch, self.epochs, f"loss {torch.stack(losses).mean():.4f}, validation {checked:.4f}")
+            if checked < best * (1.0 - 1e-4):
+                best, kept, since = checked, copy.deepcopy(net.state_dict()), 0
+                continue
+            since += 1
+            if since >= self.patience:
+                progress(self.name, self.epochs, self.epochs, f"stopped early, validation {best:.4f}")
+                break
+        net.load_state_dict(kept)
+
+    def _check(self, net: nn.Module, held_out: Tensor) -> float:
+        net.eval()
+        with torch.inference_mode():
+            return float((self._reconstruct(net, held_out) - held_out).square().mean())
+
+    def score(self, features: Features) -> F64:
+        """Float64 (n,): mean absolute reconstruction error."""
+        errors: F64 = self._errors(features).mean(axis=1, dtype=np.float64)
+        return errors
+
+    def attribute(self, features: Features) -> F64:
+        """Float64 (n, dims): absolute reconstruction error summed over each metric's inputs."""
+        return self._statistics.per_metric(self._errors(features), features.dims)
+
+    def _errors(self, features: Features) -> F32:
+        if self._net is None:
+            raise RuntimeError(f"the {self.name} detector is not fitted")
+        inputs = self._inputs(features)
+        if inputs.shape[1] != self._width:
+            raise RuntimeError(f"the {self.name} detector was fitted on {self._width} inputs and is asked for {inputs.shape[1]}")
+        errors = np.empty_like(inputs)
+        with torch.inference_mode():
+            for start in range(0, len(inputs), CHUNK):
+                part = torch.from_numpy(inputs[start : start + CHUNK])
+                errors[start : start + CHUNK] = (self._reconstruct(self._net, part) - part).abs_().numpy()
+        return errors
+
+    def _inputs(self, features: Features) -> F32:
+        if self.raw:
+            return features.values.reshape(len(features), -1)
+        return self._statistics.transform(features)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Architecture and weights."""
+        if self._net is None:
+            raise RuntimeError(f"the {self.name} detector is not fitted")
+        told, kept = self._statistics.state()
+        settings = {"width": self._width, "hidden": list(self.hidden), "latent": self.latent, "raw": self.raw, "statistics": told}
+        arrays = {f"statistics.{key}": value for key, value in kept.items()}
+        arrays |= {f"net.{key}": value.numpy() for key, value in self._net.state_dict().items()}
+        return settings, arrays
+
+    def restore(self, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """The inverse of ``state``."""
+        self._width, self.hidden, self.latent = int(settings["width"]), tuple(settings["hidden"]), int(settings["latent"])
+        self.raw = bool(settings["raw"])
+        self._statistics.restore(settings["statistics"], _under("statistics.", arrays))
+        net = self._build(self._width)
+        net.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in _under("net.", arrays).items()})
+        self._net = net.eval()
+
+
+def _batches(inputs: Tensor, size: int) -> list[Tensor]:
+    """Shuffled batches; a last one of a single window (which BatchNorm cannot take) is joined to the one before."""
+    order = torch.randperm(len(inputs), device=inputs.device)
+    parts = list(torch.split(order, size))
+    if len(parts) > 1 and len(parts[-1]) < 2:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return [inputs[part] for part in parts]
+
+
+def _under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}

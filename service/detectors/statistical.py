@@ -1,0 +1,207 @@
+"""Isolation forest, elliptic envelope and one-class SVM over window statistics, by weighted voting on a common scale.
+
+Each of the three is trained by scikit-learn and scored from plain arrays (a test holds both together to 1e-5). Their
+raw scores are not comparable, so a vote is the surprise (-log10 tail probability) of the raw score among windows that the
+three were not trained on; the votes are weighted 0.4 / 0.3 / 0.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.covariance import MinCovDet
+from sklearn.ensemble import IsolationForest
+from sklearn.svm import OneClassSVM
+
+from service.detectors.base import Progress, silent
+from service.detectors.calibration import LEAST_SCORES, Calibration
+from service.detectors.features import Features, split_tail
+from service.detectors.forests import flatten_forest, score_forest
+from service.detectors.statistics import WindowStatistics, least
+from service.domain import F32, F64
+
+Arrays = dict[str, NDArray[Any]]
+
+LEAST_WINDOWS = 200
+VOTES = {"isolation_forest": 0.4, "elliptic_envelope": 0.3, "one_class_svm": 0.3}
+# Covariance and kernel methods grow with the square of the dimensions and of the rows: both are capped.
+MOST_DIMENSIONS = 64
+MOST_ENVELOPE_ROWS = 4000
+MOST_SVM_ROWS = 2000
+
+
+class StatisticalAnomalyDetector:
+    """The three together; any subset by naming only some ``weights``."""
+
+    default_name = "statistical"
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        weights: Mapping[str, float] | None = None,
+        spans: Sequence[int] = (5, 30, 150),
+        trees: int = 100,
+        nu: float = 0.05,
+        held_out_share: float = 0.2,
+        seed: int = 0,
+    ) -> None:
+        self.name = name or self.default_name
+        self.weights = dict(VOTES if weights is None else weights)
+        unknown = sorted(set(self.weights) - set(VOTES))
+        if unknown or not self.weights:
+            raise ValueError(f"{self.name}: weights may name {', '.join(VOTES)}; got {', '.join(unknown) or 'none'}")
+        self.trees = trees
+        self.nu = nu
+        self.held_out_share = held_out_share
+        self.seed = seed
+        self._statistics = WindowStatistics(spans)
+        self._reduction: Arrays = {}
+        self._models: dict[str, Arrays] = {}
+        self._scales: dict[str, Calibration] = {}
+
+    def fit(self, features: Features, *, progress: Progress = silent) -> None:
+        """Train the three on the older part of each series, scale their votes on the newest. Raises ``NotEnoughData``."""
+        least(features, LEAST_WINDOWS, self.name)
+        learn, check = split_tail(features, self.held_out_share)
+        if len(check) < LEAST_SCORES:
+            check = learn
+        columns = self._statistics.fit(features.take(learn)).transform(features.take(learn))
+        self._reduction = fit_reduction(columns, MOST_DIMENSIONS)
+        points = self._reduce(columns)
+        held_out = self._reduce(self._statistics.transform(features.take(check)))
+        self._models, self._scales = {}, {}
+        for done, vote in enumerate(self.weights):
+            progress(self.name, done, len(self.weights), vote.replace("_", " "))
+            self._models[vote] = _FIT[vote](points, self)
+            scores = _SCORE[vote](self._models[vote], held_out)
+            self._scales[vote] = Calibration(scores, len(scores) / features.window)
+        progress(self.name, len(self.weights), len(self.weights), "fitted")
+
+    def score(self, features: Features) -> F64:
+        """Float64 (n,): the weighted mean of the votes' surprises."""
+        points = self._points(features)
+        total = np.zeros(len(points))
+        for vote, weight in self.weights.items():
+            total += weight * self._scales[vote].surprise(_SCORE[vote](self._models[vote], points))
+        return total / sum(self.weights.values())
+
+    def votes(self, features: Features) -> dict[str, F64]:
+        """Each vote's own surprise, float64 (n,)."""
+        points = self._points(features)
+        return {vote: self._scales[vote].surprise(_SCORE[vote](self._models[vote], points)) for vote in self.weights}
+
+    def attribute(self, features: Features) -> F64:
+        """Float64 (n, dims): each metric's standardised distance from its centre, summed over its statistics.
+
+        Trees and kernels have no cheap exact attribution; how far a metric's statistics lie out is what all three react to.
+        """
+        self._fitted()
+        return self._statistics.per_metric(np.square(self._statistics.transform(features)), features.dims)
+
+    def _points(self, features: Features) -> F32:
+        self._fitted()
+        return self._reduce(self._statistics.transform(features))
+
+    def _reduce(self, columns: F32) -> F32:
+        if not self._reduction:
+            return columns
+        return (columns - self._reduction["centre"]) @ self._reduction["axes"]
+
+    def _fitted(self) -> None:
+        if not self._models:
+            raise RuntimeError(f"the {self.name} detector is not fitted")
+
+    def state(self) -> tuple[dict[str, Any], Arrays]:
+        """Weights, and every model as plain arrays."""
+        self._fitted()
+        told, arrays = self._statistics.state()
+        arrays = {f"statistics/{key}": value for key, value in arrays.items()}
+        arrays |= {f"reduction/{key}": value for key, value in self._reduction.items()}
+        scales = {}
+        for vote, model in self._models.items():
+            arrays |= {f"{vote}/{key}": value for key, value in model.items()}
+            scales[vote], kept = self._scales[vote].state()
+            arrays |= {f"{vote}-scale/{key}": value for key, value in kept.items()}
+        return {"weights": self.weights, "statistics": told, "scales": scales}, arrays
+
+    def restore(self, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """The inverse of ``state``."""
+        self.weights = {str(vote): float(weight) for vote, weight in settings["weights"].items()}
+        self._statistics.restore(settings["statistics"], group(arrays, "statistics"))
+        self._reduction = group(arrays, "reduction")
+        self._models = {vote: group(arrays, vote) for vote in self.weights}
+        self._scales = {
+            vote: Calibration.restored(settings["scales"][vote], group(arrays, f"{vote}-scale")) for vote in self.weights
+        }
+
+
+def group(arrays: Mapping[str, NDArray[Any]], name: str) -> Arrays:
+    """The arrays whose names begin with ``name/``, without it."""
+    return {key.removeprefix(f"{name}/"): value for key, value in arrays.items() if key.startswith(f"{name}/")}
+
+
+def fit_reduction(columns: F32, most: int) -> Arrays:
+    """Principal axes that keep ``most`` dimensions; nothing where there are no more than that anyway."""
+    if columns.shape[1] <= most:
+        return {}
+    centre = columns.mean(axis=0, dtype=np.float64)
+    covariance = np.cov(columns.T.astype(np.float64), bias=True)
+    _, axes = np.linalg.eigh(covariance)
+    return {"centre": centre.astype(np.float32), "axes": np.ascontiguousarray(axes[:, -most:], np.float32)}
+
+
+def evenly(points: F32, most: int) -> F32:
+    """At most ``most`` of the points, evenly spaced."""
+    if len(points) <= most:
+        return points
+    return points[np.linspace(0, len(points) - 1, most).astype(np.int64)]
+
+
+def _fit_forest(points: F32, settings: StatisticalAnomalyDetector) -> Arrays:
+    forest = IsolationForest(n_estimators=settings.trees, random_state=settings.seed)
+    return flatten_forest(forest.fit(points))
+
+
+def _fit_envelope(points: F32, settings: StatisticalAnomalyDetector) -> Arrays:
+    # MinCovDet is what EllipticEnvelope fits (Rousseeuw & Van Driessen 1999). The ridge keeps columns that hardly moved
+    # from making the covariance singular.
+    chosen = evenly(points, MOST_ENVELOPE_ROWS).astype(np.float64)
+    noise = np.random.default_rng(settings.seed).standard_normal(chosen.shape)
+    spread = 0.1 * np.sqrt(np.mean(np.var(chosen, axis=0)) + 1e-12)
+    envelope = MinCovDet(random_state=settings.seed, support_fraction=None).fit(chosen + spread * noise)
+    values, axes = np.linalg.eigh(envelope.covariance_)
+    whitening = axes / np.sqrt(np.maximum(values, spread**2))
+    return {"location": envelope.location_.astype(np.float32), "whitening": np.ascontiguousarray(whitening, np.float32)}
+
+
+def _fit_svm(points: F32, settings: StatisticalAnomalyDetector) -> Arrays:
+    machine = OneClassSVM(nu=settings.nu, gamma="scale").fit(evenly(points, MOST_SVM_ROWS))
+    return {
+        "vectors": np.ascontiguousarray(machine.support_vectors_, np.float32),
+        "weights": machine.dual_coef_[0].astype(np.float32),
+        "gamma": np.array([machine._gamma], np.float64),
+        "offset": np.array([machine.offset_[0]], np.float64),
+    }
+
+
+def _score_envelope(model: Arrays, points: F32) -> F64:
+    whitened = (points - model["location"]) @ model["whitening"]
+    distances: F64 = np.einsum("ij,ij->i", whitened, whitened).astype(np.float64)
+    return distances
+
+
+def _score_svm(model: Arrays, points: F32) -> F64:
+    vectors, gamma = model["vectors"], np.float32(model["gamma"][0])
+    squared = np.einsum("ij,ij->i", points, points)[:, None] + np.einsum("ij,ij->i", vectors, vectors)[None, :]
+    squared -= 2.0 * (points @ vectors.T)
+    kernel = np.exp(-gamma * np.maximum(squared, 0.0))
+    scores: F64 = model["offset"][0] - (kernel @ model["weights"]).astype(np.float64)
+    return scores
+
+
+_FIT = {"isolation_forest": _fit_forest, "elliptic_envelope": _fit_envelope, "one_class_svm": _fit_svm}
+_SCORE = {"isolation_forest": score_forest, "elliptic_envelope": _score_envelope, "one_class_svm": _score_svm}
