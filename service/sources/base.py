@@ -46,6 +46,7 @@ class Codec(Protocol):
 
     name: str
 
-    def decode(self, records: Sequence[Record]) -> tuple[list[Sample], list[Rejected]]:
-        """Samples in the records' order, and the records that cannot become one, with their reasons. Never raises."""
+    def decode(self, records: Sequence[Record]) -> tuple[Sequence[Sample], list[Rejected]]:
+        """Samples in the records' order (as ``Samples`` where one schema serves all of them), and the records that cannot
+        become one, with their reasons. Never raises."""
         ...

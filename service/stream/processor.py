@@ -1,0 +1,220 @@
+"""From samples to the windows that are due: names, partitions and limits around the pure windows."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+
+import msgspec
+import numpy as np
+
+from service.domain import F32, I64, Mask, Record, Rejected, Sample, Samples, Schema, WindowBatch
+from service.settings import StreamSettings
+from service.stream.windows import DUPLICATE, EMPTY, LATE, LOW_COVERAGE, NEWEST, PARTITION, RESETS, Due, Shape, Windows
+
+_NO_LABELS: Mapping[str, str] = {}
+
+
+class StreamCounts(msgspec.Struct, frozen=True):
+    """Totals since the start: rows dropped as too late or seen before, runs ended by a long gap, windows that came due
+    with too little in them, entities forgotten because they were silent, and entities known now."""
+
+    late: int
+    duplicate: int
+    gap_resets: int
+    low_coverage: int
+    expired: int
+    entities: int
+
+
+class StreamProcessor:
+    """Slides windows over every entity of one model. The semantics are those of ``windows.py``.
+
+    An entity belongs to the partition it was first seen on. Memory: ``Shape.bytes_per_slot`` for each of at most
+    ``max_entities`` entities, whatever their number of rows.
+    """
+
+    def __init__(self, schema: Schema, *, window: int, stride: int, settings: StreamSettings) -> None:
+        self.schema = schema
+        shape = Shape(
+            dims=schema.dims,
+            window=window,
+            stride=stride,
+            max_gap=settings.max_gap_rows,
+            lateness=min(window, int(settings.allowed_lateness_seconds * 1000) // schema.interval_ms),
+            min_coverage=settings.min_coverage,
+        )
+        # An entity silent for more than max_gap begins a new run anyway, so forgetting it changes nothing.
+        self._idle_rows = max(int(settings.idle_after_seconds * 1000) // schema.interval_ms, shape.max_gap + shape.lateness + 1)
+        self._settings = settings
+        self._windows = Windows(shape, most_slots=settings.max_entities)
+        self._slots: dict[str, int] = {}
+        self._entities: list[str] = []  # by slot
+        self._labels: list[Mapping[str, str]] = []  # by slot, the newest
+        self._newest_row: dict[int, int] = {}  # by partition: partitions may be replayed at different speeds
+        self._swept_at: dict[int, int] = {}
+        self._expired = 0
+
+    @property
+    def counts(self) -> StreamCounts:
+        """What became of the samples so far."""
+        counts = self._windows.counts
+        return StreamCounts(
+            late=int(counts[LATE]),
+            duplicate=int(counts[DUPLICATE]),
+            gap_resets=int(counts[RESETS]),
+            low_coverage=int(counts[LOW_COVERAGE]),
+            expired=self._expired,
+            entities=len(self._slots),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all windows now."""
+        return self._windows.nbytes
+
+    def add(self, samples: Sequence[Sample], resume_at: Mapping[int, int]) -> tuple[list[WindowBatch], list[Rejected]]:
+        """Take samples in arrival order; give the windows that came due and the samples refused.
+
+        Samples before their partition's ``resume_at`` only refill. Reasons: ``split-entity``, ``too-many-entities``.
+        """
+        if not len(samples):
+            return [], []
+        columns = Samples.of(self.schema, samples)
+        partitions = np.array([record.partition for record in columns.records], np.int64)
+        self._expire_idle(partitions, columns.rows)
+        slots, rejected = self._find_slots(columns, partitions)
+        chosen = slots >= 0
+        if not chosen.all():
+            columns, partitions, slots = _take(columns, chosen), partitions[chosen], slots[chosen]
+            if not len(columns):
+                return [], rejected
+        if columns.labels is not None:
+            for slot, labels in zip(slots.tolist(), columns.labels, strict=True):
+                if labels:
+                    self._labels[slot] = labels
+        offsets = np.array([record.offset for record in columns.records], np.int64)
+        due = self._windows.push(slots, columns.rows, offsets, columns.values, _resume_column(partitions, resume_at))
+        return [self._batch(part, columns.records[0].topic) for part in due], rejected
+
+    def drop_partitions(self, partitions: Collection[int]) -> None:
+        """Forget every entity of partitions that another process took over."""
+        for partition in partitions:
+            self._forget(np.flatnonzero(self._windows.heads[:, PARTITION] == partition).tolist())
+            self._newest_row.pop(partition, None)
+            self._swept_at.pop(partition, None)
+
+    def oldest_offset(self, partition: int) -> int | None:
+        """The oldest record of this partition that windows still need; None when none is. Cheap enough for every commit."""
+        return self._windows.oldest_offset(partition)
+
+    def _find_slots(self, columns: Samples, partitions: I64) -> tuple[I64, list[Rejected]]:
+        """The slot of each sample, -1 where it is refused."""
+        known = self._slots
+        slots = np.array([known.get(entity, -1) for entity in columns.entities], np.int64)
+        rejected: list[Rejected] = []
+        for at in np.flatnonzero(slots < 0).tolist():
+            slot = self._slot_of(columns.entities[at], int(partitions[at]))
+            if slot is None:
+                most = self._settings.max_entities
+                sentence = f"{most:,} entities are followed already, which is stream.max_entities."
+                rejected.append(Rejected(columns.records[at], "too-many-entities", sentence))
+            else:
+                slots[at] = slot
+        home = self._windows.heads[slots, PARTITION] if len(self._windows.heads) else partitions
+        for at in np.flatnonzero((home != partitions) & (slots >= 0)).tolist():
+            sentence = (
+                f"The entity {columns.entities[at]!r} is also on partition {home[at]}; give its messages one key, so that they"
+                " all go to one partition."
+            )
+            rejected.append(Rejected(columns.records[at], "split-entity", sentence))
+            slots[at] = -1
+        return slots, rejected
+
+    def _slot_of(self, entity: str, partition: int) -> int | None:
+        slot = self._slots.get(entity)
+        if slot is not None:
+            return slot
+        slot = self._windows.open(phase=zlib.crc32(entity.encode()), partition=partition)
+        if slot is None:
+            return None
+        self._slots[entity] = slot
+        if slot == len(self._entities):
+            self._entities.append(entity)
+            self._labels.append(_NO_LABELS)
+        else:
+            self._entities[slot], self._labels[slot] = entity, _NO_LABELS
+        return slot
+
+    def _expire_idle(self, partitions: I64, rows: I64) -> None:
+        """Forget entities that are far behind their partition's newest row, looking again each tenth of that distance."""
+        for partition in np.unique(partitions).tolist():
+            newest = max(int(rows[partitions == partition].max()), self._newest_row.get(partition, EMPTY))
+            self._newest_row[partition] = newest
+            if newest - self._swept_at.setdefault(partition, newest) < max(1, self._idle_rows // 10):
+                continue
+            self._swept_at[partition] = newest
+            head = self._windows.heads
+            idle = np.flatnonzero((head[:, PARTITION] == partition) & (head[:, NEWEST] < newest - self._idle_rows))
+            self._expired += len(idle)
+            self._forget(idle.tolist())
+
+    def _forget(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            del self._slots[self._entities[slot]]
+            self._entities[slot], self._labels[slot] = "", _NO_LABELS
+            self._windows.close(slot)
+
+    def _batch(self, due: Due, topic: str) -> WindowBatch:
+        slots = due.slots.tolist()
+        return WindowBatch(
+            schema=self.schema,
+            values=due.values,
+            mask=due.mask,
+            entities=tuple([self._entities[slot] for slot in slots]),
+            end_rows=due.end_rows,
+            topic=topic,
+            partitions=self._windows.heads[due.slots, PARTITION],
+            first_offsets=due.first_offsets,
+            last_offsets=due.last_offsets,
+            labels=tuple([self._labels[slot] for slot in slots]),
+        )
+
+
+async def rows_to_samples(rows: AsyncIterator[F32], schema: Schema, *, entity: str, start_ms: int = 0) -> AsyncIterator[Samples]:
+    """The rows of a plain async iterator as samples of one entity, one grid row after the other.
+
+    Each item is (dims,) or (n, dims), NaN where missing. Raises ``ValueError`` for any other shape.
+    """
+    row = start_ms // schema.interval_ms
+    async for item in rows:
+        values = np.atleast_2d(np.asarray(item, np.float32))
+        if values.ndim != 2 or values.shape[1] != schema.dims:
+            raise ValueError(f"each item must be ({schema.dims},) or (n, {schema.dims}), not {np.shape(item)}")
+        numbers = np.arange(row, row + len(values), dtype=np.int64)
+        row += len(values)
+        times = numbers * schema.interval_ms
+        records = [Record("", 0, int(at), int(time), None, None) for at, time in zip(numbers, times, strict=True)]
+        yield Samples(schema, [entity] * len(values), times, numbers, values, records)
+
+
+def _take(columns: Samples, chosen: Mask) -> Samples:
+    at = np.flatnonzero(chosen).tolist()
+    return Samples(
+        columns.schema,
+        [columns.entities[i] for i in at],
+        columns.timestamps[at],
+        columns.rows[at],
+        columns.values[at],
+        [columns.records[i] for i in at],
+        None if columns.labels is None else [columns.labels[i] for i in at],
+    )
+
+
+def _resume_column(partitions: I64, resume_at: Mapping[int, int]) -> I64:
+    """Each sample's own partition's ``resume_at``; 0 where none is given."""
+    column = np.zeros(len(partitions), np.int64)
+    for partition, offset in resume_at.items():
+        if offset:
+            column[partitions == partition] = offset
+    return column
