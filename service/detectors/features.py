@@ -92,6 +92,18 @@ class Features:
         """int64 (n,): the number of the series each window was cut from; windows of one series stand together, in row order."""
         return np.searchsorted(self._begins, self.ends - 1, side="right") - 1
 
+    def earlier(self, rows: int) -> Features:
+        """The same windows as they stood ``rows`` rows earlier, so much shorter (``rows`` < window)."""
+        return Features(
+            self.rows,
+            self.ends - rows,
+            self.window - rows,
+            tables=self._tables,
+            which=self._which,
+            seen=self.seen,
+            begins=self._begins,
+        )
+
     @property
     def values(self) -> F32:
         """The scaled windows themselves, float32 (n, window, dims); made when first asked for (statistics do not need them)."""

@@ -1,0 +1,108 @@
+"""The whitened distance: what it measures, what it survives, and who it blames."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from service.detectors.features import Features
+from service.detectors.mahalanobis import MahalanobisDetector
+from service.domain import F32, F64
+from service.errors import NotEnoughData
+
+
+def windows(rows: F32, window: int = 30) -> Features:
+    return Features(rows, np.arange(window, len(rows) + 1), window)
+
+
+def correlated(rows: int, dims: int = 6, seed: int = 0) -> F32:
+    rng = np.random.default_rng(seed)
+    hidden = rng.standard_normal((rows, 2))
+    mixed = hidden @ np.random.default_rng(99).standard_normal((2, dims)) + 0.1 * rng.standard_normal((rows, dims))
+    return mixed.astype(np.float32)
+
+
+def test_equals_a_whitening_written_out() -> None:
+    train, new = correlated(600), correlated(200, seed=1)
+    detector = MahalanobisDetector(spans=(5, 20))
+    detector.fit(windows(train))
+    scores = detector.score(windows(new))
+
+    def statistics(rows: F32) -> F64:
+        out = []
+        for end in range(30, len(rows) + 1):
+            means = [rows[end - span : end].mean(0) for span in (5, 20)]
+            ranges = [np.ptp(rows[end - span : end], axis=0) for span in (5, 20)]
+            out.append(np.concatenate([rows[end - 1], *means, *ranges]))
+        return np.array(out, np.float64)
+
+    raw = statistics(train)
+    centre, scale = raw.mean(0), np.maximum(raw.std(0), 0.3)
+    standard = (raw - centre) / scale
+    covariance = np.cov(standard.T, bias=True)
+    samples = standard - standard.mean(0)
+    # Ledoit & Wolf (2004), from the paper's definitions.
+    width = len(covariance)
+    level = np.trace(covariance) / width
+    distance = np.sum((covariance - level * np.eye(width)) ** 2)
+    noise = min(sum(np.sum((np.outer(x, x) - covariance) ** 2) for x in samples) / len(samples) ** 2, distance)
+    shrunk = covariance + noise / distance * (level * np.eye(width) - covariance)
+    values, axes = np.linalg.eigh(shrunk)
+    expected = np.abs(((statistics(new) - centre) / scale) @ axes / np.sqrt(values + 0.1 * level)).mean(1)
+    np.testing.assert_allclose(scores, expected, rtol=2e-3)
+
+
+def test_a_broken_correlation_outscores_everything_normal_and_is_blamed() -> None:
+    detector = MahalanobisDetector()
+    detector.fit(windows(correlated(2000)))
+    normal = correlated(300, seed=2)
+    broken = normal.copy()
+    broken[150:, 3] = -broken[150:, 3]  # within its usual range, against its usual company
+    scores = detector.score(windows(broken))
+    assert scores[160:].min() > np.quantile(detector.score(windows(normal)), 0.99)
+    blamed = detector.attribute(windows(broken))[200:].mean(0)
+    assert blamed.argmax() == 3
+
+
+def test_shared_axes_change_little_when_dropped_axes_are_alike() -> None:
+    rng = np.random.default_rng(3)
+    train = rng.standard_normal((3000, 20)).astype(np.float32)
+    full, short = MahalanobisDetector(), MahalanobisDetector(most_axes=70)
+    full.fit(windows(train))
+    short.fit(windows(train))
+    shifted = train[:500] + np.linspace(0, 3, 500, dtype=np.float32)[:, None]
+    assert np.corrcoef(full.score(windows(shifted)), short.score(windows(shifted)))[0, 1] > 0.9
+    assert (short.attribute(windows(shifted)) >= 0).all()
+
+
+def test_constant_columns_and_a_single_metric() -> None:
+    still = np.zeros((300, 3), np.float32)
+    detector = MahalanobisDetector()
+    detector.fit(windows(still))
+    moved = still.copy()
+    moved[200:, 1] = 1.0
+    scores = detector.score(windows(moved))
+    assert np.isfinite(scores).all()
+    assert scores[-1] > scores[0]
+    assert detector.attribute(windows(moved))[-1].argmax() == 1
+    alone = MahalanobisDetector()
+    alone.fit(windows(correlated(300, dims=1)))
+    assert alone.score(windows(correlated(100, dims=1))).shape == (71,)
+
+
+def test_says_what_it_needs() -> None:
+    with pytest.raises(NotEnoughData, match="at least 64"):
+        MahalanobisDetector().fit(windows(correlated(50)))
+    with pytest.raises(RuntimeError, match="not fitted"):
+        MahalanobisDetector().score(windows(correlated(50)))
+
+
+def test_state_round_trip_is_bit_equal_and_batches_agree() -> None:
+    detector = MahalanobisDetector(most_axes=20)
+    detector.fit(windows(correlated(400)))
+    again = MahalanobisDetector()
+    again.restore(*detector.state())
+    new = windows(correlated(200, seed=5))
+    assert np.array_equal(detector.score(new), again.score(new))
+    one_by_one = np.concatenate([again.score(new.take(slice(i, i + 1))) for i in range(len(new))])
+    np.testing.assert_allclose(one_by_one, detector.score(new), rtol=1e-5)
