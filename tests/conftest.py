@@ -8,6 +8,7 @@ be had, tests fail in CI (``CI`` set) and are skipped elsewhere, and the summary
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -80,8 +81,6 @@ def data_dir() -> Path:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """The controller stops what any worker started."""
     if "PYTEST_XDIST_WORKER" not in os.environ and STATE_DIR.exists():
-        import shutil
-
         LocalStack(STATE_DIR).down()
         shutil.rmtree(STATE_DIR, ignore_errors=True)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -85,14 +84,6 @@ class Elasticsearch:
         """What starts the node."""
         script = Path(__file__).with_name("elasticsearch_node.py")
         return [sys.executable, "-I", str(script), str(self.home), str(JAVA_HOME / "lib" / "server" / "libjvm.so"), str(HEAP_MB)]
-
-    def environment(self) -> dict[str, str]:
-        """Ours, without what would change the JVM behind our back."""
-        return {name: value for name, value in os.environ.items() if name not in ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "CLASSPATH", "ES_JAVA_OPTS")}
-
-    def answers(self) -> bool:
-        """Whether the node is up and its cluster can take writes."""
-        return cluster_status("127.0.0.1", self.port) in ("green", "yellow")
 
 
 def cluster_status(host: str, port: int, seconds: float = 2.0) -> str | None:

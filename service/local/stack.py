@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,13 @@ import msgspec
 
 from service.errors import LocalStackError
 from service.local import jars
-from service.local.elasticsearch import Elasticsearch
-from service.local.kafka import Kafka
+from service.local.elasticsearch import Elasticsearch, cluster_status
+from service.local.kafka import Kafka, metadata_brokers
 from service.local.processes import ServerProcess, free_port, port_is_free
 from service.local.progress import Progress, silent
 
+HOST = "127.0.0.1"
+USABLE = ("green", "yellow")
 START_SECONDS = 120.0
 
 
@@ -41,6 +44,11 @@ class ServerStatus:
     log: Path
 
 
+def _status(server: ServerProcess, endpoint: str, answers: Callable[[], bool]) -> ServerStatus:
+    running = server.running()
+    return ServerStatus(server.name, endpoint, running.pid if running else None, running is not None and answers(), server.log)
+
+
 class LocalStack:
     """Kafka and Elasticsearch with their data, settings, logs and pid files under ``state_dir``.
 
@@ -59,12 +67,12 @@ class LocalStack:
     @property
     def kafka_servers(self) -> str:
         """``host:port`` of the broker. Raises ``LocalStackError`` before the first ``up``."""
-        return f"127.0.0.1:{self._known_ports().kafka}"
+        return f"{HOST}:{self._known_ports().kafka}"
 
     @property
     def elasticsearch_url(self) -> str:
         """URL of the node. Raises ``LocalStackError`` before the first ``up``."""
-        return f"http://127.0.0.1:{self._known_ports().elasticsearch}"
+        return f"http://{HOST}:{self._known_ports().elasticsearch}"
 
     def up(self, progress: Progress = silent, *, detach: bool = False) -> None:
         """Install what is missing, start what does not run, wait until both answer.
@@ -85,21 +93,23 @@ class LocalStack:
             self._elasticsearch.stop()
             self._kafka.stop()
 
+    def delete_data(self) -> None:
+        """Delete what a stopped stack left, and nothing else that may lie in ``state_dir``."""
+        for folder in (self._kafka.folder, self._elasticsearch.folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        self._ports_file.unlink(missing_ok=True)
+        (self.state_dir / "lock").unlink(missing_ok=True)
+        with suppress(OSError):  # somebody else's files are in it: it stays
+            self.state_dir.rmdir()
+
     def status(self) -> list[ServerStatus]:
         """Each server: where it is, whether it runs, whether it answers."""
         ports = self._read_ports()
         if ports is None:
             return [ServerStatus(server.name, "", None, False, server.log) for server in (self._kafka, self._elasticsearch)]
-        kafka, node = self._kafka.running(), self._elasticsearch.running()
         return [
-            ServerStatus("Kafka", self.kafka_servers, kafka and kafka.pid, bool(kafka) and self._make_kafka(ports).answers(), self._kafka.log),
-            ServerStatus(
-                "Elasticsearch",
-                self.elasticsearch_url,
-                node and node.pid,
-                bool(node) and self._make_elasticsearch(ports).answers(),
-                self._elasticsearch.log,
-            ),
+            _status(self._kafka, self.kafka_servers, lambda: metadata_brokers(HOST, ports.kafka) > 0),
+            _status(self._elasticsearch, self.elasticsearch_url, lambda: cluster_status(HOST, ports.elasticsearch) in USABLE),
         ]
 
     def start_kafka(self, progress: Progress = silent, *, detach: bool = False) -> None:
@@ -141,7 +151,7 @@ class LocalStack:
         self._claim("Kafka", kafka.port)
         progress("Preparing Kafka")
         kafka.prepare()
-        self._kafka.start(kafka.command(), kafka.environment(), self._owner_of(detach))
+        self._kafka.start(kafka.command(), self._owner_of(detach))
 
     def _launch_elasticsearch(self, progress: Progress, detach: bool) -> None:
         if self._elasticsearch.running() is not None:
@@ -150,22 +160,25 @@ class LocalStack:
         self._claim("Elasticsearch", node.port)
         progress("Preparing Elasticsearch")
         node.prepare()
-        self._elasticsearch.start(node.command(), node.environment(), self._owner_of(detach))
+        self._elasticsearch.start(node.command(), self._owner_of(detach))
 
     def _await_kafka(self, progress: Progress) -> None:
-        kafka = self._make_kafka(self._known_ports())
-        self._kafka.wait_until(kafka.answers, START_SECONDS, lambda: progress("Waiting for Kafka"))
+        port = self._known_ports().kafka
+        self._kafka.wait_until(lambda: metadata_brokers(HOST, port) > 0, START_SECONDS, lambda: progress("Waiting for Kafka"))
 
     def _await_elasticsearch(self, progress: Progress) -> None:
-        node = self._make_elasticsearch(self._known_ports())
-        self._elasticsearch.wait_until(node.answers, START_SECONDS, lambda: progress("Waiting for Elasticsearch"))
+        port = self._known_ports().elasticsearch
+        self._elasticsearch.wait_until(
+            lambda: cluster_status(HOST, port) in USABLE, START_SECONDS, lambda: progress("Waiting for Elasticsearch")
+        )
 
-    def _make_kafka(self, ports: Ports, progress: Progress = silent) -> Kafka:
+    def _make_kafka(self, ports: Ports, progress: Progress) -> Kafka:
         return Kafka(self._kafka.folder, jars.install(progress)["kafka"], ports.kafka, ports.controller)
 
-    def _make_elasticsearch(self, ports: Ports, progress: Progress = silent) -> Elasticsearch:
+    def _make_elasticsearch(self, ports: Ports, progress: Progress) -> Elasticsearch:
         found = jars.install(progress)
-        return Elasticsearch(self._elasticsearch.folder, found["elasticsearch"], found["transport"], ports.elasticsearch, ports.transport)
+        folder = self._elasticsearch.folder
+        return Elasticsearch(folder, found["elasticsearch"], found["transport"], ports.elasticsearch, ports.transport)
 
     def _owner_of(self, detach: bool) -> int | None:
         return None if detach else self._owner or os.getpid()
@@ -173,7 +186,8 @@ class LocalStack:
     def _claim(self, name: str, port: int) -> None:
         if not port_is_free(port):
             raise LocalStackError(
-                f"{name} cannot listen on port {port}: another program does.", hint="Stop that program, or choose another port (0 takes a free one)."
+                f"{name} cannot listen on port {port}: another program does.",
+                hint="Stop that program, or choose another port (0 takes a free one).",
             )
 
     def _choose_ports(self) -> Ports:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +24,21 @@ from service.local.elasticsearch import cluster_status
 from service.local.kafka import metadata_brokers
 from service.local.processes import port_is_free
 from service.local.stack import LocalStack
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from service.local.stack import LocalStack
+LocalStack(Path(sys.argv[1])).start_kafka()
+print('up', flush=True)
+time.sleep(300)
+"""
+DETACHING_STARTER = """
+import sys
+from pathlib import Path
+from service.local.stack import LocalStack
+LocalStack(Path(sys.argv[1])).start_kafka(detach=True)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +154,7 @@ def test_down_leaves_no_process_and_no_port(tmp_path: Path) -> None:
 
 @pytest.mark.kafka
 def test_the_servers_die_with_a_killed_owner(tmp_path: Path) -> None:
-    script = "import sys, time; from pathlib import Path; from service.local.stack import LocalStack\n" \
-        "stack = LocalStack(Path(sys.argv[1])); stack.start_kafka(); print('up', flush=True); time.sleep(300)"
-    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE) as owner:
+    with subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"up\n"
         stack = LocalStack(tmp_path)
@@ -156,9 +170,7 @@ def test_the_servers_die_with_a_killed_owner(tmp_path: Path) -> None:
 
 @pytest.mark.kafka
 def test_a_detached_server_outlives_its_starter(tmp_path: Path) -> None:
-    script = "import sys; from pathlib import Path; from service.local.stack import LocalStack\n" \
-        "LocalStack(Path(sys.argv[1])).start_kafka(detach=True)"
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    subprocess.run([sys.executable, "-c", DETACHING_STARTER, str(tmp_path)], check=True)
     stack = LocalStack(tmp_path)
     time.sleep(1.5)  # longer than a keeper would need to notice
     try:
@@ -168,8 +180,6 @@ def test_a_detached_server_outlives_its_starter(tmp_path: Path) -> None:
 
 
 def test_a_taken_port_is_said_in_one_sentence(tmp_path: Path) -> None:
-    import socket
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -1,0 +1,60 @@
+"""``tidewatch local`` as a person uses it, on the real servers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from service.local.commands import local_app
+from service.local.kafka import metadata_brokers
+from service.local.processes import port_is_free
+
+RUNNER = CliRunner()
+
+
+@pytest.mark.parametrize("command", ["up", "down", "status"])
+def test_every_command_helps_with_an_example(command: str) -> None:
+    shown = RUNNER.invoke(local_app, [command, "--help"])
+    assert shown.exit_code == 0
+    assert f"Example: tidewatch local {command}" in shown.output
+
+
+@pytest.mark.kafka
+@pytest.mark.elasticsearch
+def test_up_status_down(tmp_path: Path) -> None:
+    state = str(tmp_path / "state")
+    up = RUNNER.invoke(local_app, ["up", "--state-dir", state, "--kafka-port", "0", "--elasticsearch-port", "0"])
+    try:
+        assert up.exit_code == 0, up.output
+        servers = next(line.split("=", 1)[1] for line in up.output.splitlines() if "TIDEWATCH_KAFKA__BOOTSTRAP_SERVERS=" in line)
+        port = int(servers.rsplit(":", 1)[1])
+        assert metadata_brokers("127.0.0.1", port) == 1
+        assert "TIDEWATCH_ELASTICSEARCH__URL=http://127.0.0.1:" in up.output
+        status = RUNNER.invoke(local_app, ["status", "--state-dir", state])
+        assert status.exit_code == 0
+        assert status.output.count("healthy") == 2
+    finally:
+        down = RUNNER.invoke(local_app, ["down", "--state-dir", state])
+    assert down.exit_code == 0
+    assert port_is_free(port)
+    after = RUNNER.invoke(local_app, ["status", "--state-dir", state])
+    assert after.exit_code == 1
+    assert after.output.count("stopped") == 2
+
+
+def test_down_deletes_only_its_own_data(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    for name in ("kafka/data", "elasticsearch/home"):
+        (state / name).mkdir(parents=True)
+    (state / "mine.txt").write_text("keep me")
+    down = RUNNER.invoke(local_app, ["down", "--state-dir", str(state), "--delete-data"])
+    assert down.exit_code == 0
+    assert [path.name for path in state.iterdir()] == ["mine.txt"]
+
+
+def test_down_without_a_stack_says_so(tmp_path: Path) -> None:
+    down = RUNNER.invoke(local_app, ["down", "--state-dir", str(tmp_path / "none")])
+    assert down.exit_code == 0
+    assert "Nothing to stop" in down.output
