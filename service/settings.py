@@ -125,7 +125,9 @@ class TrainingSettings(Section):
     seed: int = 0
     device: str = "auto"
     calibration_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
+    refit: bool = True  # after calibrating, learn once more from all rows, the calibration's too
     max_windows: Positive = 20_000
+    max_calibration_windows: Positive = 200_000
     epochs: Positive = 50
     patience: Positive = 5
     batch_size: Positive = 256
@@ -200,10 +202,28 @@ class WebhookReceiver(Section):
 Receiver = Annotated[SlackReceiver | EmailReceiver | WebhookReceiver, Field(discriminator="type")]
 
 
+class RouteSettings(Section):
+    """Which alerts go to which receivers, and how they are gathered into messages.
+
+    ``match`` maps ``entity``, ``severity``, ``model`` or a label to a glob (``"!glob"`` means: anything else); all must
+    hold. The first route that matches wins, unless it says ``go_on``. ``group_by`` takes the same names: alerts that
+    agree on them share a message; nothing named puts everything into one.
+    """
+
+    match: dict[str, str] = {}
+    receivers: list[str]
+    go_on: bool = False
+    group_by: list[str] = []
+    group_wait_seconds: Annotated[float, Field(ge=0)] = 5.0
+    group_interval_seconds: Annotated[float, Field(ge=0)] = 60.0
+    repeat_interval_seconds: Seconds = 14_400.0
+
+
 class NotificationSettings(Section):
-    """Who is told, and how long each delivery is tried."""
+    """Who is told, and how long each delivery is tried. Without ``routes`` every receiver gets every alert."""
 
     receivers: list[Receiver] = []
+    routes: list[RouteSettings] = []
     send_resolved: bool = True
     attempt_timeout_seconds: Seconds = 10.0
     deadline_seconds: Seconds = 3600.0
@@ -215,7 +235,14 @@ class NotificationSettings(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"notifications.receivers: the name {twice[0]!r} is used twice")
+        unknown = sorted({name for route in self.routes for name in route.receivers} - set(names))
+        if unknown:
+            raise ValueError(f"notifications.routes: there is no receiver named {unknown[0]!r}")
         return self
+
+    def effective_routes(self) -> list[RouteSettings]:
+        """The routes, or one that sends everything to everyone when none is written."""
+        return self.routes or [RouteSettings(receivers=[receiver.name for receiver in self.receivers])]
 
 
 class HttpSettings(Section):

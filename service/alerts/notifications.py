@@ -1,0 +1,286 @@
+"""Sends what the stages decide. Each receiver has a task of its own, so a dead Slack never delays an e-mail."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+
+import stamina
+
+from service.alerts.base import Notifier
+from service.alerts.stages import (
+    Decision,
+    Group,
+    Notification,
+    Policy,
+    absorb,
+    after,
+    decide,
+    group_key,
+    group_labels,
+    news,
+    notification,
+    owed_offset,
+    route,
+    spent,
+)
+from service.clock import Clock
+from service.domain import Alert, Severity
+from service.errors import DeliveryFailed, DeliveryRefused
+from service.observability.logging import get_logger
+from service.settings import NotificationSettings
+
+log = get_logger("notify")
+
+Outcome = Callable[[str, str], None]  # (receiver, "sent" | "retried" | "refused" | "gave_up" | "muted" | "dropped")
+LONGEST_RETRY_AFTER = 900.0
+MAX_OWED = 50_000  # alerts a receiver may be behind by; beyond, the newest arrivals for it are dropped and counted
+
+
+class NotificationService:
+    """Routes, groups and delivers transitions.
+
+    ``notifiers``: by receiver name. ``on_outcome(receiver, outcome)`` is called once per delivery and once per failed try.
+    ``muted(alert)`` names the silence or inhibition that mutes an alert, or returns ``None``.
+    """
+
+    def __init__(
+        self,
+        settings: NotificationSettings,
+        notifiers: Mapping[str, Notifier],
+        *,
+        clock: Clock,
+        on_outcome: Outcome,
+        muted: Callable[[Alert], str | None] = lambda _alert: None,
+        retry_wait: tuple[float, float] = (0.5, 60.0),
+    ) -> None:
+        self._settings = settings
+        self._routes = settings.effective_routes()
+        self._lowest = {receiver.name: Severity(receiver.min_severity) for receiver in settings.receivers}
+        self._muted = muted
+        self._clock = clock
+        self._on_outcome = on_outcome
+        self._retry_wait = retry_wait
+        self._workers = {name: _Worker(self, notifier) for name, notifier in notifiers.items()}
+
+    async def start(self) -> None:
+        """Begin to deliver."""
+        for name, worker in self._workers.items():
+            worker.task = asyncio.create_task(worker.run(), name=f"notify {name}")
+
+    def accept(self, transitions: Sequence[tuple[Alert, int]]) -> None:
+        """Take (transition, offset) pairs in; never waits. Offsets are for ``owed_from``; -1 when there is none."""
+        now = self._clock.now_ms()
+        gathered: dict[tuple[str, int, str], tuple[dict[str, str], list[tuple[Alert, int]]]] = {}
+        for alert, offset in transitions:
+            for number, receiver in route(alert, self._routes):
+                labels = group_labels(alert, self._routes[number].group_by)
+                key = group_key(receiver, number, labels)
+                gathered.setdefault((receiver, number, key), (labels, []))[1].append((alert, offset))
+        for (receiver, number, key), (labels, arrived) in gathered.items():
+            self._workers[receiver].absorb(number, key, labels, arrived, now)
+
+    def owed_from(self) -> int | None:
+        """Offset of the oldest transition some receiver has still to be told about, or ``None`` when nothing is owed."""
+        owed = [offset for worker in self._workers.values() if (offset := worker.owed_offset()) is not None]
+        return min(owed, default=None)
+
+    def groups(self) -> list[Group]:
+        """Everything remembered: what each receiver is to be told and was told."""
+        return [group for worker in self._workers.values() for group in worker.groups.values()]
+
+    def restore(self, groups: Sequence[Group]) -> None:
+        """Take over what ``groups`` kept, before ``start``; receivers that no longer exist are dropped."""
+        for group in groups:
+            if group.receiver in self._workers and group.route < len(self._routes):
+                self._workers[group.receiver].groups[group.key] = group
+
+    def forget(self) -> None:
+        """Drop everything remembered, because another process has taken over telling people."""
+        for worker in self._workers.values():
+            worker.groups.clear()
+            worker.wake.set()
+
+    async def drained(self, seconds: float) -> bool:
+        """Send everything owed now, waiting no longer than ``seconds``; True when nothing is owed any more."""
+        for worker in self._workers.values():
+            worker.hurry()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                for worker in self._workers.values():
+                    await worker.idle.wait()
+        return all(worker.idle.is_set() for worker in self._workers.values())
+
+    def request_stop(self) -> None:
+        """Start no new message and no new try."""
+        for worker in self._workers.values():
+            worker.stopping = True
+            worker.wake.set()
+
+    async def close(self) -> None:
+        """Let a try in flight end, drop what waits for its next try (it stays owed), close the notifiers."""
+        self.request_stop()
+        for worker in self._workers.values():
+            await worker.finish(self._settings.attempt_timeout_seconds)
+        for worker in self._workers.values():
+            await worker.notifier.close()
+
+    def policy(self, receiver: str, number: int) -> Policy:
+        """The timing of one receiver on one route."""
+        rule = self._routes[number]
+        return Policy(
+            group_wait=round(rule.group_wait_seconds * 1000),
+            group_interval=round(rule.group_interval_seconds * 1000),
+            repeat_interval=round(rule.repeat_interval_seconds * 1000),
+            min_severity=self._lowest.get(receiver, Severity.INFO),
+            send_resolved=self._settings.send_resolved,
+        )
+
+
+class _Worker:
+    """One receiver: its groups, and the task that sends what is due."""
+
+    def __init__(self, service: NotificationService, notifier: Notifier) -> None:
+        self.service = service
+        self.notifier = notifier
+        self.groups: dict[str, Group] = {}
+        self.task: asyncio.Task[None] | None = None
+        self.wake = asyncio.Event()
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.stopping = False
+        self._attempting = False
+        self._hurry = False
+
+    @property
+    def name(self) -> str:
+        return self.notifier.name
+
+    def absorb(self, number: int, key: str, labels: dict[str, str], arrived: list[tuple[Alert, int]], now: int) -> None:
+        room = MAX_OWED - sum(len(group.entries) for group in self.groups.values())
+        if room < len(arrived):
+            for _ in arrived[max(room, 0) :]:
+                self.service._on_outcome(self.name, "dropped")
+            log.error("a receiver is too far behind; alerts dropped for it", receiver=self.name, alerts=len(arrived) - max(room, 0))
+            arrived = arrived[: max(room, 0)]
+        policy = self.service.policy(self.name, number)
+        group = self.groups.get(key)
+        if group is None or (not group.entries and group.last_sent_at is None):
+            group = Group(receiver=self.name, route=number, labels=labels, opened_at=now)
+        group = absorb(group, arrived, now, policy)
+        self.groups[key] = group
+        if any(news(entry.alert, entry.told, policy) for entry in group.entries.values()):
+            self.idle.clear()
+        self.wake.set()
+
+    def owed_offset(self) -> int | None:
+        owed = [
+            offset
+            for group in self.groups.values()
+            if (offset := owed_offset(group, self.service.policy(self.name, group.route), self.service._muted)) is not None
+        ]
+        return min(owed, default=None)
+
+    def hurry(self) -> None:
+        """Treat every wait as over until nothing is owed."""
+        self._hurry = True
+        self.wake.set()
+
+    async def run(self) -> None:
+        """Send due groups, one at a time, until stopped. Nothing a single group does ends the task."""
+        while not self.stopping:
+            self.wake.clear()
+            group, decision = self._next()
+            if group is not None and (decision.send or (self._hurry and decision.reason != "still firing")):
+                await self._tell(group, decision)
+                continue
+            if group is None or decision.reason == "still firing":
+                self.idle.set()
+                self._hurry = False
+            await self._pause(decision.at)
+
+    def _next(self) -> tuple[Group | None, Decision]:
+        """The group due first (or the one to look at next), after forgetting those that are spent."""
+        now = self.service._clock.now_ms()
+        best: tuple[Group | None, Decision] = (None, Decision(False, "nothing new"))
+        for key, group in list(self.groups.items()):
+            policy = self.service.policy(self.name, group.route)
+            if spent(group, now, policy):
+                del self.groups[key]
+                continue
+            decision = decide(group, now, policy, self.service._muted)
+            if decision.at is not None and (best[1].at is None or decision.at < best[1].at):
+                best = (group, decision)
+        return best
+
+    async def _pause(self, until: int | None) -> None:
+        """Wait for news, or until a moment; look again at least twice a minute, because silences end by themselves."""
+        wait = 30.0 if until is None else min(30.0, max(0.01, (until - self.service._clock.now_ms()) / 1000))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.wake.wait(), wait)
+
+    async def _tell(self, group: Group, decision: Decision) -> None:
+        policy = self.service.policy(self.name, group.route)
+        message = notification(group, decision.reason, policy, self.service._muted)
+        outcome = await self._deliver(message)
+        if outcome is None:
+            return  # stopped: it stays owed
+        self.service._on_outcome(self.name, outcome)
+        current = self.groups.get(group.key)  # it may have taken in news while the message was on its way, or been forgotten
+        if current is not None:
+            self.groups[group.key] = after(current, message, self.service._clock.now_ms())
+
+    async def _deliver(self, message: Notification) -> str | None:
+        """``sent``, ``refused`` or ``gave_up``; ``None`` when the service stops first."""
+        first, longest = self.service._retry_wait
+        deadline = self.service._settings.deadline_seconds
+        try:
+            async for attempt in stamina.retry_context(
+                on=self._again, attempts=None, timeout=deadline, wait_initial=first, wait_max=longest, wait_jitter=first
+            ):
+                with attempt:
+                    await self._try(message)
+        except DeliveryFailed as error:
+            if self.stopping:
+                return None
+            log.error("gave up telling a receiver", receiver=self.name, alerts=len(message.entries), why=str(error))
+            return "gave_up"
+        except DeliveryRefused as error:
+            log.error("a receiver refuses a message", receiver=self.name, alerts=len(message.entries), why=str(error))
+            return "refused"
+        log.info("told", receiver=self.name, alerts=len(message.entries), reason=message.reason, key=message.key)
+        return "sent"
+
+    async def _try(self, message: Notification) -> None:
+        seconds = self.service._settings.attempt_timeout_seconds
+        self._attempting = True
+        try:
+            async with asyncio.timeout(seconds):
+                await self.notifier.send(message.alerts, key=message.key)
+        except TimeoutError:
+            raise DeliveryFailed(f"{self.name}: no answer within {seconds:g} s.") from None
+        except (DeliveryFailed, DeliveryRefused):
+            raise
+        except Exception as error:
+            # A notifier's own mistake must not end the others' paging; its type is enough, its text might hold a secret.
+            raise DeliveryRefused(f"{self.name}: the message could not be made ({type(error).__name__}).") from error
+        finally:
+            self._attempting = False
+
+    def _again(self, error: Exception) -> bool | float:
+        if not isinstance(error, DeliveryFailed) or self.stopping:
+            return False
+        self.service._on_outcome(self.name, "retried")
+        return True if error.retry_after is None else min(error.retry_after, LONGEST_RETRY_AFTER)
+
+    async def finish(self, seconds: float) -> None:
+        if self.task is None:
+            return
+        self.wake.set()
+        if self._attempting:
+            await asyncio.wait([self.task], timeout=seconds + 1)
+        else:
+            await asyncio.sleep(0)
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)

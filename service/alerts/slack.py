@@ -1,0 +1,108 @@
+"""Slack incoming webhooks, as Block Kit within its limits (https://docs.slack.dev/reference/block-kit/blocks)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from service.alerts.delivery import Post
+from service.alerts.wording import Message, compose, rank_first, summary_sentence, summary_title
+from service.domain import Alert
+from service.settings import SlackReceiver
+
+HEADER_LIMIT = 150
+TEXT_LIMIT = 3000
+BLOCK_LIMIT = 50
+ALERTS_SHOWN = 10
+SIGNS = {"critical": "🔴", "warning": "🟠", "info": "🔵", "resolved": "✅"}
+
+
+class SlackNotifier:
+    """``Notifier`` for one incoming webhook. Slack has no idempotency key: a try that was cut off may appear twice."""
+
+    def __init__(self, receiver: SlackReceiver, *, history_url: str | None = None, timeout: float = 10.0) -> None:
+        self.name = receiver.name
+        self._history_url = history_url
+        self._post = Post(receiver.name, receiver.url, receiver.url_file, allow_http=receiver.allow_http, timeout=timeout)
+
+    async def send(self, alerts: Sequence[Alert], *, key: str) -> None:
+        """Post one message about ``alerts``."""
+        body = msgspec.json.encode(payload(alerts, self._history_url))
+        await self._post.send(body, {"content-type": "application/json", "idempotency-key": key})
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._post.close()
+
+
+def payload(alerts: Sequence[Alert], history_url: str | None = None) -> dict[str, Any]:
+    """The webhook's JSON: ``text`` for notifications and screen readers, ``blocks`` for the message."""
+    ordered = rank_first(alerts)
+    messages = [compose(alert, history_url) for alert in ordered[:ALERTS_SHOWN]]
+    if len(ordered) == 1:
+        blocks = _single(messages[0])
+        text = f"{_sign(messages[0])} {messages[0].title}"
+    else:
+        text = summary_title(ordered)
+        blocks = [_header(f"{_sign(messages[0])} {text}"), _section(escape(summary_sentence(ordered)))]
+        blocks += [_section(_brief(message)) for message in messages]
+        if len(ordered) > ALERTS_SHOWN:
+            blocks.append(_context(f"… and {len(ordered) - ALERTS_SHOWN:,} more; the history has them all."))
+    return {"text": escape(_cut(text, TEXT_LIMIT)), "blocks": blocks[:BLOCK_LIMIT]}
+
+
+def _single(message: Message) -> list[dict[str, Any]]:
+    blocks = [_header(f"{_sign(message)} {message.title}"), _section(escape(message.sentence))]
+    if message.metrics:
+        lines = [f"• *{escape(m.name)}* {escape(m.words.removeprefix(m.name).strip())}  `{m.spark}`" for m in message.metrics]
+        blocks.append(_section("\n".join(lines)))
+    facts = [f"since {message.since}", f"{message.unusual}, {message.one_in}"]
+    if message.voted:
+        facts.append(f"voted: {message.voted}")
+    if message.missing:
+        facts.append(f"*missing: {escape(message.missing)}*")
+    if message.labels:
+        facts.append(message.labels)
+    blocks.append(_context(" · ".join(escape(fact) if not fact.startswith("*") else fact for fact in facts)))
+    link = f"<{_url(message.history_url)}|history> · " if message.history_url else ""
+    blocks.append(_context(f"{link}`{message.advice}`"))
+    return blocks
+
+
+def _brief(message: Message) -> str:
+    line = f"{_sign(message)} *{escape(message.title)}*\n{escape(message.sentence)}"
+    if message.metrics and message.metrics[0].spark:
+        line += f"\n`{message.metrics[0].spark}` {escape(message.metrics[0].name)}"
+    return line
+
+
+def escape(text: str) -> str:
+    """Slack's three control characters as entities; nothing from outside becomes a mention or a link."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _url(url: str | None) -> str:
+    return (url or "").replace("|", "%7C").replace(">", "%3E").replace("<", "%3C")
+
+
+def _sign(message: Message) -> str:
+    return SIGNS.get("resolved" if message.status == "resolved" else message.severity, "🔵")
+
+
+def _header(text: str) -> dict[str, Any]:
+    return {"type": "header", "text": {"type": "plain_text", "text": _cut(text, HEADER_LIMIT), "emoji": True}}
+
+
+def _section(text: str) -> dict[str, Any]:
+    return {"type": "section", "text": {"type": "mrkdwn", "text": _cut(text, TEXT_LIMIT)}}
+
+
+def _context(text: str) -> dict[str, Any]:
+    return {"type": "context", "elements": [{"type": "mrkdwn", "text": _cut(text, TEXT_LIMIT)}]}
+
+
+def _cut(text: str, limit: int) -> str:
+    text = text or " "
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,249 @@
+"""Who is told what, and when: pure stages, each returning its reason. The order is route → mute → gather → decide → told.
+
+The conventions are Alertmanager's (grouping, group wait and interval, repeat, resolved): https://prometheus.io/docs/alerting.
+One thing differs on purpose: an alert that fired and was over before its group was due is still told, once, as over.
+All times here are wall-clock milliseconds, passed in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from service.domain import Alert, Severity, Status
+from service.settings import RouteSettings
+
+Muted = Callable[[Alert], str | None]
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What a receiver was last told about an alert."""
+
+    status: Status
+    severity: Severity
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One alert in a group. ``news_seq``: the transition worth telling (0: none yet); ``news_at``: when it came;
+    ``offset``: where the oldest untold news lay in the alerts topic."""
+
+    alert: Alert
+    news_seq: int = 0
+    news_at: int = 0
+    offset: int = -1
+    told: Told | None = None
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """What one receiver is told together. ``repeats``: messages sent since the news last changed."""
+
+    receiver: str
+    route: int
+    labels: dict[str, str]
+    opened_at: int
+    entries: dict[str, Entry] = {}
+    last_sent_at: int | None = None
+    repeats: int = 0
+
+    @property
+    def key(self) -> str:
+        """Identity of the group."""
+        return group_key(self.receiver, self.route, self.labels)
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """How one receiver's groups of one route are timed and filtered (milliseconds)."""
+
+    group_wait: int
+    group_interval: int
+    repeat_interval: int
+    min_severity: Severity = Severity.INFO
+    send_resolved: bool = True
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """Whether a group is due, why, and when to look again if not (``None``: only when something changes)."""
+
+    send: bool
+    reason: str
+    at: int | None = None
+
+
+class Notification(msgspec.Struct, frozen=True):
+    """One message owed: frozen when it became due, so that every try sends the same under the same key."""
+
+    group_key: str
+    receiver: str
+    labels: dict[str, str]
+    entries: Sequence[Entry]
+    reason: str
+    key: str
+
+    @property
+    def alerts(self) -> list[Alert]:
+        """The alerts told about."""
+        return [entry.alert for entry in self.entries]
+
+
+# --- route -----------------------------------------------------------------------------------------------------------
+
+
+def attribute(alert: Alert, name: str) -> str:
+    """What matchers and ``group_by`` see: ``entity``, ``severity``, ``model``, ``alert`` (its id), or a label ("" if absent)."""
+    known = {"entity": alert.entity, "severity": str(alert.peak_severity), "model": alert.bundle, "alert": alert.alert_id}
+    return known[name] if name in known else alert.labels.get(name, "")
+
+
+def matches(alert: Alert, match: Mapping[str, str]) -> bool:
+    """True when every glob holds; ``!glob`` holds when the glob does not."""
+    return all(_holds(attribute(alert, name), pattern) for name, pattern in match.items())
+
+
+def _holds(value: str, pattern: str) -> bool:
+    if pattern.startswith("!"):
+        return not fnmatchcase(value, pattern[1:])
+    return fnmatchcase(value, pattern)
+
+
+def route(alert: Alert, routes: Sequence[RouteSettings]) -> list[tuple[int, str]]:
+    """(route number, receiver) pairs this alert goes to, each receiver once; empty when no route matches."""
+    found: dict[str, int] = {}
+    for number, rule in enumerate(routes):
+        if matches(alert, rule.match):
+            for receiver in rule.receivers:
+                found.setdefault(receiver, number)
+            if not rule.go_on:
+                break
+    return [(number, receiver) for receiver, number in found.items()]
+
+
+# --- gather ----------------------------------------------------------------------------------------------------------
+
+
+def group_labels(alert: Alert, group_by: Sequence[str]) -> dict[str, str]:
+    """The values an alert is grouped by."""
+    return {name: attribute(alert, name) for name in group_by}
+
+
+def group_key(receiver: str, route_number: int, labels: Mapping[str, str]) -> str:
+    """Identity of a group, as text."""
+    return msgspec.json.encode([receiver, route_number, dict(sorted(labels.items()))]).decode()
+
+
+def news(alert: Alert, told: Told | None, policy: Policy) -> str | None:
+    """Why this state of an alert is worth telling someone who was last told ``told``, or ``None``."""
+    if alert.status is Status.PENDING or alert.fired_at is None:
+        return None
+    if told is None:
+        if alert.peak_severity.rank < policy.min_severity.rank:
+            return None
+        return "fired" if alert.status is Status.FIRING else "fired and already over"
+    if alert.status is Status.RESOLVED:
+        return "resolved" if policy.send_resolved and told.status is Status.FIRING else None
+    return "raised" if alert.severity.rank > told.severity.rank else None
+
+
+def absorb(group: Group, arrived: Sequence[tuple[Alert, int]], now: int, policy: Policy) -> Group:
+    """The group after these (transition, offset) pairs. An older state than the one held is ignored."""
+    entries = dict(group.entries)
+    for alert, offset in arrived:
+        entry = entries.get(alert.alert_id)
+        if entry is not None and alert.seq <= entry.alert.seq:
+            continue
+        before = news(entry.alert, entry.told, policy) if entry is not None else None
+        entry = Entry(alert=alert) if entry is None else msgspec.structs.replace(entry, alert=alert)
+        why = news(alert, entry.told, policy)
+        if why is not None and why != before:
+            oldest = offset if before is None else entry.offset
+            entry = msgspec.structs.replace(entry, news_seq=alert.seq, news_at=now, offset=oldest)
+        if why is None and (entry.told is None or alert.status is Status.RESOLVED):
+            entries.pop(alert.alert_id, None)  # nothing to tell about it, now or later
+        else:
+            entries[alert.alert_id] = entry
+    return msgspec.structs.replace(group, entries=entries)
+
+
+# --- decide ----------------------------------------------------------------------------------------------------------
+
+
+def decide(group: Group, now: int, policy: Policy, muted: Muted) -> Decision:
+    """Whether this group is due now. New news waits ``group_wait`` in a fresh group and ``group_interval`` in one already
+    told; a critical alert nobody was told about waits only ``group_wait`` in either."""
+    fresh = [(entry, why) for entry in group.entries.values() if (why := news(entry.alert, entry.told, policy)) is not None]
+    audible = [(entry, why) for entry, why in fresh if muted(entry.alert) is None]
+    if audible:
+        at = min(_due_at(group, entry, policy) for entry, _ in audible)
+        reason = ", ".join(sorted({why for _, why in audible}))
+        return Decision(now >= at, reason, at)
+    standing = [e for e in group.entries.values() if e.told is not None and _wants_repeat(e) and muted(e.alert) is None]
+    if standing and group.last_sent_at is not None:
+        at = group.last_sent_at + policy.repeat_interval
+        return Decision(now >= at, "still firing", at)
+    return Decision(False, "everything new is muted" if fresh else "nothing new")
+
+
+def _due_at(group: Group, entry: Entry, policy: Policy) -> int:
+    if group.last_sent_at is None:
+        return group.opened_at + policy.group_wait
+    if entry.told is None and entry.alert.severity is Severity.CRITICAL and entry.alert.status is Status.FIRING:
+        return max(entry.news_at, group.last_sent_at) + policy.group_wait
+    return max(group.last_sent_at + policy.group_interval, entry.news_at)
+
+
+def _wants_repeat(entry: Entry) -> bool:
+    return entry.alert.status is Status.FIRING and entry.alert.acknowledged_by is None
+
+
+def notification(group: Group, reason: str, policy: Policy, muted: Muted) -> Notification:
+    """The message a due group makes: everything firing, and what resolved since the last message; nothing muted."""
+    told = [
+        entry
+        for entry in group.entries.values()
+        if (entry.told is not None or news(entry.alert, entry.told, policy) is not None) and muted(entry.alert) is None
+    ]
+    has_news = any(news(entry.alert, entry.told, policy) is not None for entry in told)
+    identity = msgspec.json.encode(
+        [group.key, sorted((entry.alert.alert_id, entry.news_seq) for entry in told), 0 if has_news else group.repeats]
+    )
+    return Notification(group.key, group.receiver, group.labels, told, reason, hashlib.sha256(identity).hexdigest()[:32])
+
+
+# --- told ------------------------------------------------------------------------------------------------------------
+
+
+def after(group: Group, sent: Notification, now: int) -> Group:
+    """The group once ``sent`` was delivered (or given up): what was told is remembered, what is over and told is dropped.
+
+    News that came in while the message was on its way stays news.
+    """
+    entries = dict(group.entries)
+    changed = False
+    for told in sent.entries:
+        entry = entries.get(told.alert.alert_id)
+        if entry is None:
+            continue
+        changed = changed or entry.told != Told(told.alert.status, told.alert.severity)
+        entry = msgspec.structs.replace(entry, told=Told(told.alert.status, told.alert.severity), offset=-1)
+        if told.alert.status is Status.RESOLVED:
+            del entries[told.alert.alert_id]
+        else:
+            entries[told.alert.alert_id] = entry
+    return msgspec.structs.replace(group, entries=entries, last_sent_at=now, repeats=1 if changed else group.repeats + 1)
+
+
+def spent(group: Group, now: int, policy: Policy) -> bool:
+    """True when an empty group may be forgotten: kept for one interval so that flapping does not restart its wait."""
+    return not group.entries and (group.last_sent_at is None or now >= group.last_sent_at + policy.group_interval)
+
+
+def owed_offset(group: Group, policy: Policy, muted: Muted) -> int | None:
+    """Offset of the oldest transition whose news this receiver has not been told, or ``None``."""
+    owed = [
+        entry.offset
+        for entry in group.entries.values()
+        if entry.offset >= 0 and news(entry.alert, entry.told, policy) is not None and muted(entry.alert) is None
+    ]
+    return min(owed, default=None)
