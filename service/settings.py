@@ -61,6 +61,7 @@ class KafkaSettings(Section):
     group_prefix: str = "tidewatch"
     session_timeout_seconds: Seconds = 10.0
     request_timeout_seconds: Seconds = 20.0
+    connect_timeout_seconds: Seconds = 30.0  # how long a start waits for a Kafka that does not answer
     topics: TopicSettings = TopicSettings()
 
 
@@ -100,6 +101,7 @@ class StreamSettings(Section):
     idle_after_seconds: Seconds = 3600.0
     max_batch_records: Positive = 4000
     max_rewind_records: Positive = 2_000_000
+    start_from: Literal["earliest", "latest"] = "earliest"  # where a group that never committed begins
 
 
 class BudgetSettings(Section):

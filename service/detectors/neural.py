@@ -35,6 +35,8 @@ class NeuralDetector(ABC):
     """Learns to reconstruct normal windows; what it cannot reconstruct is strange."""
 
     default_name = "neural"
+    # Training settings this family takes as options.
+    takes = ("seed", "device", "epochs", "patience", "batch_size", "learning_rate")
 
     def __init__(
         self,

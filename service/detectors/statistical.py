@@ -25,7 +25,7 @@ from service.domain import F32, F64
 
 Arrays = dict[str, NDArray[Any]]
 
-LEAST_WINDOWS = 200
+LEAST_WINDOWS = 64
 VOTES = {"isolation_forest": 0.4, "elliptic_envelope": 0.3, "one_class_svm": 0.3}
 # Covariance and kernel methods grow with the square of the dimensions and of the rows: both are capped.
 MOST_DIMENSIONS = 64
@@ -37,6 +37,8 @@ class StatisticalAnomalyDetector:
     """The three together; any subset by naming only some ``weights``."""
 
     default_name = "statistical"
+    # Training settings this family takes as options.
+    takes = ("seed",)
 
     def __init__(
         self,

@@ -1,0 +1,231 @@
+"""Many members, one calibrated word: combine raw scores, smooth them per entity, and calibrate the result again.
+
+The bundle keeps the calibration matrix (every member's raw score on every calibration window), so whichever members
+survive at run time, the ensemble of just those has its own calibrated tail; it is worked out once per subset.
+
+Combining is a plain function in ``COMBINATIONS``: raw scores of the members present, what calibration knows of them, and
+their weights in; one number per window out, higher is stranger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from service.detectors import budget
+from service.detectors.calibration import Calibration
+from service.detectors.kernels import kernel
+from service.domain import F64, I64
+
+# Spans, in rows, of the exponentially weighted means that are averaged; () leaves the combined score as it is.
+SPANS = (5, 20, 80)
+
+
+class EntityState(msgspec.Struct, frozen=True):
+    """All that detection remembers of one entity; small, and serialisable for the state topic.
+
+    ``row``: end row of the newest window scored; ``sums`` and ``weights``: the running numerators and denominators of the
+    smoothing means; ``tracker``: the alert-budget tracker's own state.
+    """
+
+    row: int
+    sums: tuple[float, ...]
+    weights: tuple[float, ...]
+    tracker: budget.State
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Member:
+    """What calibration knows of one member: its tail, and the centre and spread of its normal scores."""
+
+    name: str
+    weight: float
+    calibration: Calibration
+    centre: float
+    spread: float
+
+
+Combine = Callable[[Sequence[F64], Sequence[Member]], F64]
+
+
+def by_scaled_mean(raw: Sequence[F64], members: Sequence[Member]) -> F64:
+    """Weighted mean of ``(raw - median) / spread``, where 2.33 spreads lie between the calibration's median and its 99 %."""
+    return _weighted([(one - member.centre) / member.spread for one, member in zip(raw, members, strict=True)], members)
+
+
+def by_tail(raw: Sequence[F64], members: Sequence[Member]) -> F64:
+    """Weighted mean of the members' surprises (-log10 of the calibrated tail probability): Fisher's method, weighted."""
+    return _weighted([member.calibration.surprise(one) for one, member in zip(raw, members, strict=True)], members)
+
+
+def by_votes(raw: Sequence[F64], members: Sequence[Member]) -> F64:
+    """Weighted share of members beyond mean + 3 sigma of their calibration: the plain rule of the literature."""
+    return _weighted(
+        [(one > member.centre + 3.0 * member.spread).astype(np.float64) for one, member in zip(raw, members, strict=True)], members
+    )
+
+
+def _weighted(parts: Sequence[F64], members: Sequence[Member]) -> F64:
+    weights = np.array([member.weight for member in members])
+    combined: F64 = np.tensordot(weights / weights.sum(), np.stack(parts), axes=1)
+    return combined
+
+
+COMBINATIONS: Mapping[str, Combine] = {"tail": by_tail, "zscore": by_scaled_mean, "votes": by_votes}
+
+
+class Ensemble:
+    """Combines, smooths and calibrates; knows no detector, only their scores."""
+
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        matrix: F64,
+        runs: I64,
+        *,
+        window: int,
+        stride: int,
+        combination: str = "tail",
+        spans: Sequence[int] = SPANS,
+    ) -> None:
+        """``matrix``: float64 (n, members), raw scores of consecutive (stride 1) calibration windows in the order of
+        ``weights``; ``runs``: int64, how many windows each calibration series has.
+
+        Raises ``NotEnoughData`` when the matrix is too short to calibrate on.
+        """
+        self.weights = dict(weights)
+        self.matrix = np.asarray(matrix, np.float64)
+        self.runs = np.asarray(runs, np.int64)
+        self.window = window
+        self.stride = stride
+        self.combination = combination
+        self.spans = tuple(spans)
+        self._n_eff = (len(self.matrix) + window - 1) / window
+        self._members = {name: self._member(name, self.matrix[:, at]) for at, name in enumerate(self.weights)}
+        self._tails: dict[tuple[str, ...], Calibration] = {}
+
+    def _member(self, name: str, scores: F64) -> Member:
+        centre, high = np.quantile(scores, [0.5, 0.99])
+        spread = max((high - centre) / 2.33, 1e-3 * max(abs(centre), 1e-9))
+        return Member(name, self.weights[name], Calibration(scores, self._n_eff), float(centre), float(spread))
+
+    def member(self, name: str) -> Member:
+        """What calibration knows of a member."""
+        return self._members[name]
+
+    def combine(self, raw: Mapping[str, F64]) -> F64:
+        """One number per window from the members that spoke (at least one), before smoothing."""
+        present = [self._members[name] for name in self.weights if name in raw]
+        return COMBINATIONS[self.combination]([raw[member.name] for member in present], present)
+
+    def smooth(self, combined: F64, entities: Sequence[str], rows: I64, states: Mapping[str, EntityState]) -> Smoothed:
+        """Carry each entity's running means over its windows, which stand in row order. The states given are not changed."""
+        slots, names = _slots(entities)
+        sums, weights = np.zeros((2, len(names), len(self.spans)))
+        newest = np.full(len(names), -1, np.int64)
+        for slot, name in enumerate(names):
+            if name in states and len(states[name].sums) == len(self.spans):
+                sums[slot], weights[slot], newest[slot] = states[name].sums, states[name].weights, states[name].row
+        out = self._run(combined, slots, np.asarray(rows, np.int64), newest, sums, weights)
+        return Smoothed(out, {name: (int(newest[s]), tuple(sums[s]), tuple(weights[s])) for s, name in enumerate(names)})
+
+    def _run(self, combined: F64, slots: I64, rows: I64, newest: I64, sums: F64, weights: F64) -> F64:
+        if not self.spans:
+            newest[slots] = rows
+            return combined
+        out = np.empty_like(combined)
+        decays = 1.0 - 2.0 / (np.asarray(self.spans, np.float64) + 1.0)
+        _running_means(combined, slots, rows, newest, decays, self.stride, sums, weights, out)
+        return out
+
+    def tail(self, names: Sequence[str]) -> Calibration:
+        """The calibration of the smoothed ensemble of just these members."""
+        key = tuple(name for name in self.weights if name in set(names))
+        if key not in self._tails:
+            self._tails[key] = self._calibrate(key)
+        return self._tails[key]
+
+    def _calibrate(self, key: tuple[str, ...]) -> Calibration:
+        columns = {name: self.matrix[:, at] for at, name in enumerate(self.weights) if name in key}
+        combined = self.combine(columns)
+        # Serving sees every stride-th window, in some phase: each phase of each series is a run of its own.
+        rows = np.concatenate([np.arange(run) for run in self.runs])
+        series = np.repeat(np.arange(len(self.runs)), self.runs)
+        slots = series * self.stride + rows % self.stride
+        count = len(self.runs) * self.stride
+        sums, weights = np.zeros((2, count, len(self.spans)))
+        smoothed = self._run(combined, slots, rows, np.full(count, -1, np.int64), sums, weights)
+        return Calibration(smoothed, self._n_eff)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """What the bundle keeps."""
+        settings = {
+            "weights": self.weights,
+            "window": self.window,
+            "stride": self.stride,
+            "combination": self.combination,
+            "spans": list(self.spans),
+        }
+        return settings, {"matrix": self.matrix, "runs": self.runs}
+
+    @classmethod
+    def restored(cls, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Ensemble:
+        """The inverse of ``state``."""
+        return cls(
+            settings["weights"],
+            arrays["matrix"],
+            arrays["runs"],
+            window=int(settings["window"]),
+            stride=int(settings["stride"]),
+            combination=settings["combination"],
+            spans=settings["spans"],
+        )
+
+    def reweighted(self, weights: Mapping[str, float]) -> Ensemble:
+        """The same calibration with other weights: a subset of the members, or a different balance."""
+        at = [list(self.weights).index(name) for name in weights]
+        return Ensemble(
+            weights,
+            np.ascontiguousarray(self.matrix[:, at]),
+            self.runs,
+            window=self.window,
+            stride=self.stride,
+            combination=self.combination,
+            spans=self.spans,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Smoothed:
+    """Smoothed scores (n,) and, per entity, the row, sums and weights to remember."""
+
+    scores: F64
+    memory: Mapping[str, tuple[int, tuple[float, ...], tuple[float, ...]]]
+
+
+def _slots(entities: Sequence[str]) -> tuple[I64, list[str]]:
+    found: dict[str, int] = {}
+    slots = np.fromiter((found.setdefault(name, len(found)) for name in entities), np.int64, len(entities))
+    return slots, list(found)
+
+
+@kernel
+def _running_means(
+    values: F64, slots: I64, rows: I64, newest: I64, decays: F64, stride: int, sums: F64, weights: F64, out: F64
+) -> None:
+    for i in range(values.shape[0]):
+        slot = slots[i]
+        elapsed = rows[i] - newest[slot] if newest[slot] >= 0 else stride
+        newest[slot] = rows[i]
+        total = 0.0
+        for k in range(decays.shape[0]):
+            kept = decays[k] ** elapsed
+            sums[slot, k] = kept * sums[slot, k] + (1.0 - kept) * values[i]
+            weights[slot, k] = kept * weights[slot, k] + (1.0 - kept)
+            total += sums[slot, k] / weights[slot, k]
+        out[i] = total / decays.shape[0]

@@ -1,0 +1,272 @@
+"""From windows that are due to verdicts: members side by side in threads, one calibrated word, adjusted for drift.
+
+The event loop only waits: scaling, scoring and judging all run in threads. A member that fails, is late or was never
+trained is named in the verdict with its reason and left out; the ensemble of the others has its own calibration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.detectors import budget
+from service.detectors.bundle import Bundle, BundledMember
+from service.detectors.calibration import Calibration, score_of
+from service.detectors.ensemble import EntityState
+from service.detectors.features import Features
+from service.domain import F64, MemberScore, MetricShare, Verdict, WindowBatch, severity_of
+from service.errors import ConfigError
+from service.settings import DetectionSettings
+
+Result = TypeVar("Result")
+
+# How many metrics a verdict names, and how many of their newest rows it shows.
+TOP_METRICS = 10
+RECENT_ROWS = 60
+# Windows this close to their level (in surprise) are explained too: an episode may go on a little below it.
+NEARLY = 0.5
+
+
+class RealTimeAnomalyDetector:
+    """One bundle at work on any number of entities; remembers a little of each (``EntityState``)."""
+
+    def __init__(self, bundle: Bundle, settings: DetectionSettings | None = None, *, min_coverage: float = 0.5) -> None:
+        """``min_coverage``: the least share of a window's values that must have been observed for a score.
+
+        Raises ``ConfigError`` when the settings name a detector that the bundle does not hold.
+        """
+        settings = settings or DetectionSettings()
+        self.bundle = bundle
+        self.min_coverage = min_coverage
+        self._members, self._ensemble = _chosen(bundle, settings.detectors)
+        self._params = budget.params_for(settings.budget.false_alarms_per_entity_day, bundle.schema.interval_ms, bundle.stride)
+        self._timeout = settings.timeout_seconds
+        self._threads = settings.threads
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="detect")
+        self._late: dict[str, asyncio.Future[Any]] = {}
+        self._states: dict[str, EntityState] = {}
+        self._turn = asyncio.Lock()
+
+    async def detect(self, batch: WindowBatch) -> list[Verdict]:
+        """One verdict per window, in the batch's order. Windows of one entity must come in row order, batch after batch."""
+        async with self._turn:
+            covered = await self._in_thread(self._coverage, batch)
+            verdicts = [self._blank(batch, at, _uncovered(share, self.min_coverage)) for at, share in enumerate(covered)]
+            chosen = np.flatnonzero(covered >= self.min_coverage)
+            if not len(chosen):
+                return verdicts
+            features = (await self._in_thread(self.bundle.scaler.transform, batch)).take(chosen)
+            answers = await asyncio.gather(*(self._ask(member, features) for member in self._members))
+            judged = await self._in_thread(self._judge, batch, chosen, features, dict(answers))
+            for at, verdict in zip(chosen, judged, strict=True):
+                verdicts[at] = verdict
+            return verdicts
+
+    def snapshot(self, entities: Iterable[str] | None = None) -> dict[str, EntityState]:
+        """What is remembered of the entities (all of them by default); unknown ones are left out."""
+        return {name: self._states[name] for name in (self._states if entities is None else entities) if name in self._states}
+
+    def restore(self, states: Mapping[str, EntityState]) -> None:
+        """Take over what another process remembered."""
+        self._states.update(states)
+
+    def forget(self, entities: Iterable[str]) -> None:
+        """Drop what is remembered of the entities."""
+        for name in entities:
+            self._states.pop(name, None)
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _in_thread(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+
+    async def _ask(self, member: BundledMember, features: Features) -> tuple[str, F64 | MemberScore]:
+        late = self._late.get(member.name)
+        if late is not None and not late.done():
+            return member.name, _silent(member.name, "timeout", "still busy with an earlier batch")
+        working = asyncio.ensure_future(self._in_thread(member.detector.score, features))
+        try:
+            raw = await asyncio.wait_for(asyncio.shield(working), self._timeout)
+        except TimeoutError:
+            working.add_done_callback(_consume)
+            self._late[member.name] = working
+            self._replace_pool()
+            return member.name, _silent(member.name, "timeout", f"no answer within {self._timeout:g} s")
+        except Exception as error:  # noqa: BLE001  # whatever a member raises, the others still speak
+            return member.name, _silent(member.name, "failed", f"{type(error).__name__}: {error}")
+        if len(raw) != len(features) or not np.isfinite(raw).all():
+            return member.name, _silent(member.name, "failed", "gave scores that are not finite, or not one per window")
+        return member.name, raw
+
+    def _replace_pool(self) -> None:
+        # The late member keeps its thread until it is done; the others get fresh ones and do not wait behind it.
+        self._pool.shutdown(wait=False)
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="detect")
+
+    def _coverage(self, batch: WindowBatch) -> F64:
+        covered: F64 = batch.mask.mean(axis=(1, 2), dtype=np.float64)
+        return covered
+
+    def _judge(
+        self, batch: WindowBatch, chosen: NDArray[Any], features: Features, answers: Mapping[str, F64 | MemberScore]
+    ) -> list[Verdict]:
+        raw = {name: answer for name, answer in answers.items() if not isinstance(answer, MemberScore)}
+        if not raw:
+            silent = tuple(answer for answer in answers.values() if isinstance(answer, MemberScore))
+            return [self._blank(batch, at, "no detector could score it", silent) for at in chosen]
+        tail = self._ensemble.tail(list(raw))
+        entities = [batch.entities[at] for at in chosen]
+        rows = batch.end_rows[chosen]
+        smoothed = self._ensemble.smooth(self._ensemble.combine(raw), entities, rows, self._states)
+        surprises = tail.surprise(smoothed.scores)
+        decisions, trackers = self._track(entities, surprises)
+        for name, (row, sums, weights) in smoothed.memory.items():
+            self._states[name] = EntityState(row, sums, weights, trackers[name])
+        fresh = self.bundle.fresh_calibration.p(self.bundle.fresh.score(features))
+        words = _words(answers, {name: self._ensemble.member(name).calibration for name in raw}, len(chosen))
+        explained = [i for i, one in enumerate(decisions) if one.is_anomaly or surprises[i] > one.level - NEARLY]
+        metrics = self._explain(batch, chosen, features, list(raw), explained)
+        return [
+            self._verdict(batch, at, float(surprises[i]), decisions[i], tail, float(fresh[i]), words[i], metrics.get(i, ()))
+            for i, at in enumerate(chosen)
+        ]
+
+    def _track(self, entities: Sequence[str], surprises: F64) -> tuple[list[budget.Decision], dict[str, budget.State]]:
+        trackers: dict[str, budget.State] = {}
+        decisions = []
+        for name, surprise in zip(entities, surprises.tolist(), strict=True):
+            state = trackers.get(name)
+            if state is None:
+                known = self._states.get(name)
+                state = budget.start(self._params) if known is None else known.tracker
+            trackers[name], decision = budget.step(state, surprise, self._params)
+            decisions.append(decision)
+        return decisions, trackers
+
+    def _explain(
+        self, batch: WindowBatch, chosen: NDArray[Any], features: Features, names: Sequence[str], which: Sequence[int]
+    ) -> dict[int, tuple[MetricShare, ...]]:
+        if not which:
+            return {}
+        some = features.take(np.array(which))
+        total = np.zeros((len(which), features.dims))
+        weight = self._ensemble.weights
+        for member in self._members:
+            if member.name in names:
+                parts = np.maximum(member.detector.attribute(some), 0.0)
+                total += weight[member.name] * parts / np.maximum(parts.sum(axis=1, keepdims=True), 1e-12)
+        shares = total / np.maximum(total.sum(axis=1, keepdims=True), 1e-12)
+        return {i: self._top_metrics(batch, int(chosen[i]), shares[k]) for k, i in enumerate(which)}
+
+    def _top_metrics(self, batch: WindowBatch, at: int, shares: F64) -> tuple[MetricShare, ...]:
+        entity, names = batch.entities[at], batch.schema.metrics
+        centre, spread = self.bundle.scaler.centre(entity), self.bundle.scaler.scale(entity)
+        recent = batch.values[at, -RECENT_ROWS:]
+        return tuple(
+            MetricShare(
+                name=names[j],
+                share=float(shares[j]),
+                actual=_number(recent[-1, j]),
+                expected=float(centre[j]),
+                spread=float(spread[j]),
+                recent=tuple(_number(value) for value in recent[:, j]),
+            )
+            for j in np.argsort(-shares, kind="stable")[:TOP_METRICS]
+        )
+
+    def _verdict(
+        self,
+        batch: WindowBatch,
+        at: int,
+        surprise: float,
+        decision: budget.Decision,
+        tail: Calibration,
+        fresh_p: float,
+        members: tuple[MemberScore, ...],
+        metrics: tuple[MetricShare, ...],
+    ) -> Verdict:
+        p = min(max(10.0 ** -(surprise - decision.shift), tail.floor), 1.0)
+        score = float(score_of(p))
+        return Verdict(
+            **self._where(batch, at),
+            surprise=surprise,
+            level=decision.level,
+            p=p,
+            score=score,
+            fresh_p=fresh_p,
+            is_anomaly=decision.is_anomaly,
+            severity=severity_of(score),
+            members=members,
+            metrics=metrics,
+        )
+
+    def _blank(self, batch: WindowBatch, at: int, reason: str, members: tuple[MemberScore, ...] = ()) -> Verdict:
+        return Verdict(**self._where(batch, at), not_scored=reason, members=members)
+
+    def _where(self, batch: WindowBatch, at: int) -> dict[str, Any]:
+        interval, row = batch.schema.interval_ms, int(batch.end_rows[at])
+        return {
+            "entity": batch.entities[at],
+            "end_row": row,
+            "timestamp": row * interval,
+            "stride": self.bundle.stride,
+            "bundle": self.bundle.name,
+            "bundle_version": self.bundle.version,
+            "interval_ms": interval,
+            "labels": batch.labels[at],
+            "topic": batch.topic,
+            "partition": int(batch.partitions[at]),
+            "first_offset": int(batch.first_offsets[at]),
+            "last_offset": int(batch.last_offsets[at]),
+        }
+
+
+def _chosen(bundle: Bundle, wanted: Mapping[str, float] | None) -> tuple[tuple[BundledMember, ...], Any]:
+    if wanted is None:
+        return bundle.members, bundle.ensemble
+    held = {member.name: member for member in bundle.members}
+    unknown = sorted(set(wanted) - set(held))
+    if unknown or not wanted:
+        raise ConfigError(
+            f"detection.detectors names {', '.join(unknown) or 'nothing'}; the bundle {bundle.name} holds {', '.join(held)}.",
+            hint="Name detectors that the bundle holds, or train a bundle that holds them.",
+        )
+    return tuple(held[name] for name in wanted), bundle.ensemble.reweighted(wanted)
+
+
+def _uncovered(share: float, least: float) -> str:
+    return f"only {share:.0%} of its values were observed (min_coverage is {least:.0%})"
+
+
+def _silent(name: str, state: Any, reason: str) -> MemberScore:
+    return MemberScore(name=name, raw=None, p=None, state=state, reason=reason)
+
+
+def _words(
+    answers: Mapping[str, F64 | MemberScore], calibrations: Mapping[str, Calibration], count: int
+) -> list[tuple[MemberScore, ...]]:
+    columns: list[Sequence[MemberScore]] = []
+    for name, answer in answers.items():
+        if isinstance(answer, MemberScore):
+            columns.append([answer] * count)
+            continue
+        tails = calibrations[name].p(answer)
+        columns.append([MemberScore(name=name, raw=r, p=p) for r, p in zip(answer.tolist(), tails.tolist(), strict=True)])
+    return list(zip(*columns, strict=True))
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _consume(done: asyncio.Future[Any]) -> None:
+    # A late answer is not used, but its exception must be taken note of or asyncio complains when it is collected.
+    if not done.cancelled():
+        done.exception()

@@ -1,0 +1,138 @@
+"""From a data set to a model bundle: learn on the older rows, calibrate on the newest, learn once more from all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from service.detectors.base import Progress, silent
+from service.detectors.bundle import Bundle, BundledMember, Factory, library_versions, sealed
+from service.detectors.calibration import Calibration
+from service.detectors.ensemble import Ensemble
+from service.detectors.features import Features, Scaler
+from service.detectors.fresh import FreshRows
+from service.domain import F64, Dataset
+from service.errors import ConfigError, DatasetError
+from service.settings import TrainingSettings
+from service.training.split import split
+
+# Windows scored at a time while calibrating: bounds memory whatever the number of rows.
+CHUNK = 16_384
+
+
+def train(
+    dataset: Dataset,
+    settings: TrainingSettings,
+    *,
+    name: str,
+    detectors: Mapping[str, float | Mapping[str, Any]],
+    factory: Factory,
+    progress: Progress = silent,
+) -> Bundle:
+    """Train ``detectors`` on the normal rows of ``dataset``; all its entities share the bundle.
+
+    ``detectors``: a weight by name, or a mapping with ``weight`` (1 by default) and the detector's own options.
+    ``progress(stage, done, total, detail)`` is called throughout. Raises ``NotEnoughData`` naming the least rows needed,
+    ``DatasetError`` for rows that do not fit the schema, ``ConfigError`` for detectors that are unknown or refuse their options.
+    """
+    _check(dataset)
+    parts = split(dataset.series, settings.window, settings.calibration_share, settings.max_calibration_windows)
+    scaler = Scaler().fit(parts.fit)
+    learn = _capped(scaler.windows(parts.fit, settings.window), settings.max_windows)
+    held_out = scaler.windows(parts.calibration, settings.window)
+    members = [_make(kind, told, settings, factory) for kind, told in detectors.items()]
+    for member in members:
+        member.detector.fit(learn, progress=progress)
+    fresh = FreshRows(settings.stride).fit(learn)
+
+    matrix = _matrix(members, held_out, progress)
+    ensemble = Ensemble(
+        {member.name: _weight(detectors[member.name]) for member in members},
+        matrix,
+        np.unique(held_out.series, return_counts=True)[1],
+        window=settings.window,
+        stride=settings.stride,
+    )
+    rows = sum(len(one.values) for one in parts.calibration)
+    fresh_calibration = Calibration(_in_chunks(fresh, held_out), rows / settings.stride)
+    if settings.refit:
+        scaler = Scaler().fit(parts.everything)
+        everything = _capped(scaler.windows(parts.everything, settings.window), settings.max_windows)
+        for member in members:
+            member.detector.fit(everything, progress=progress)
+        fresh.fit(everything)
+    bundle = Bundle(
+        name=name,
+        version="",
+        schema=dataset.schema,
+        window=settings.window,
+        stride=settings.stride,
+        members=tuple(members),
+        scaler=scaler,
+        ensemble=ensemble,
+        fresh=fresh,
+        fresh_calibration=fresh_calibration,
+        training=settings.model_dump(mode="json"),
+        libraries=library_versions(),
+        fingerprint=fingerprint(dataset),
+    )
+    return sealed(bundle)
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """SHA-256 (hex) of the schema and of every value, so that a bundle says what it was trained on."""
+    digest = hashlib.sha256(repr((dataset.schema.metrics, dataset.schema.interval_ms)).encode())
+    for one in dataset.series:
+        digest.update(f"{one.entity}\x00{one.start_row}\x00{one.values.shape}".encode())
+        digest.update(np.ascontiguousarray(one.values, np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def _check(dataset: Dataset) -> None:
+    for one in dataset.series:
+        if one.values.ndim != 2 or one.values.shape[1] != dataset.schema.dims:
+            raise DatasetError(
+                f"The series of {one.entity} has the shape {one.values.shape}; its schema has {dataset.schema.dims} metrics.",
+                hint="Every row needs one value per metric (NaN where missing).",
+            )
+
+
+def _make(kind: str, told: float | Mapping[str, Any], settings: TrainingSettings, factory: Factory) -> BundledMember:
+    options = {key: value for key, value in told.items() if key != "weight"} if isinstance(told, Mapping) else {}
+    try:
+        common = {key: getattr(settings, key) for key in getattr(factory(kind, options), "takes", ())}
+        options = {**common, **options}
+        return BundledMember(kind, factory(kind, options), options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"The detector {kind!r} does not take these options: {error}.", hint="See docs for its options."
+        ) from error
+
+
+def _weight(told: float | Mapping[str, Any]) -> float:
+    return float(told.get("weight", 1.0) if isinstance(told, Mapping) else told)
+
+
+def _capped(features: Features, most: int) -> Features:
+    if len(features) <= most:
+        return features
+    return features.take(np.linspace(0, len(features) - 1, most).astype(np.int64))
+
+
+def _matrix(members: Sequence[BundledMember], held_out: Features, progress: Progress) -> F64:
+    matrix = np.empty((len(held_out), len(members)))
+    total = len(members) * len(held_out)
+    for start in range(0, len(held_out), CHUNK):
+        part = held_out.take(slice(start, start + CHUNK))
+        for at, member in enumerate(members):
+            matrix[start : start + CHUNK, at] = member.detector.score(part)
+        progress("calibrate", (start + len(part)) * len(members), total, f"{len(held_out)} windows")
+    return matrix
+
+
+def _in_chunks(fresh: FreshRows, features: Features) -> F64:
+    parts = [fresh.score(features.take(slice(start, start + CHUNK))) for start in range(0, len(features), CHUNK)]
+    return np.concatenate(parts)
