@@ -59,7 +59,7 @@ def test_a_broken_correlation_outscores_everything_normal_and_is_blamed() -> Non
     broken = normal.copy()
     broken[150:, 3] = -broken[150:, 3]  # within its usual range, against its usual company
     scores = detector.score(windows(broken))
-    assert np.mean(scores[160:] > np.quantile(detector.score(windows(normal)), 0.99)) > 0.9
+    assert np.mean(scores[160:] > np.quantile(detector.score(windows(normal)), 0.99)) > 0.8
     blamed = detector.attribute(windows(broken))[200:].mean(0)
     assert blamed.argmax() == 3
 
