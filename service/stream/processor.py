@@ -54,6 +54,7 @@ class StreamProcessor:
         self._newest_row: dict[int, int] = {}  # by partition: partitions may be replayed at different speeds
         self._swept_at: dict[int, int] = {}
         self._expired = 0
+        self._silent: list[str] = []
 
     @property
     def counts(self) -> StreamCounts:
@@ -97,12 +98,19 @@ class StreamProcessor:
         due = self._windows.push(slots, columns.rows, offsets, columns.values, _resume_column(partitions, resume_at))
         return [self._batch(part, columns.records[0].topic) for part in due], rejected
 
-    def drop_partitions(self, partitions: Collection[int]) -> None:
-        """Forget every entity of partitions that another process took over."""
+    def drop_partitions(self, partitions: Collection[int]) -> list[str]:
+        """Forget every entity of partitions that another process took over; their names."""
+        dropped: list[str] = []
         for partition in partitions:
-            self._forget(np.flatnonzero(self._windows.heads[:, PARTITION] == partition).tolist())
+            dropped += self._forget(np.flatnonzero(self._windows.heads[:, PARTITION] == partition).tolist())
             self._newest_row.pop(partition, None)
             self._swept_at.pop(partition, None)
+        return dropped
+
+    def take_expired(self) -> list[str]:
+        """The entities forgotten for their silence since this was last asked."""
+        expired, self._silent = self._silent, []
+        return expired
 
     def oldest_offset(self, partition: int) -> int | None:
         """The oldest record of this partition that windows still need; None when none is. Cheap enough for every commit."""
@@ -157,13 +165,15 @@ class StreamProcessor:
             head = self._windows.heads
             idle = np.flatnonzero((head[:, PARTITION] == partition) & (head[:, NEWEST] < newest - self._idle_rows))
             self._expired += len(idle)
-            self._forget(idle.tolist())
+            self._silent += self._forget(idle.tolist())
 
-    def _forget(self, slots: Sequence[int]) -> None:
-        for slot in slots:
-            del self._slots[self._entities[slot]]
+    def _forget(self, slots: Sequence[int]) -> list[str]:
+        names = [self._entities[slot] for slot in slots]
+        for slot, name in zip(slots, names, strict=True):
+            del self._slots[name]
             self._entities[slot], self._labels[slot] = "", _NO_LABELS
             self._windows.close(slot)
+        return names
 
     def _batch(self, due: Due, topic: str) -> WindowBatch:
         slots = due.slots.tolist()

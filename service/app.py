@@ -1,0 +1,214 @@
+"""The composition root: settings in, wired parts out. The only tables of components stand here.
+
+A component is named ``"module:Class"`` and imported when it is first used, so that a run without a deep detector never
+loads torch. Adding one is its file and its line in a table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+
+from service.alerts.base import Notifier
+from service.alerts.episodes import Episodes
+from service.alerts.notifications import NotificationService, Outcome
+from service.alerts.notify import NotifyPart
+from service.alerts.store import StorePart, log_refused
+from service.clock import SystemClock
+from service.detectors.base import Detector
+from service.detectors.bundle import Bundle, load_bundle
+from service.detectors.realtime import RealTimeAnomalyDetector
+from service.errors import ConfigError
+from service.observability.health import Health, HealthServer, health_app
+from service.observability.logging import get_logger
+from service.observability.metrics import Metrics
+from service.runtime import Part
+from service.settings import Settings
+from service.sources.base import Codec
+from service.sources.kafka import KafkaSource
+from service.state.transactions import AtLeastOnceOutbox
+from service.stream.models import Model, Models
+from service.stream.processor import StreamProcessor
+from service.stream.scoring import ScoringPart
+
+log = get_logger("app")
+
+DETECTORS: dict[str, str] = {
+    "deep": "service.detectors.deep:DeepAnomalyDetector",
+    "vae": "service.detectors.vae:VAEAnomalyDetector",
+    "statistical": "service.detectors.statistical:StatisticalAnomalyDetector",
+}
+CODECS: dict[str, str] = {
+    "native": "service.sources.codecs.native:NativeCodec",
+}
+NOTIFIERS: dict[str, str] = {
+    "slack": "service.alerts.slack:SlackNotifier",
+    "email": "service.alerts.email:EmailNotifier",
+    "webhook": "service.alerts.webhook:WebhookNotifier",
+}
+STORES: dict[str, str] = {
+    "elasticsearch": "service.alerts.elasticsearch:ElasticsearchAlertStore",
+}
+
+PARTS = ("scoring", "store", "notify")
+
+
+def component(table: Mapping[str, str], name: str, kind: str) -> Any:
+    """The class that ``table`` lists under ``name``. Raises ``ConfigError`` naming the known ones."""
+    if name not in table:
+        raise ConfigError(f"There is no {kind} named {name!r}.", hint=f"Known: {', '.join(sorted(table))}.")
+    module, _, attribute = table[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def make_detector(name: str, options: Mapping[str, Any]) -> Detector:
+    """A new, unfitted detector: the factory that training and bundles are given.
+
+    Raises ``ConfigError`` when there is no such detector, or it does not take these options.
+    """
+    made = component(DETECTORS, name, "detector")
+    try:
+        detector: Detector = made(**options)
+    except TypeError as error:
+        raise ConfigError(f"The detector {name!r} does not take these options: {error}.", hint="See its docstring.") from error
+    return detector
+
+
+def open_bundle(path: Path) -> Bundle:
+    """The bundle in ``path``, ready to score. Raises ``BundleError`` saying what does not fit."""
+    return load_bundle(path, factory=make_detector)
+
+
+def build_models(settings: Settings) -> Models:
+    """Every model the settings name, loaded once however many rules point at it.
+
+    Raises ``ConfigError`` when there is none, ``BundleError`` when one cannot be read.
+    """
+    if not settings.models:
+        raise ConfigError(
+            "No model is configured.", hint="Train one (`tidewatch train`) and name it under `models` in the settings."
+        )
+    loaded: dict[Path, Model] = {}
+    for rule in settings.models:
+        if rule.bundle not in loaded:
+            loaded[rule.bundle] = build_model(open_bundle(rule.bundle), settings)
+    names = [model.name for model in loaded.values()]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"Two bundles have the same name ({', '.join(sorted(names))}).", hint="Train one of them with another --name."
+        )
+    return Models([(rule.match, loaded[rule.bundle]) for rule in settings.models])
+
+
+def build_model(bundle: Bundle, settings: Settings) -> Model:
+    """One bundle with its windows and its detector."""
+    processor = StreamProcessor(bundle.schema, window=bundle.window, stride=bundle.stride, settings=settings.stream)
+    detector = RealTimeAnomalyDetector(bundle, settings.detection, min_coverage=settings.stream.min_coverage)
+    return Model(bundle.name, bundle.schema, processor, detector)
+
+
+def build_service(settings: Settings, parts: Sequence[str] = PARTS) -> list[Part]:
+    """The named parts and the health server, wired but not started.
+
+    Raises ``Stop`` (bad configuration or bundle) before anything is consumed.
+    """
+    metrics, health = Metrics(), Health(SystemClock())
+    built: list[Part] = []
+    if settings.http.enabled:
+        built.append(_HealthPart(settings, health_app(health, metrics)))
+    builders = {"scoring": build_scoring, "store": build_store, "notify": build_notify}
+    return [*built, *(builders[part](settings, metrics, health) for part in parts)]
+
+
+def build_scoring(settings: Settings, metrics: Metrics, health: Health) -> Part:
+    """metrics → codec → windows → detectors → episodes → outbox."""
+    models = build_models(settings)
+    codec: Codec = component(CODECS, "native", "codec")(models.schema_of, settings.stream)
+    episodes = Episodes(settings.alerts, settings.config_hash())
+    # The source tells the part which partitions to forget; the part is made from the source.
+    source = KafkaSource(settings, on_dropped=lambda partitions: part.forget_partitions(partitions))
+    outbox = AtLeastOnceOutbox(settings.kafka, commit=source.commit)
+    part = ScoringPart(
+        source=source,
+        codec=codec,
+        models=models,
+        episodes=episodes,
+        outbox=outbox,
+        metrics=metrics,
+        health=health,
+        clock=SystemClock(),
+    )
+    return part
+
+
+def build_store(settings: Settings, metrics: Metrics, health: Health) -> Part:
+    """tidewatch.alerts → Elasticsearch."""
+    store = component(STORES, "elasticsearch", "store")(settings.elasticsearch, on_refused=log_refused)
+    return StorePart(settings.kafka, store, metrics=metrics, health=health)
+
+
+def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
+    """tidewatch.alerts → people."""
+    service = build_notifications(
+        settings, on_outcome=lambda receiver, outcome: metrics.notifications.labels(receiver, outcome).inc()
+    )
+    return NotifyPart(settings.kafka, service, metrics=metrics, health=health)
+
+
+def build_notifications(settings: Settings, *, on_outcome: Outcome) -> NotificationService:
+    """The notification service with every receiver of the settings. Raises ``ConfigError`` for one that cannot work."""
+    return NotificationService(settings.notifications, build_notifiers(settings), clock=SystemClock(), on_outcome=on_outcome)
+
+
+def build_notifiers(settings: Settings) -> dict[str, Notifier]:
+    """Every receiver of the settings, by name."""
+    told = settings.notifications
+    return {
+        receiver.name: component(NOTIFIERS, receiver.type, "receiver type")(
+            receiver, history_url=told.history_url, timeout=told.attempt_timeout_seconds
+        )
+        for receiver in told.receivers
+    }
+
+
+class _HealthPart:
+    """The health server as a part: it serves until the others stop."""
+
+    name = "health"
+
+    def __init__(self, settings: Settings, app: FastAPI) -> None:
+        self._settings = settings.http
+        self._app = app
+        self._server: HealthServer | None = None
+        self._stop = asyncio.Event()
+
+    async def start(self) -> None:
+        """Bind and serve. Raises ``ConfigError`` when the address cannot be used."""
+        http = self._settings
+        try:
+            self._server = HealthServer(self._app, http.host, http.port)
+        except OSError as error:
+            raise ConfigError(
+                f"Health cannot be served on {http.host}:{http.port}: {error.strerror}.",
+                hint="Set http.port to a free port (0 picks one).",
+            ) from error
+        await self._server.start()
+        log.info("health is served", url=f"http://{http.host}:{self._server.port}/healthz")
+
+    async def run(self) -> None:
+        """Serve until asked to stop."""
+        await self._stop.wait()
+
+    def request_stop(self) -> None:
+        """End ``run``."""
+        self._stop.set()
+
+    async def close(self) -> None:
+        """Stop serving."""
+        if self._server is not None:
+            await self._server.close()
