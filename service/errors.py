@@ -15,6 +15,7 @@
         ├── BundleError
         ├── DatasetError
         ├── NotEnoughData
+        ├── TrainingFailed
         └── LocalStackError
 
 Every ``Stop`` carries a ``hint``: what the person should do next. The CLI prints ``message`` and ``hint``, never a traceback.
@@ -93,6 +94,10 @@ class DatasetError(Stop):
 
 class NotEnoughData(Stop):
     """Too few rows to train or calibrate on; the message names the least that is needed."""
+
+
+class TrainingFailed(Stop):
+    """A detector did not learn anything usable (its loss ran away, a generator collapsed); the message says which and why."""
 
 
 class LocalStackError(Stop):

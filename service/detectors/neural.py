@@ -8,8 +8,9 @@ same score each time. torch is imported by this file and the detectors built on 
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from service.detectors.base import Progress, silent
 from service.detectors.features import Features, split_tail
 from service.detectors.statistics import WindowStatistics, least
 from service.domain import F32, F64
+from service.errors import TrainingFailed
 
 LEAST_WINDOWS = 64
 CHUNK = 8192  # windows per forward pass: bounds memory
@@ -95,23 +97,20 @@ class NeuralDetector(ABC):
             torch.manual_seed(self.seed)
             net = self._build(self._width).to(device)
             self._train(net, inputs, held_out if len(held_out) else inputs, progress)
-        self._net = net.cpu().eval()
+            net = net.cpu().eval()
+            self._trained(net, inputs.cpu())
+        self._net = net
 
     def _train(self, net: nn.Module, inputs: Tensor, held_out: Tensor, progress: Progress) -> None:
-        optimiser = torch.optim.Adam(net.parameters(), lr=self.learning_rate)
+        optimisers = self._optimisers(net)
         best, kept, since = float("inf"), copy.deepcopy(net.state_dict()), 0
         for epoch in range(1, self.epochs + 1):
             net.train()
-            losses = []
-            for batch in _batches(inputs, self.batch_size):
-                optimiser.zero_grad()
-                loss = self._loss(net, batch)
-                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-                nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-                optimiser.step()
-                losses.append(loss.detach())
+            losses = [self._step(net, batch, optimisers) for batch in _batches(inputs, self.batch_size)]
+            if not all(map(math.isfinite, losses)):
+                raise TrainingFailed(f"The {self.name} detector's loss is no longer finite.", hint="Lower training.learning_rate.")
             checked = self._check(net, held_out)
-            progress(self.name, epoch, self.epochs, f"loss {torch.stack(losses).mean():.4f}, validation {checked:.4f}")
+            progress(self.name, epoch, self.epochs, f"loss {sum(losses) / len(losses):.4f}, validation {checked:.4f}")
             if checked < best * (1.0 - 1e-4):
                 best, kept, since = checked, copy.deepcopy(net.state_dict()), 0
                 continue
@@ -120,6 +119,20 @@ class NeuralDetector(ABC):
                 progress(self.name, self.epochs, self.epochs, f"stopped early, validation {best:.4f}")
                 break
         net.load_state_dict(kept)
+
+    def _optimisers(self, net: nn.Module) -> Sequence[torch.optim.Optimizer]:
+        return [torch.optim.Adam(net.parameters(), lr=self.learning_rate)]
+
+    def _step(self, net: nn.Module, batch: Tensor, optimisers: Sequence[torch.optim.Optimizer]) -> float:
+        """Learn from one batch; returns its loss."""
+        return descend(self._loss(net, batch), net.parameters(), optimisers[0])
+
+    def _skeleton(self, width: int) -> nn.Module:
+        """The network that a bundle's weights are put into."""
+        return self._build(width)
+
+    def _trained(self, net: nn.Module, inputs: Tensor) -> None:  # noqa: B027  # optional: most families need nothing here
+        """Called once with the trained network in evaluation mode, on the CPU, and the inputs it learned from."""
 
     def _check(self, net: nn.Module, held_out: Tensor) -> float:
         net.eval()
@@ -136,16 +149,23 @@ class NeuralDetector(ABC):
         return self._statistics.per_metric(self._errors(features), features.dims)
 
     def _errors(self, features: Features) -> F32:
+        return self._errors_of(*self._ready(features))
+
+    def _ready(self, features: Features) -> tuple[nn.Module, F32]:
+        """The fitted network and the inputs (n, width) it takes of these windows."""
         if self._net is None:
             raise RuntimeError(f"the {self.name} detector is not fitted")
         inputs = self._inputs(features)
         if inputs.shape[1] != self._width:
             raise RuntimeError(f"the {self.name} detector was fitted on {self._width} inputs and is asked for {inputs.shape[1]}")
+        return self._net, inputs
+
+    def _errors_of(self, net: nn.Module, inputs: F32) -> F32:
         errors = np.empty_like(inputs)
         with torch.inference_mode():
             for start in range(0, len(inputs), CHUNK):
                 part = torch.from_numpy(inputs[start : start + CHUNK])
-                errors[start : start + CHUNK] = (self._reconstruct(self._net, part) - part).abs_().numpy()
+                errors[start : start + CHUNK] = (self._reconstruct(net, part) - part).abs_().numpy()
         return errors
 
     def _inputs(self, features: Features) -> F32:
@@ -168,9 +188,18 @@ class NeuralDetector(ABC):
         self._width, self.hidden, self.latent = int(settings["width"]), tuple(settings["hidden"]), int(settings["latent"])
         self.raw = bool(settings["raw"])
         self._statistics.restore(settings["statistics"], _under("statistics.", arrays))
-        net = self._build(self._width)
+        net = self._skeleton(self._width)
         net.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in _under("net.", arrays).items()})
         self._net = net.eval()
+
+
+def descend(loss: Tensor, parameters: Iterable[nn.Parameter], optimiser: torch.optim.Optimizer) -> float:
+    """One step down the gradient of ``loss``, clipped; returns the loss."""
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    nn.utils.clip_grad_norm_(parameters, 5.0)
+    optimiser.step()
+    return float(loss.detach())
 
 
 def _batches(inputs: Tensor, size: int) -> list[Tensor]:
