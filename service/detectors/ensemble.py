@@ -125,7 +125,7 @@ class Ensemble:
 
     def smooth(self, combined: F64, entities: Sequence[str], rows: I64, states: Mapping[str, EntityState]) -> Smoothed:
         """Carry each entity's running means over its windows, which stand in row order. The states given are not changed."""
-        slots, names = _slots(entities)
+        slots, names = slots_of(entities)
         sums, weights = np.zeros((2, len(names), len(self.spans)))
         newest = np.full(len(names), -1, np.int64)
         for slot, name in enumerate(names):
@@ -208,7 +208,8 @@ class Smoothed:
     memory: Mapping[str, tuple[int, tuple[float, ...], tuple[float, ...]]]
 
 
-def _slots(entities: Sequence[str]) -> tuple[I64, list[str]]:
+def slots_of(entities: Sequence[str]) -> tuple[I64, list[str]]:
+    """Which of the distinct entities each window belongs to, int64 (n,), and their names in order of appearance."""
     found: dict[str, int] = {}
     slots = np.fromiter((found.setdefault(name, len(found)) for name in entities), np.int64, len(entities))
     return slots, list(found)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from service.detectors import budget
 from service.detectors.bundle import Bundle, BundledMember
 from service.detectors.calibration import Calibration, score_of
-from service.detectors.ensemble import EntityState
+from service.detectors.ensemble import EntityState, slots_of
 from service.detectors.features import Features
-from service.domain import F64, MemberScore, MetricShare, Verdict, WindowBatch, severity_of
+from service.domain import F64, I64, MemberScore, MetricShare, Verdict, WindowBatch, severity_of
 from service.errors import ConfigError
 from service.settings import DetectionSettings
 
@@ -126,29 +126,24 @@ class RealTimeAnomalyDetector:
         rows = batch.end_rows[chosen]
         smoothed = self._ensemble.smooth(self._ensemble.combine(raw), entities, rows, self._states)
         surprises = tail.surprise(smoothed.scores)
-        decisions, trackers = self._track(entities, surprises)
+        decisions, trackers = self._track(entities, rows, surprises)
         for name, (row, sums, weights) in smoothed.memory.items():
             self._states[name] = EntityState(row, sums, weights, trackers[name])
         fresh = self.bundle.fresh_calibration.p(self.bundle.fresh.score(features))
         words = _words(answers, {name: self._ensemble.member(name).calibration for name in raw}, len(chosen))
-        explained = [i for i, one in enumerate(decisions) if one.is_anomaly or surprises[i] > one.level - NEARLY]
+        explained = np.flatnonzero(decisions.is_anomaly | (surprises > decisions.level - NEARLY)).tolist()
         metrics = self._explain(batch, chosen, features, list(raw), explained)
         return [
             self._verdict(batch, at, float(surprises[i]), decisions[i], tail, float(fresh[i]), words[i], metrics.get(i, ()))
             for i, at in enumerate(chosen)
         ]
 
-    def _track(self, entities: Sequence[str], surprises: F64) -> tuple[list[budget.Decision], dict[str, budget.State]]:
-        trackers: dict[str, budget.State] = {}
-        decisions = []
-        for name, surprise in zip(entities, surprises.tolist(), strict=True):
-            state = trackers.get(name)
-            if state is None:
-                known = self._states.get(name)
-                state = budget.start(self._params) if known is None else known.tracker
-            trackers[name], decision = budget.step(state, surprise, self._params)
-            decisions.append(decision)
-        return decisions, trackers
+    def _track(self, entities: Sequence[str], rows: I64, surprises: F64) -> tuple[budget.Decisions, dict[str, budget.State]]:
+        slots, names = slots_of(entities)
+        known = (self._states.get(name) for name in names)
+        before = [budget.start(self._params) if state is None else state.tracker for state in known]
+        after, decisions = budget.steps(before, slots, rows, surprises, self._params)
+        return decisions, dict(zip(names, after, strict=True))
 
     def _explain(
         self, batch: WindowBatch, chosen: NDArray[Any], features: Features, names: Sequence[str], which: Sequence[int]
