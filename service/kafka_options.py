@@ -1,12 +1,25 @@
-"""The settings every Kafka client of ours is made with."""
+"""The settings every Kafka client of ours is made with, how it is connected, and what its failures mean."""
 
 from __future__ import annotations
 
-from typing import Any
+import ssl
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+import msgspec
+import stamina
+from aiokafka.conn import create_conn
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    AuthenticationMethodNotSupported,
+    IllegalSaslStateError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
 from aiokafka.helpers import create_ssl_context
 
-from service.errors import ConfigError
+from service.errors import BrokerUnavailable, ConfigError
 from service.settings import KafkaSettings, reveal
 
 
@@ -33,3 +46,91 @@ def kafka_client_options(kafka: KafkaSettings) -> dict[str, Any]:
         options["sasl_plain_username"] = kafka.username or ""
         options["sasl_plain_password"] = reveal(kafka.password, kafka.password_file) or ""
     return options
+
+
+Client = TypeVar("Client")
+
+_REFUSED = (
+    AuthenticationFailedError,
+    AuthenticationMethodNotSupported,
+    IllegalSaslStateError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
+
+
+async def connect(make: Callable[[], Client], kafka: KafkaSettings) -> Client:
+    """Make and start an aiokafka client, trying again for ``connect_timeout_seconds`` while nothing answers.
+
+    Raises ``BrokerUnavailable`` when nothing answered in that time, and ``ConfigError`` at once when the credentials or
+    certificates are refused.
+    """
+    async for attempt in stamina.retry_context(
+        on=BrokerUnavailable, attempts=None, timeout=kafka.connect_timeout_seconds, wait_max=2.0
+    ):
+        with attempt:
+            return await _start(make(), kafka)
+    raise AssertionError("stamina either returns or raises")
+
+
+async def _start(client: Client, kafka: KafkaSettings) -> Client:
+    started: Any = client
+    try:
+        await started.start()
+    except (KafkaError, OSError, TimeoutError) as error:
+        await (started.close() if hasattr(started, "close") else started.stop())
+        await _explain(kafka)
+        raise BrokerUnavailable(
+            f"Kafka at {kafka.bootstrap_servers} does not answer ({type(error).__name__}); is it running, and is"
+            " kafka.bootstrap_servers right?"
+        ) from error
+    return client
+
+
+async def _explain(kafka: KafkaSettings) -> None:
+    """aiokafka hides why it could not bootstrap, so ask one server again. Raises ``ConfigError`` when waiting will not help."""
+    host, _, port = kafka.bootstrap_servers.split(",")[0].strip().rpartition(":")
+    options = kafka_client_options(kafka)
+    del options["bootstrap_servers"]
+    try:
+        connection = await create_conn(host.strip("[]"), int(port), **options)
+    except _REFUSED as error:
+        raise ConfigError(
+            f"Kafka at {kafka.bootstrap_servers} refuses the credentials of user {kafka.username!r}.",
+            hint="Check kafka.username, kafka.password and kafka.sasl_mechanism.",
+        ) from error
+    except ssl.SSLCertVerificationError as error:
+        raise ConfigError(
+            f"The certificate of Kafka at {kafka.bootstrap_servers} is not trusted: {error.verify_message}.",
+            hint="Set kafka.ca_file to the authority that signed it.",
+        ) from error
+    except ValueError as error:
+        raise ConfigError(
+            f"kafka.bootstrap_servers is {kafka.bootstrap_servers!r}, which is not host:port.", hint="Write it like 127.0.0.1:9092."
+        ) from error
+    except (TimeoutError, KafkaError, OSError):
+        return
+    connection.close()
+
+
+class Commit(msgspec.Struct, frozen=True):
+    """What is committed for one input partition: the next offset to score, and the oldest one that windows still need.
+
+    ``oldest`` is None when no window needs anything before ``offset``. Its text in Kafka has always the same size: the
+    broker refuses a commit whose metadata grew too long.
+    """
+
+    offset: int
+    oldest: int | None = None
+
+    @property
+    def metadata(self) -> str:
+        """The text kept beside the committed offset."""
+        return f"oldest={self.offset if self.oldest is None else self.oldest:020d}"
+
+    @classmethod
+    def read(cls, offset: int, metadata: str) -> Commit:
+        """The inverse; metadata written by anything else means that nothing older is needed."""
+        name, _, number = (metadata or "").partition("=")
+        oldest = int(number) if name == "oldest" and number.isdecimal() else offset
+        return cls(offset, min(oldest, offset))

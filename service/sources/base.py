@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
 from service.domain import Record, Rejected, Sample
+
+# progress(stage, done, total, detail): called while something long goes on; total is 0 where nobody knows it.
+Progress = Callable[[str, int, int, str], None]
+
+
+def silent(stage: str, done: int, total: int, detail: str) -> None:
+    """A ``Progress`` that shows nothing."""
 
 
 class RecordBatch(msgspec.Struct, frozen=True):

@@ -182,7 +182,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # no folder for the cache, e.g. a read-only image
         compiled = numba.njit(nogil=True)(function)
-    return compiled  # type: ignore[no-any-return]
+    return compiled
 
 
 @_compiled

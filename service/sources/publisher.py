@@ -1,0 +1,83 @@
+"""Writes metrics messages to the metrics topic: every entity always to the same partition."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
+
+from service.errors import BrokerUnavailable, ConfigError
+from service.kafka_options import connect, kafka_client_options
+from service.settings import KafkaSettings
+from service.sources.kafka import require_topic
+
+BATCH_BYTES = 256 << 10
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A metrics message that is ready to go; ``value`` is the codec's (see ``codecs.message.encode``)."""
+
+    entity: str
+    value: bytes
+
+
+def partition_of(entity: str, partitions: int) -> int:
+    """Where an entity's messages go. Explicit, because every client library hashes keys in its own way."""
+    return zlib.crc32(entity.encode()) % partitions
+
+
+class MetricsPublisher:
+    """A producer of metrics messages."""
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self._kafka = kafka
+        self._topic = kafka.topics.metrics
+        self._producer: Any = None
+        self._partitions = 1
+
+    async def start(self) -> None:
+        """Connect. Raises ``BrokerUnavailable``, or ``ConfigError`` for refused credentials or a missing topic."""
+        await require_topic(self._kafka, self._topic)
+        self._producer = await connect(self._make_producer, self._kafka)
+        self._partitions = len(await self._producer.partitions_for(self._topic))
+
+    def _make_producer(self) -> Any:
+        return AIOKafkaProducer(acks="all", max_batch_size=BATCH_BYTES, **kafka_client_options(self._kafka))
+
+    async def publish(self, messages: Iterable[Message]) -> None:
+        """Write the messages, in order within each entity, and wait until Kafka has them.
+
+        Raises ``BrokerUnavailable`` when it takes none (some may have arrived), ``ConfigError`` when it must not be asked.
+        """
+        builders: dict[int, Any] = {}
+        waiting: list[Any] = []
+        try:
+            for message in messages:
+                partition = partition_of(message.entity, self._partitions)
+                key = message.entity.encode()
+                builder = builders.get(partition)
+                if builder is None or builder.append(key=key, value=message.value, timestamp=None) is None:
+                    if builder is not None:
+                        waiting.append(await self._producer.send_batch(builder, self._topic, partition=partition))
+                    builder = builders[partition] = self._producer.create_batch()
+                    if builder.append(key=key, value=message.value, timestamp=None) is None:
+                        raise ConfigError(
+                            f"A message of {len(message.value):,} bytes is too large to publish.", hint="Send fewer metrics."
+                        )
+            for partition, builder in builders.items():
+                waiting.append(await self._producer.send_batch(builder, self._topic, partition=partition))
+            for future in waiting:
+                await future
+        except TopicAuthorizationFailedError as error:
+            raise ConfigError(f"Kafka does not let us write to {self._topic}.", hint="Grant the user WRITE on it.") from error
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise BrokerUnavailable(f"Kafka at {self._kafka.bootstrap_servers} takes no messages: {error}.") from error
+
+    async def close(self) -> None:
+        """Disconnect."""
+        if self._producer is not None:
+            await self._producer.stop()

@@ -1,0 +1,46 @@
+"""How a rejected record lies in the dead-letter topic: key and value bytes unchanged, the rest in headers.
+
+The headers are named as Kafka Streams names them, so that tools which know those read ours too.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from service.domain import Rejected
+from service.errors import InvalidMessage
+
+PREFIX = "__streams.errors."
+REASON = "tidewatch.reason"
+TRUNCATED = "tidewatch.truncated-from-bytes"  # only where the broker did not take the whole value
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A record for the dead-letter topic."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+
+
+def dead_letter(rejected: Rejected) -> DeadLetter:
+    """The record's own bytes and headers, with where it came from and why it was refused."""
+    record = rejected.record
+    told = {
+        f"{PREFIX}exception": f"{InvalidMessage.__module__}.{InvalidMessage.__qualname__}",
+        f"{PREFIX}message": rejected.message,
+        f"{PREFIX}topic": record.topic,
+        f"{PREFIX}partition": str(record.partition),
+        f"{PREFIX}offset": str(record.offset),
+        REASON: rejected.reason,
+    }
+    return DeadLetter(record.key, record.value, (*record.headers, *((name, text.encode()) for name, text in told.items())))
+
+
+def truncated(letter: DeadLetter, most: int) -> DeadLetter:
+    """The same with only the beginning of its value, ``most`` bytes in all, and a header that says how long it was."""
+    value, key = letter.value or b"", (letter.key or b"")[:1000]
+    ours = tuple(header for header in letter.headers if header[0] == REASON or header[0].startswith(PREFIX))
+    headers = (*ours, (TRUNCATED, str(len(value)).encode()))
+    room = most - len(key) - sum(len(name) + len(told) + 10 for name, told in headers)
+    return DeadLetter(key or None, value[: max(0, room)], headers)

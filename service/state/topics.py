@@ -1,0 +1,84 @@
+"""The topics Tidewatch needs, made once; running it again changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from service.errors import BrokerUnavailable, ConfigError
+from service.kafka_options import connect, kafka_client_options
+from service.settings import KafkaSettings
+from service.state.transactions import topic_configs
+
+# A dead letter is as large as the worst message the metrics topic took.
+LARGEST_DEAD_LETTER = 32 << 20
+
+
+class TopicPlan(msgspec.Struct, frozen=True):
+    """How a topic should be."""
+
+    name: str
+    partitions: int
+    configs: dict[str, str]
+
+
+class TopicOutcome(msgspec.Struct, frozen=True):
+    """What ``create_topics`` found or did; ``detail`` says how an existing topic differs from the plan."""
+
+    name: str
+    outcome: Literal["created", "exists", "differs"]
+    detail: str = ""
+
+
+def plan_topics(kafka: KafkaSettings) -> list[TopicPlan]:
+    """The topics in use, each with its partitions and what we ask of it beyond the broker's defaults."""
+    topics = kafka.topics
+    kept = {"cleanup.policy": "delete", "retention.ms": str(topics.retention_hours * 3_600_000)}
+    return [
+        TopicPlan(topics.metrics, topics.partitions, kept),
+        TopicPlan(topics.alerts, 1, kept),
+        TopicPlan(topics.dead_letter, topics.partitions, {**kept, "max.message.bytes": str(LARGEST_DEAD_LETTER)}),
+    ]
+
+
+async def create_topics(kafka: KafkaSettings) -> list[TopicOutcome]:
+    """Make the topics that are missing and compare those that are there; existing ones are never altered.
+
+    Raises ``BrokerUnavailable``, or ``ConfigError`` when Kafka does not let us.
+    """
+    admin: Any = await connect(lambda: AIOKafkaAdminClient(**kafka_client_options(kafka)), kafka)
+    try:
+        return [await _create(admin, plan, kafka) for plan in plan_topics(kafka)]
+    except KafkaError as error:
+        raise BrokerUnavailable(f"Kafka at {kafka.bootstrap_servers} did not answer: {error}.") from error
+    finally:
+        await admin.close()
+
+
+async def _create(admin: Any, plan: TopicPlan, kafka: KafkaSettings) -> TopicOutcome:
+    if plan.name not in await admin.list_topics():
+        new = NewTopic(plan.name, plan.partitions, kafka.topics.replication_factor, topic_configs=plan.configs)
+        response = await admin.create_topics([new])
+        name, code, *said = response.topic_errors[0]
+        error = for_code(code)
+        if code == 0:
+            return TopicOutcome(name, "created", f"{plan.partitions} partition{'s' if plan.partitions > 1 else ''}")
+        if error is not TopicAlreadyExistsError:  # made by someone else meanwhile is as good
+            raise ConfigError(
+                f"Kafka does not make the topic {name!r}: {said[0] if said and said[0] else error.__name__}.",
+                hint="Check kafka.topics.replication_factor and the user's rights.",
+            )
+    return _compare(plan, len((await admin.describe_topics([plan.name]))[0]["partitions"]), await topic_configs(admin, plan.name))
+
+
+def _compare(plan: TopicPlan, partitions: int, configs: dict[str, str]) -> TopicOutcome:
+    """Whether a topic that is there is as planned."""
+    differs = [
+        f"{name} is {configs.get(name)}, not {wanted}" for name, wanted in plan.configs.items() if configs.get(name) != wanted
+    ]
+    if partitions != plan.partitions:
+        differs.insert(0, f"it has {partitions} partitions, not {plan.partitions}")
+    return TopicOutcome(plan.name, "differs" if differs else "exists", "; ".join(differs))
