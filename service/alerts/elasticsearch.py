@@ -6,25 +6,30 @@ No ILM, data streams, delete-by-query or ``GET /``: the same code works on every
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import stamina
 from elastic_transport import ConnectionError as TransportError
 from elastic_transport import TransportError as AnyTransportError
 from elasticsearch import ApiError, AsyncElasticsearch
 
-from service.alerts.documents import MAPPINGS, document, event_document, event_id, month
-from service.domain import Alert
+from service.alerts.documents import MAPPINGS, document, event_document, event_id, iso, month
+from service.domain import Alert, Severity, Status
 from service.errors import ConfigError, StoreUnavailable
+from service.observability.logging import get_logger
 from service.settings import ElasticsearchSettings, reveal
+
+log = get_logger("store")
 
 Refused = Callable[[Mapping[str, Any], str], None]
 BULK_DOCUMENTS = 500
 
 
-def _forget(document: Mapping[str, Any], reason: str) -> None:
-    """Default of ``on_refused``: nothing to do."""
+def log_refused(document: Mapping[str, Any], reason: str) -> None:
+    """Default ending of a document the server will never take: one error line with its id."""
+    log.error("document refused for good", alert_id=document["tidewatch"]["alert_id"], why=reason)
 
 
 def connect(settings: ElasticsearchSettings) -> AsyncElasticsearch:
@@ -57,7 +62,7 @@ class ElasticsearchAlertStore:
     the others of the same write are stored all the same.
     """
 
-    def __init__(self, settings: ElasticsearchSettings, *, on_refused: Refused = _forget, attempts: int = 4) -> None:
+    def __init__(self, settings: ElasticsearchSettings, *, on_refused: Refused = log_refused, attempts: int = 4) -> None:
         self._settings = settings
         self._client = connect(settings)
         self._on_refused = on_refused
@@ -137,6 +142,129 @@ class ElasticsearchAlertStore:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
+
+
+class AlertWithEvents(msgspec.Struct, frozen=True):
+    """One alert's document and its transitions in order, as ``documents.document`` makes them."""
+
+    alert: dict[str, Any]
+    events: list[dict[str, Any]]
+
+
+class AlertHistory:
+    """Reads the history back, through the aliases. Every method raises ``StoreUnavailable`` or ``ConfigError``."""
+
+    def __init__(self, settings: ElasticsearchSettings) -> None:
+        self._settings = settings
+        self._client = connect(settings)
+        self._alerts = f"{settings.index_prefix}-alerts"
+        self._events = f"{settings.index_prefix}-alert-events"
+
+    async def find(
+        self,
+        *,
+        since: int | None = None,
+        until: int | None = None,
+        entity: str | None = None,
+        severity: Severity | None = None,
+        status: Status | None = None,
+        told_only: bool = False,
+        limit: int = 50,
+    ) -> list[dict[str, Any]]:
+        """Alert documents, newest start first. ``since`` and ``until`` (ms) bound the start; ``entity`` may hold ``*`` and
+        ``?``; ``severity`` is the least peak severity; ``told_only`` leaves out alerts that never fired."""
+        found: list[dict[str, Any]] = []
+        async for each in self.scan(
+            since=since, until=until, entity=entity, severity=severity, status=status, told_only=told_only, page=min(limit, 1000)
+        ):
+            found.append(each)
+            if len(found) >= limit:
+                break
+        return found
+
+    async def scan(
+        self,
+        *,
+        since: int | None = None,
+        until: int | None = None,
+        entity: str | None = None,
+        severity: Severity | None = None,
+        status: Status | None = None,
+        told_only: bool = False,
+        page: int = 1000,
+    ) -> AsyncIterator[dict[str, Any]]:
+        """As ``find``, every document, a page at a time (``search_after``, so any number of them)."""
+        query = history_query(since=since, until=until, entity=entity, severity=severity, status=status, told_only=told_only)
+        order: list[dict[str, Any]] = [{"@timestamp": "desc"}, {"tidewatch.alert_id": "asc"}]
+        after: list[Any] | None = None
+        while True:
+            hits = await self._search(self._alerts, query, order, page, after)
+            for hit in hits:
+                yield hit["_source"]
+            if len(hits) < page:
+                return
+            after = hits[-1]["sort"]
+
+    async def show(self, alert_id: str) -> AlertWithEvents | None:
+        """One alert and its transitions; an unambiguous beginning of its id is enough. ``None`` when there is none such."""
+        start: dict[str, Any] = {"prefix": {"tidewatch.alert_id": {"value": alert_id.lower()}}}
+        found = await self._search(self._alerts, start, [{"tidewatch.alert_id": "asc"}], 2, None)
+        if not found or (len(found) > 1 and found[0]["_source"]["tidewatch"]["alert_id"] != alert_id):
+            return None
+        whole = found[0]["_source"]
+        exact = {"term": {"tidewatch.alert_id": whole["tidewatch"]["alert_id"]}}
+        events = await self._search(self._events, exact, [{"event.sequence": "asc"}], 1000, None)
+        return AlertWithEvents(whole, [hit["_source"] for hit in events])
+
+    async def refresh(self) -> None:
+        """Make what was just written visible to searches."""
+        try:
+            await self._client.indices.refresh(index=[self._alerts, self._events], ignore_unavailable=True)
+        except (ApiError, AnyTransportError) as error:
+            raise translated(error, self._settings.url) from error
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    async def _search(
+        self, index: str, query: dict[str, Any], sort: list[dict[str, Any]], size: int, after: list[Any] | None
+    ) -> list[dict[str, Any]]:
+        # ignore_unavailable: the alias does not exist before the first alert
+        try:
+            answer = await self._client.search(
+                index=index, query=query, sort=sort, size=size, search_after=after, ignore_unavailable=True
+            )
+        except (ApiError, AnyTransportError) as error:
+            raise translated(error, self._settings.url) from error
+        hits: list[dict[str, Any]] = answer["hits"]["hits"]
+        return hits
+
+
+def history_query(
+    *,
+    since: int | None = None,
+    until: int | None = None,
+    entity: str | None = None,
+    severity: Severity | None = None,
+    status: Status | None = None,
+    told_only: bool = False,
+) -> dict[str, Any]:
+    """The Elasticsearch query of these filters. Pure."""
+    wanted: list[dict[str, Any]] = []
+    bounds = {name: iso(ms) for name, ms in (("gte", since), ("lt", until)) if ms is not None}
+    if bounds:
+        wanted.append({"range": {"@timestamp": bounds}})
+    if entity is not None:
+        wanted.append({"wildcard": {"tidewatch.entity": {"value": entity}}})
+    if severity is not None:
+        loud = [str(each) for each in Severity if each.rank >= severity.rank]
+        wanted.append({"terms": {"tidewatch.peak_severity": loud}})
+    if status is not None:
+        wanted.append({"term": {"tidewatch.status": str(status)}})
+    if told_only:
+        wanted.append({"exists": {"field": "tidewatch.fired_at"}})
+    return {"bool": {"filter": wanted}} if wanted else {"match_all": {}}
 
 
 def translated(error: Exception, url: str) -> StoreUnavailable | ConfigError:

@@ -34,10 +34,11 @@ SEVERITY_FLOOR = {Severity.INFO: 0.0, Severity.WARNING: 0.7, Severity.CRITICAL: 
 class Episode(msgspec.Struct, frozen=True, kw_only=True):
     """One open alert and what the state machine must remember of it. Rows are grid rows of ``interval_ms``.
 
-    ``level``: surprise frozen at onset. ``evidence``: one bit per scored window, newest lowest. ``quiet``: scored windows
-    without evidence in a row. ``calm``: windows in a row below the current severity's bound less the hysteresis, and
-    ``calm_score`` the highest score among them. ``accepted``: set once the alert was closed as the new normal; the peak
-    surprise an entity must exceed before a new alert may open while it has not been calm yet.
+    ``level``: surprise to exceed, and ``shift``: drift adjustment of scores, both frozen at onset. ``evidence``: one bit per
+    scored window, newest lowest. ``quiet``: scored windows without evidence in a row. ``calm``: windows in a row below the
+    current severity's bound less the hysteresis, and ``calm_score`` the highest score among them. ``accepted``: set once the
+    alert was closed as the new normal; the peak surprise an entity must exceed before a new alert may open while it has not
+    been calm yet.
     """
 
     alert: Alert
@@ -46,6 +47,7 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
     last_row: int
     evidence_row: int
     level: float
+    shift: float
     peak_surprise: float
     evidence: int = 1
     quiet: int = 0
@@ -174,9 +176,14 @@ def _cut_short(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> s
     return None
 
 
-def _seen_from(verdict: Verdict, level: float, policy: EpisodeSettings, *, anomalous: bool) -> Told:
-    """The verdict against ``level`` instead of the level of now: the drift adjustment since onset is taken back."""
-    surprise = max(0.0, -math.log10(max(verdict.p, 1e-300)) + verdict.level - level)
+def drift(verdict: Verdict) -> float:
+    """How far the tracker has shifted this verdict: its surprise less the one its drift-adjusted ``p`` stands for."""
+    return verdict.surprise + math.log10(max(verdict.p, 1e-300))
+
+
+def _seen_from(verdict: Verdict, shift: float, policy: EpisodeSettings, *, anomalous: bool) -> Told:
+    """The verdict under the drift adjustment ``shift``, instead of the one of now."""
+    surprise = max(0.0, verdict.surprise - shift)
     score = min(surprise / 6, 1.0)
     severity = severity_of(score)
     fresh = verdict.fresh_p <= policy.fresh_p_below
@@ -185,7 +192,7 @@ def _seen_from(verdict: Verdict, level: float, policy: EpisodeSettings, *, anoma
 
 
 def _open(verdict: Verdict, policy: EpisodeSettings, config_hash: str) -> tuple[Episode | None, tuple[Alert, ...]]:
-    told = _seen_from(verdict, verdict.level, policy, anomalous=verdict.is_anomaly)
+    told = _seen_from(verdict, drift(verdict), policy, anomalous=verdict.is_anomaly)
     if not told.evidence:
         return None, ()
     first_row = verdict.end_row - verdict.stride + 1
@@ -222,6 +229,7 @@ def _open(verdict: Verdict, policy: EpisodeSettings, config_hash: str) -> tuple[
         last_row=verdict.end_row,
         evidence_row=verdict.end_row,
         level=verdict.level,
+        shift=drift(verdict),
         peak_surprise=verdict.surprise,
     )
     fired = _fire(alert, 1, 1, policy)
@@ -231,7 +239,7 @@ def _open(verdict: Verdict, policy: EpisodeSettings, config_hash: str) -> tuple[
 
 
 def _continue(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> tuple[Episode | None, tuple[Alert, ...]]:
-    told = _seen_from(verdict, episode.level, policy, anomalous=verdict.surprise > episode.level)
+    told = _seen_from(verdict, episode.shift, policy, anomalous=verdict.surprise > episode.level)
     episode = _absorb(episode, verdict, told, policy)
     alert = episode.alert
     lasted = (verdict.end_row - episode.first_row + 1) * episode.interval_ms

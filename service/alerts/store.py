@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import stamina
@@ -69,12 +69,12 @@ class StorePart:
 
     async def _until_taken(self, call: Any, *args: Sequence[Alert]) -> bool:
         """Call until it succeeds (True) or the part is asked to stop (False). Only ``StoreUnavailable`` is tried again."""
-        async for attempt in stamina.retry_context(on=self._still_wanted, attempts=None, timeout=None, wait_max=5.0):
-            try:
+        try:
+            async for attempt in stamina.retry_context(on=self._still_wanted, attempts=None, timeout=None, wait_max=5.0):
                 with attempt:
                     await call(*args)
-            except StoreUnavailable:
-                return False
+        except StoreUnavailable:
+            return False
         return True
 
     def _still_wanted(self, error: Exception) -> bool:
@@ -86,8 +86,3 @@ class StorePart:
     def _poison(self, rejected: Rejected) -> None:
         self._metrics.rejected.labels(rejected.reason).inc()
         log.warning("alerts topic holds a record that is no alert; skipped", offset=rejected.record.offset, why=rejected.message)
-
-
-def log_refused(document: Mapping[str, Any], reason: str) -> None:
-    """Default ending of a document the server will never take: one error line with its id."""
-    log.error("document refused for good", alert_id=document.get("tidewatch", {}).get("alert_id"), why=reason)
