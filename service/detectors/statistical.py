@@ -20,7 +20,7 @@ from service.detectors.base import Progress, silent
 from service.detectors.calibration import LEAST_SCORES, Calibration
 from service.detectors.features import Features, split_tail
 from service.detectors.forests import flatten_forest, score_forest
-from service.detectors.statistics import WindowStatistics, least
+from service.detectors.statistics import WindowStatistics, evenly, least, principal_axes
 from service.domain import F32, F64
 
 Arrays = dict[str, NDArray[Any]]
@@ -72,7 +72,10 @@ class StatisticalAnomalyDetector:
         if len(check) < LEAST_SCORES:
             check = learn
         columns = self._statistics.fit(features.take(learn)).transform(features.take(learn))
-        self._reduction = fit_reduction(columns, MOST_DIMENSIONS)
+        self._reduction = {}
+        if columns.shape[1] > MOST_DIMENSIONS:
+            centre, axes, _ = principal_axes(columns, MOST_DIMENSIONS, self.seed)
+            self._reduction = {"centre": centre, "axes": axes}
         points = self._reduce(columns)
         held_out = self._reduce(self._statistics.transform(features.take(check)))
         self._models, self._scales = {}, {}
@@ -146,23 +149,6 @@ def group(arrays: Mapping[str, NDArray[Any]], name: str) -> Arrays:
     return {key.removeprefix(f"{name}/"): value for key, value in arrays.items() if key.startswith(f"{name}/")}
 
 
-def fit_reduction(columns: F32, most: int) -> Arrays:
-    """Principal axes that keep ``most`` dimensions; nothing where there are no more than that anyway."""
-    if columns.shape[1] <= most:
-        return {}
-    centre = columns.mean(axis=0, dtype=np.float64)
-    covariance = np.cov(columns.T.astype(np.float64), bias=True)
-    _, axes = np.linalg.eigh(covariance)
-    return {"centre": centre.astype(np.float32), "axes": np.ascontiguousarray(axes[:, -most:], np.float32)}
-
-
-def evenly(points: F32, most: int) -> F32:
-    """At most ``most`` of the points, evenly spaced."""
-    if len(points) <= most:
-        return points
-    return points[np.linspace(0, len(points) - 1, most).astype(np.int64)]
-
-
 def _fit_forest(points: F32, settings: StatisticalAnomalyDetector) -> Arrays:
     forest = IsolationForest(n_estimators=settings.trees, random_state=settings.seed)
     return flatten_forest(forest.fit(points))
@@ -173,7 +159,7 @@ def _fit_envelope(points: F32, settings: StatisticalAnomalyDetector) -> Arrays:
     # from making the covariance singular.
     chosen = evenly(points, MOST_ENVELOPE_ROWS).astype(np.float64)
     noise = np.random.default_rng(settings.seed).standard_normal(chosen.shape)
-    spread = 0.1 * np.sqrt(np.mean(np.var(chosen, axis=0)) + 1e-12)
+    spread = max(0.1 * np.sqrt(np.mean(np.var(chosen, axis=0))), 1e-3)  # data that never moved still need some spread
     envelope = MinCovDet(random_state=settings.seed, support_fraction=None).fit(chosen + spread * noise)
     values, axes = np.linalg.eigh(envelope.covariance_)
     whitening = axes / np.sqrt(np.maximum(values, spread**2))
