@@ -72,7 +72,7 @@ format: setup ## Put the code into its one format
 lock: $(BOOTSTRAPPED) ## Resolve all versions anew: Python packages, and the jars of the local servers
 	@$(BIN)/uv pip compile $(LOCK_OPTIONS) --upgrade --all-extras pyproject.toml -o requirements.lock
 	@$(BIN)/uv pip compile $(LOCK_OPTIONS) --constraints requirements.lock pyproject.toml -o requirements-runtime.lock
-	@echo "$$(grep '^uv==' requirements.lock | cut -d' ' -f1)" | $(BIN)/uv pip compile $(LOCK_OPTIONS) --no-annotate - -o requirements-bootstrap.lock
+	@printf 'uv\nhatchling\neditables\n' | $(BIN)/uv pip compile $(LOCK_OPTIONS) --constraints requirements.lock - -o requirements-bootstrap.lock
 	@$(MAKE) --no-print-directory setup
 	@$(BIN)/python -m service.local.jars
 
