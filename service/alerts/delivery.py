@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -16,6 +17,7 @@ from service.errors import ConfigError, DeliveryFailed, DeliveryRefused
 from service.settings import reveal
 
 WORDS_KEPT = 120
+SECRET_LENGTH = 5
 
 
 def _drop(_record: logging.LogRecord) -> bool:
@@ -49,6 +51,9 @@ class Post:
         self._name = name
         self._url = revealed
         self._host = parts.hostname
+        # a webhook's secret is a part of its path or query; longest first, so that no rest of one stays
+        pieces = {piece for piece in re.split(r"[/?&=]", f"{parts.path}?{parts.query}") if len(piece) >= SECRET_LENGTH}
+        self._secrets = sorted(pieces, key=len, reverse=True)
         self._client = httpx.AsyncClient(timeout=timeout, follow_redirects=False, transport=transport)
 
     async def send(self, body: bytes, headers: Mapping[str, str]) -> None:
@@ -66,12 +71,17 @@ class Post:
             raise DeliveryFailed(f"{self._name}: {self._host} answered {status}.", retry_after=retry_after(response.headers))
         if 300 <= status < 400:
             raise DeliveryRefused(f"{self._name}: {self._host} answered {status}; redirects are not followed.")
-        said = " ".join(response.text[:WORDS_KEPT].split()).replace(self._url, "…")
+        said = self._without_secrets(" ".join(response.text.split()))[:WORDS_KEPT]
         raise DeliveryRefused(f"{self._name}: {self._host} answered {status}{': ' + said if said else ''}.")
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+    def _without_secrets(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "…")
+        return text
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
