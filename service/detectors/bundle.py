@@ -28,7 +28,7 @@ from service.detectors.ensemble import Ensemble
 from service.detectors.features import Scaler
 from service.detectors.fresh import FreshRows
 from service.domain import Schema
-from service.errors import BundleError
+from service.errors import BundleError, ConfigError
 
 FORMAT = 1
 VERSION_DIGITS = 12
@@ -204,13 +204,11 @@ def load_bundle(path: Path, *, factory: Factory) -> Bundle:
 def _restore_member(path: Path, told: _MemberManifest, arrays: Mapping[str, NDArray[Any]], factory: Factory) -> BundledMember:
     try:
         detector = factory(told.name, told.options)
-    except (KeyError, LookupError) as error:
+    except (LookupError, ConfigError, TypeError, ValueError) as error:
         raise BundleError(
-            f"The bundle {path} holds a detector named {told.name!r}, which this version does not know.",
+            f"The bundle {path} holds a detector {told.name!r} that this version cannot make: {error}",
             hint="Train it again with this version, or install the version that made it.",
         ) from error
-    except (TypeError, ValueError) as error:
-        raise _unfit(path, f"the detector {told.name!r} does not take its options ({error})") from error
     try:
         detector.restore(told.settings, arrays)
     except (KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:

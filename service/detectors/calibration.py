@@ -1,8 +1,9 @@
 """From raw scores to tail probabilities that can be believed (section "Calibrated score" of docs/architecture.md).
 
-Inside the calibration scores the tail probability is empirical; beyond their upper tenth it follows a generalised Pareto
-tail (Pickands 1975; Balkema & de Haan 1974), fitted by probability-weighted moments (Hosking & Wallis 1987) with its shape
-floored at exponential: a bounded tail (ξ < 0) would call everything beyond the largest calibration score impossible.
+Inside the calibration scores the tail probability is empirical; beyond their upper tenth (less where there are many) it
+follows a generalised Pareto tail (Pickands 1975; Balkema & de Haan 1974), fitted by probability-weighted moments (Hosking &
+Wallis 1987) with its shape floored at exponential: a bounded tail (ξ < 0) would call everything beyond the largest
+calibration score impossible.
 
 How far it can be believed: overlapping windows are not independent evidence, so the calibration counts for
 ``n_eff = rows / window`` observations, and ``p`` is never below ``1 / (10 · n_eff)``. A short calibration therefore
@@ -29,8 +30,10 @@ from service.domain import F64, Severity, severity_of
 from service.errors import NotEnoughData
 
 LEAST_SCORES = 30
-# The share of the calibration scores that shapes the tail, and the fewest scores it is shaped from.
-TAIL_SHARE = 0.1
+# The tail is shaped by the scores of about 50 independent windows: the upper tenth of a short calibration, the upper
+# hundredth of a very long one (the further out, the better the limit holds that makes it Pareto).
+TAIL_INDEPENDENT = 50
+TAIL_SHARES = (0.01, 0.1)
 TAIL_LEAST = 10
 # Above this the mean of a generalised Pareto tail does not exist and moments say nothing.
 SHAPE_MOST = 0.9
@@ -67,7 +70,8 @@ class Calibration:
         self._fit_tail(scores)
 
     def _fit_tail(self, scores: F64) -> None:
-        most = int(np.clip(TAIL_SHARE * self.count, TAIL_LEAST, self.count // 2))
+        share = np.clip(TAIL_INDEPENDENT / self.n_eff, *TAIL_SHARES)
+        most = int(np.clip(share * self.count, TAIL_LEAST, self.count // 2))
         # The tail starts at a knot, so that the curve is continuous there.
         at = int(np.searchsorted(self._knots, scores[self.count - most - 1], side="left"))
         at = min(at + 1, len(self._knots) - 1)  # the first score above it, or the largest where they all tie

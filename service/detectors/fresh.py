@@ -11,13 +11,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.covariance import ledoit_wolf
 
 from service.detectors.features import Features
-from service.detectors.statistics import WindowStatistics, least
+from service.detectors.statistics import WindowStatistics, least, principal_axes
 from service.domain import F32, F64
 
-MOST_ROWS = 8000
 MOST_DIMENSIONS = 64
 
 
@@ -33,12 +31,10 @@ class FreshRows:
         """Learn centre and covariance. Raises ``NotEnoughData``."""
         least(features, 30, "newest-rows")
         columns = self._statistics.fit(features).transform(features)
-        chosen = columns[np.linspace(0, len(columns) - 1, min(len(columns), MOST_ROWS)).astype(np.int64)].astype(np.float64)
-        self._centre = chosen.mean(axis=0).astype(np.float32)
-        values, axes = np.linalg.eigh(ledoit_wolf(chosen)[0])
-        kept = slice(-MOST_DIMENSIONS, None)
-        values, axes = values[kept], axes[:, kept]
-        self._whitening = np.ascontiguousarray(axes / np.sqrt(np.maximum(values, 0) + 0.1 * values.mean() + 1e-12), np.float32)
+        self._centre, axes, variances = principal_axes(columns, MOST_DIMENSIONS)
+        # The same ridge as the whitened distance: axes in which training never moved do not shout.
+        ridge = 0.1 * float(np.var(columns, axis=0, dtype=np.float64).mean()) + 1e-12
+        self._whitening = np.ascontiguousarray(axes / np.sqrt(variances + ridge), np.float32)
         return self
 
     def score(self, features: Features) -> F64:

@@ -7,11 +7,15 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils.extmath import randomized_svd
 
 from service.detectors.features import Features
 from service.detectors.kernels import CLIP
 from service.domain import F32, F64
 from service.errors import NotEnoughData
+
+EXACT_WIDTH = 512
+MOST_DECOMPOSED_ROWS = 4000
 
 
 class WindowStatistics:
@@ -79,3 +83,29 @@ def least(features: Features, windows: int, name: str) -> None:
             f"The {name} detector needs at least {windows} training windows and got {len(features)}.",
             hint="Train on more rows, or choose a shorter window.",
         )
+
+
+def evenly(points: F32, most: int) -> F32:
+    """At most ``most`` of the points (rows), evenly spaced."""
+    if len(points) <= most:
+        return points
+    return points[np.linspace(0, len(points) - 1, most).astype(np.int64)]
+
+
+def principal_axes(columns: F32, most: int, seed: int = 0) -> tuple[F32, F32, F64]:
+    """Centre (width,), the ``most`` widest axes (width, k) and their variances (k,), widest first.
+
+    Beyond ``EXACT_WIDTH`` columns the axes come from a randomised decomposition (Halko, Martinsson & Tropp 2011) of evenly
+    spaced rows: the exact one grows with the cube of the width.
+    """
+    centre = columns.mean(axis=0, dtype=np.float64)
+    most = min(most, *columns.shape)
+    if columns.shape[1] > EXACT_WIDTH:
+        chosen = evenly(columns, MOST_DECOMPOSED_ROWS) - centre.astype(np.float32)
+        _, singular, rows = randomized_svd(chosen, most, random_state=seed)
+        axes, variances = rows.T, np.square(singular.astype(np.float64)) / len(chosen)
+    else:
+        centred = columns - centre
+        variances, axes = np.linalg.eigh(centred.T @ centred / len(columns))
+        axes, variances = axes[:, ::-1][:, :most], np.maximum(variances[::-1][:most], 0.0)
+    return centre.astype(np.float32), np.ascontiguousarray(axes, np.float32), variances
