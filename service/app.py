@@ -1,7 +1,8 @@
 """The composition root: settings in, wired parts out. The only tables of components stand here.
 
 A component is named ``"module:Class"`` and imported when it is first used, so that a run without a deep detector never
-loads torch. Adding one is its file and its line in a table.
+loads torch. Adding one is its file and its line in a table. For the same reason each builder imports what it wires: a
+question about the alert history loads neither the detectors nor Kafka's client.
 """
 
 from __future__ import annotations
@@ -10,38 +11,37 @@ import asyncio
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
-
-from service.alerts.base import Notifier
-from service.alerts.episodes import Episodes
-from service.alerts.notifications import NotificationService, Outcome
-from service.alerts.notify import NotifyPart
-from service.alerts.store import StorePart, log_refused
 from service.clock import SystemClock
-from service.detectors.base import Detector
-from service.detectors.bundle import Bundle, load_bundle
-from service.detectors.realtime import RealTimeAnomalyDetector
 from service.errors import ConfigError
-from service.observability.health import Health, HealthServer, health_app
 from service.observability.logging import get_logger
-from service.observability.metrics import Metrics
-from service.runtime import Part
 from service.settings import Settings
-from service.sources.base import Codec
-from service.sources.kafka import KafkaSource
-from service.state.transactions import AtLeastOnceOutbox
-from service.stream.models import Model, Models
-from service.stream.processor import StreamProcessor
-from service.stream.scoring import ScoringPart
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from service.alerts.base import Notifier
+    from service.alerts.notifications import NotificationService, Outcome
+    from service.detectors.base import Detector
+    from service.detectors.bundle import Bundle
+    from service.observability.health import Health, HealthServer
+    from service.observability.metrics import Metrics
+    from service.runtime import Part
+    from service.sources.base import Codec
+    from service.stream.models import Model, Models
 
 log = get_logger("app")
 
 DETECTORS: dict[str, str] = {
     "deep": "service.detectors.deep:DeepAnomalyDetector",
     "vae": "service.detectors.vae:VAEAnomalyDetector",
+    "autoencoder": "service.detectors.autoencoder:AutoencoderAnomalyDetector",
+    "gan": "service.detectors.gan:GANAnomalyDetector",
     "statistical": "service.detectors.statistical:StatisticalAnomalyDetector",
+    "mahalanobis": "service.detectors.mahalanobis:MahalanobisDetector",
+    "pca_residual": "service.detectors.residual:PcaResidualDetector",
+    "forecast": "service.detectors.residual:ForecastDetector",
 }
 CODECS: dict[str, str] = {
     "native": "service.sources.codecs.native:NativeCodec",
@@ -53,6 +53,9 @@ NOTIFIERS: dict[str, str] = {
 }
 STORES: dict[str, str] = {
     "elasticsearch": "service.alerts.elasticsearch:ElasticsearchAlertStore",
+}
+HISTORIES: dict[str, str] = {
+    "elasticsearch": "service.alerts.elasticsearch:AlertHistory",
 }
 
 PARTS = ("scoring", "store", "notify")
@@ -81,6 +84,8 @@ def make_detector(name: str, options: Mapping[str, Any]) -> Detector:
 
 def open_bundle(path: Path) -> Bundle:
     """The bundle in ``path``, ready to score. Raises ``BundleError`` saying what does not fit."""
+    from service.detectors.bundle import load_bundle
+
     return load_bundle(path, factory=make_detector)
 
 
@@ -89,6 +94,8 @@ def build_models(settings: Settings) -> Models:
 
     Raises ``ConfigError`` when there is none, ``BundleError`` when one cannot be read.
     """
+    from service.stream.models import Models
+
     if not settings.models:
         raise ConfigError(
             "No model is configured.", hint="Train one (`tidewatch train`) and name it under `models` in the settings."
@@ -107,6 +114,10 @@ def build_models(settings: Settings) -> Models:
 
 def build_model(bundle: Bundle, settings: Settings) -> Model:
     """One bundle with its windows and its detector."""
+    from service.detectors.realtime import RealTimeAnomalyDetector
+    from service.stream.models import Model
+    from service.stream.processor import StreamProcessor
+
     processor = StreamProcessor(bundle.schema, window=bundle.window, stride=bundle.stride, settings=settings.stream)
     detector = RealTimeAnomalyDetector(bundle, settings.detection, min_coverage=settings.stream.min_coverage)
     return Model(bundle.name, bundle.schema, processor, detector)
@@ -117,6 +128,9 @@ def build_service(settings: Settings, parts: Sequence[str] = PARTS) -> list[Part
 
     Raises ``Stop`` (bad configuration or bundle) before anything is consumed.
     """
+    from service.observability.health import Health, health_app
+    from service.observability.metrics import Metrics
+
     metrics, health = Metrics(), Health(SystemClock())
     built: list[Part] = []
     if settings.http.enabled:
@@ -127,6 +141,11 @@ def build_service(settings: Settings, parts: Sequence[str] = PARTS) -> list[Part
 
 def build_scoring(settings: Settings, metrics: Metrics, health: Health) -> Part:
     """metrics → codec → windows → detectors → episodes → outbox."""
+    from service.alerts.episodes import Episodes
+    from service.sources.kafka import KafkaSource
+    from service.state.transactions import AtLeastOnceOutbox
+    from service.stream.scoring import ScoringPart
+
     models = build_models(settings)
     codec: Codec = component(CODECS, "native", "codec")(models.schema_of, settings.stream)
     episodes = Episodes(settings.alerts, settings.config_hash())
@@ -148,12 +167,25 @@ def build_scoring(settings: Settings, metrics: Metrics, health: Health) -> Part:
 
 def build_store(settings: Settings, metrics: Metrics, health: Health) -> Part:
     """tidewatch.alerts → Elasticsearch."""
-    store = component(STORES, "elasticsearch", "store")(settings.elasticsearch, on_refused=log_refused)
-    return StorePart(settings.kafka, store, metrics=metrics, health=health)
+    from service.alerts.store import StorePart
+
+    return StorePart(settings.kafka, build_alert_store(settings), metrics=metrics, health=health)
+
+
+def build_alert_store(settings: Settings) -> Any:
+    """What keeps the alert history. Raises ``ConfigError`` for unusable credentials."""
+    return component(STORES, "elasticsearch", "store")(settings.elasticsearch)
+
+
+def build_history(settings: Settings) -> Any:
+    """What reads the alert history back."""
+    return component(HISTORIES, "elasticsearch", "store")(settings.elasticsearch)
 
 
 def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
     """tidewatch.alerts → people."""
+    from service.alerts.notify import NotifyPart
+
     service = build_notifications(
         settings, on_outcome=lambda receiver, outcome: metrics.notifications.labels(receiver, outcome).inc()
     )
@@ -162,6 +194,8 @@ def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
 
 def build_notifications(settings: Settings, *, on_outcome: Outcome) -> NotificationService:
     """The notification service with every receiver of the settings. Raises ``ConfigError`` for one that cannot work."""
+    from service.alerts.notifications import NotificationService
+
     return NotificationService(settings.notifications, build_notifiers(settings), clock=SystemClock(), on_outcome=on_outcome)
 
 
@@ -189,6 +223,8 @@ class _HealthPart:
 
     async def start(self) -> None:
         """Bind and serve. Raises ``ConfigError`` when the address cannot be used."""
+        from service.observability.health import HealthServer
+
         http = self._settings
         try:
             self._server = HealthServer(self._app, http.host, http.port)

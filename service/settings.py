@@ -122,6 +122,7 @@ class DetectionSettings(Section):
 class TrainingSettings(Section):
     """How a bundle is trained; kept inside the bundle."""
 
+    detectors: dict[str, float | dict[str, Any]] = {"deep": 1.0, "statistical": 1.0}  # by name: a weight, or options
     window: Positive = 100
     stride: Positive = 10
     seed: int = 0

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import stamina
 import typer
 import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from service.errors import ConfigError
 from service.observability.logging import configure_logging
 from service.settings import Settings, load_settings
 
 T = TypeVar("T")
+ShowProgress = Callable[[str, int, int, str], None]
 
 # Results go to standard output; progress, logs and errors to standard error, so that output can be piped.
 console = Console()
@@ -28,10 +33,15 @@ ConfigOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-def read_settings(config: Path | None, **overrides: Any) -> Settings:
-    """The settings, with logging configured from them."""
-    settings = load_settings(config, overrides)
-    configure_logging(settings.log.level, settings.log.format)
+def read_settings(config: Path | None, *, quiet: bool = False) -> Settings:
+    """The settings, with logging configured from them.
+
+    ``quiet`` is for commands that answer a person: what goes wrong is said once by the command, not by every library.
+    """
+    settings = load_settings(config)
+    configure_logging("critical" if quiet else settings.log.level, settings.log.format)
+    if quiet:
+        stamina.instrumentation.set_on_retry_hooks([])
     return settings
 
 
@@ -41,7 +51,7 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[str, int, int, str], None]]:
+def progress_bar() -> Iterator[ShowProgress]:
     """A live bar for each stage: call the yielded function with (stage, done, total, detail); total 0 means unknown."""
     columns = (
         SpinnerColumn(),
@@ -60,3 +70,31 @@ def progress_bar() -> Iterator[Callable[[str, int, int, str], None]]:
             bars.update(tasks[stage], completed=done, total=total or None, detail=detail)
 
         yield show
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_SPAN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*")
+
+
+def parse_span(text: str) -> float:
+    """Seconds in ``90s``, ``30m``, ``6h``, ``7d``. Raises ``ConfigError`` for anything else."""
+    found = _SPAN.fullmatch(text)
+    if found is None:
+        raise ConfigError(f"{text!r} is no length of time.", hint="Write a number and a unit: 90s, 30m, 6h, 7d.")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def parse_moment(text: str | None, now_ms: int) -> int | None:
+    """Milliseconds since the epoch of ``6h`` (ago), ``2026-11-22T09:30:00Z`` or ``2026-11-22`` (UTC where no zone is named).
+
+    Raises ``ConfigError`` for anything else.
+    """
+    if text is None:
+        return None
+    if _SPAN.fullmatch(text):
+        return now_ms - round(parse_span(text) * 1000)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{text!r} is no time.", hint="Write 6h (ago), or an ISO time such as 2026-11-22T09:30:00Z.") from None
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)

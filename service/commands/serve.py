@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from service.app import build_service
 from service.commands.common import ConfigOption, read_settings, run_async
 from service.runtime import run_parts, stop_on_signals
 from service.settings import Settings
@@ -42,6 +41,8 @@ def run(
 
 
 async def _run(settings: Settings, parts: tuple[str, ...]) -> None:
+    from service.app import build_service
+
     stop = asyncio.Event()
     with stop_on_signals(stop):
         await run_parts(build_service(settings, parts), stop)

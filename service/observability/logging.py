@@ -11,7 +11,11 @@ import structlog
 _NOISY = ("aiokafka", "elastic_transport", "elasticsearch", "httpx", "httpcore", "matplotlib", "asyncio", "uvicorn")
 
 
-def configure_logging(level: Literal["debug", "info", "warning", "error"], form: Literal["auto", "pretty", "json"]) -> None:
+Level = Literal["debug", "info", "warning", "error", "critical"]
+Form = Literal["auto", "pretty", "json"]
+
+
+def configure_logging(level: Level, form: Form) -> None:
     """Send structlog and standard logging through one pipeline; libraries are kept to warnings unless ``level`` is debug."""
     threshold = getattr(logging, level.upper())
     pretty = form == "pretty" or (form == "auto" and sys.stderr.isatty())

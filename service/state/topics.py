@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import msgspec
@@ -29,7 +30,7 @@ class TopicOutcome(msgspec.Struct, frozen=True):
     """What ``create_topics`` found or did; ``detail`` says how an existing topic differs from the plan."""
 
     name: str
-    outcome: Literal["created", "exists", "differs"]
+    outcome: Literal["created", "exists", "differs", "missing"]
     detail: str = ""
 
 
@@ -49,9 +50,20 @@ async def create_topics(kafka: KafkaSettings) -> list[TopicOutcome]:
 
     Raises ``BrokerUnavailable``, or ``ConfigError`` when Kafka does not let us.
     """
+    return await _each(kafka, _create)
+
+
+async def inspect_topics(kafka: KafkaSettings) -> list[TopicOutcome]:
+    """As ``create_topics``, but what is missing stays so."""
+    return await _each(kafka, _look)
+
+
+async def _each(
+    kafka: KafkaSettings, act: Callable[[Any, TopicPlan, KafkaSettings], Awaitable[TopicOutcome]]
+) -> list[TopicOutcome]:
     admin: Any = await connect(lambda: AIOKafkaAdminClient(**kafka_client_options(kafka)), kafka)
     try:
-        return [await _create(admin, plan, kafka) for plan in plan_topics(kafka)]
+        return [await act(admin, plan, kafka) for plan in plan_topics(kafka)]
     except KafkaError as error:
         raise BrokerUnavailable(f"Kafka at {kafka.bootstrap_servers} did not answer: {error}.") from error
     finally:
@@ -71,6 +83,12 @@ async def _create(admin: Any, plan: TopicPlan, kafka: KafkaSettings) -> TopicOut
                 f"Kafka does not make the topic {name!r}: {said[0] if said and said[0] else error.__name__}.",
                 hint="Check kafka.topics.replication_factor and the user's rights.",
             )
+    return await _look(admin, plan, kafka)
+
+
+async def _look(admin: Any, plan: TopicPlan, kafka: KafkaSettings) -> TopicOutcome:  # noqa: ARG001 - one shape for both acts
+    if plan.name not in await admin.list_topics():
+        return TopicOutcome(plan.name, "missing")
     return _compare(plan, len((await admin.describe_topics([plan.name]))[0]["partitions"]), await topic_configs(admin, plan.name))
 
 

@@ -1,0 +1,182 @@
+"""``tidewatch setup``, ``check`` and ``demo``: making the servers ready, seeing whether they are, and seeing it all work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import typer
+from rich.table import Table
+
+from service.commands.common import ConfigOption, JsonOption, console, read_settings, run_async
+from service.domain import Severity
+from service.errors import Stop, TidewatchError
+from service.settings import EmailReceiver, Settings, reveal
+
+REACH_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the table: what was looked at, whether it is good, and what is the matter or what was found."""
+
+    what: str
+    good: bool
+    detail: str
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands to ``app``."""
+    app.command("setup", epilog="Example: tidewatch setup --config tidewatch.yaml")(setup)
+    app.command("check", epilog="Example: tidewatch check --config tidewatch.yaml")(check)
+
+
+def setup(config: ConfigOption = None) -> None:
+    """Create the topics and the index templates. Safe to repeat: what is there already stays as it is."""
+    settings = read_settings(config, quiet=True)
+    table = Table("what", "state", "detail")
+    for row in run_async(_setup(settings)):
+        table.add_row(*row)
+    console.print(table)
+
+
+async def _setup(settings: Settings) -> list[tuple[str, str, str]]:
+    from service.app import build_alert_store
+    from service.state.topics import create_topics
+
+    rows = [(f"topic {topic.name}", str(topic.outcome), topic.detail) for topic in await create_topics(settings.kafka)]
+    store = build_alert_store(settings)
+    try:
+        await store.install_templates()
+    finally:
+        await store.close()
+    prefix = settings.elasticsearch.index_prefix
+    return [*rows, (f"index templates {prefix}-*", "installed", settings.elasticsearch.url)]
+
+
+def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Read the settings and the bundles, reach every server, and say in one table what is wrong.
+
+    Nothing is changed and nobody is notified. Exit status 1 when something is wrong.
+    """
+    settings = impatient(read_settings(config, quiet=True))
+    findings = [*check_models(settings), *run_async(_check_servers(settings))]
+    if as_json:
+        console.print_json(data=[vars(finding) for finding in findings])
+    else:
+        table = Table("", "what", "detail")
+        for finding in findings:
+            table.add_row("[green]✔[/]" if finding.good else "[red]✘[/]", finding.what, finding.detail)
+        console.print(table)
+    wrong = sum(not finding.good for finding in findings)
+    if wrong:
+        console.print(f"{wrong} of {len(findings)} need attention.")
+        raise typer.Exit(1)
+
+
+def impatient(settings: Settings) -> Settings:
+    """The same settings, but a server that does not answer within a few seconds is away."""
+    kafka = settings.kafka.model_copy(update={"connect_timeout_seconds": REACH_SECONDS})
+    elasticsearch = settings.elasticsearch.model_copy(update={"request_timeout_seconds": REACH_SECONDS})
+    return settings.model_copy(update={"kafka": kafka, "elasticsearch": elasticsearch})
+
+
+def check_models(settings: Settings) -> list[Finding]:
+    """Every bundle: can it be read, what can it support, and does that reach the receivers?"""
+    from service.app import open_bundle
+
+    if not settings.models:
+        return [Finding("models", False, "None is configured. Train one (tidewatch train) and name it under models.")]
+    findings = []
+    loudest = Severity.INFO
+    for rule in settings.models:
+        what = f"bundle {rule.bundle} for {rule.match}"
+        try:
+            bundle = open_bundle(rule.bundle)
+        except Stop as error:
+            findings.append(Finding(what, False, f"{error} {error.hint}"))
+            continue
+        tail = bundle.calibration()
+        supported = tail.supported_severity()
+        loudest = max(loudest, supported, key=lambda severity: severity.rank)
+        detail = (
+            f"{bundle.schema.dims} metrics, window {bundle.window} × {bundle.schema.interval_ms / 1000:g} s; "
+            f"calibrated on {tail.n_eff:,.0f} independent windows, which supports up to {supported}"
+        )
+        findings.append(Finding(what, True, detail))
+    for receiver in settings.notifications.receivers:
+        if Severity(receiver.min_severity).rank > loudest.rank:
+            detail = f"wants at least {receiver.min_severity}, but no bundle supports more than {loudest}: it would never be told"
+            findings.append(Finding(f"receiver {receiver.name}", False, detail))
+    return findings
+
+
+async def _check_servers(settings: Settings) -> list[Finding]:
+    from service.app import build_notifiers
+
+    kafka = settings.kafka
+    findings = [
+        await _finding(f"Kafka at {kafka.bootstrap_servers}", lambda: _check_topics(settings)),
+        await _finding(f"Elasticsearch at {settings.elasticsearch.url}", lambda: _check_store(settings)),
+    ]
+    try:
+        for notifier in build_notifiers(settings).values():
+            await notifier.close()
+    except Stop as error:
+        return [*findings, Finding("receivers", False, f"{error} {error.hint}")]
+    return findings + [
+        await _finding(f"receiver {receiver.name}", lambda receiver=receiver: _reach(receiver))  # type: ignore[misc]  # bound now
+        for receiver in settings.notifications.receivers
+    ]
+
+
+async def _finding(what: str, look: Callable[[], Awaitable[str]]) -> Finding:
+    try:
+        return Finding(what, True, await look())
+    except TidewatchError as error:
+        return Finding(what, False, f"{error} {error.hint if isinstance(error, Stop) else ''}".strip())
+
+
+async def _check_topics(settings: Settings) -> str:
+    from service.state.topics import inspect_topics
+
+    topics = await inspect_topics(settings.kafka)
+    missing = [topic.name for topic in topics if topic.outcome == "missing"]
+    if missing:
+        raise Stop(f"There is no topic {' and no topic '.join(missing)}.", hint="Run: tidewatch setup")
+    differs = [f"{topic.name}: {topic.detail}" for topic in topics if topic.outcome == "differs"]
+    return "; ".join([f"all {len(topics)} topics are there", *differs])
+
+
+async def _check_store(settings: Settings) -> str:
+    from service.app import build_alert_store
+
+    store = build_alert_store(settings)
+    try:
+        said: str = await store.check()
+        return said
+    finally:
+        await store.close()
+
+
+async def _reach(receiver: Any) -> str:
+    """Open a connection and close it again; nothing is sent."""
+    host, port = _address(receiver)
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), REACH_SECONDS)
+    except (OSError, TimeoutError) as error:
+        raise Stop(
+            f"{host}:{port} cannot be reached ({type(error).__name__}).", hint="Check its address and the network."
+        ) from error
+    writer.close()
+    return f"{receiver.type} at {host}:{port} can be reached; from {receiver.min_severity} up"
+
+
+def _address(receiver: Any) -> tuple[str, int]:
+    if isinstance(receiver, EmailReceiver):
+        return receiver.host, receiver.port
+    url = urlsplit(reveal(receiver.url, receiver.url_file) or "")
+    return url.hostname or "", url.port or (80 if url.scheme == "http" else 443)

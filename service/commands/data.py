@@ -1,0 +1,62 @@
+"""``tidewatch replay`` and ``tidewatch agent``: metrics into the topic."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.commands.common import ConfigOption, ShowProgress, console, progress_bar, read_settings, run_async
+from service.runtime import stop_on_signals
+from service.settings import Settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands to ``app``."""
+    app.command("replay", epilog="Example: tidewatch replay machine-1-1.npz --split test --speed 600")(replay_file)
+    app.command("agent", epilog="Example: tidewatch agent --hz 1 --entity web-3")(agent)
+
+
+def replay_file(
+    data: Annotated[Path, typer.Argument(help="A data set: npz, csv, parquet or jsonl.")],
+    speed: Annotated[float, typer.Option(min=0, help="Times real time; 0 is as fast as Kafka takes it.")] = 1.0,
+    split: Annotated[str, typer.Option(help="Of an npz archive: train, test or all.")] = "all",
+    rebase: Annotated[bool, typer.Option("--rebase", help="Move event time so that the replay ends now.")] = False,
+    interval: Annotated[float | None, typer.Option(help="Seconds between rows. Default: measured; a minute for npz.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Publish a data set to the metrics topic."""
+    from service.sources.files import Split, read_dataset
+    from service.sources.replay import replay
+
+    settings = read_settings(config, quiet=True)
+    which: Split = "train" if split == "train" else "test" if split == "test" else "all"
+    dataset = read_dataset(data, split=which, interval_ms=None if interval is None else round(interval * 1000))
+    with progress_bar() as show:
+        published = run_async(replay(dataset, settings.kafka, speed=speed, rebase=rebase, progress=show))
+    console.print(f"Published {published:,} messages of {len(dataset.series)} entities to {settings.kafka.topics.metrics}.")
+
+
+def agent(
+    hz: Annotated[float, typer.Option(min=0.01, max=100, help="Samples a second.")] = 20.0,
+    entity: Annotated[
+        str | None, typer.Option(help="Name to publish under. Default: this host's name.", show_default=False)
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(help="Stop after this long. Default: on Ctrl-C.", show_default=False)] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Publish this machine's own metrics: CPU, load, memory, disk, network, context switches."""
+    settings = read_settings(config, quiet=True)
+    with progress_bar() as show:
+        sent = run_async(_sample(settings, hz, entity, seconds, show))
+    console.print(f"Published {sent:,} samples to {settings.kafka.topics.metrics}.")
+
+
+async def _sample(settings: Settings, hz: float, entity: str | None, seconds: float | None, show: ShowProgress) -> int:
+    from service.sources.agent import run_agent
+
+    stop = asyncio.Event()
+    with stop_on_signals(stop):
+        return await run_agent(settings.kafka, hz=hz, entity=entity, seconds=seconds, stop=stop, progress=show)

@@ -1,0 +1,95 @@
+"""``tidewatch train`` and ``tidewatch evaluate``: from normal data to a bundle, and from a bundle to figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from service.commands.common import ConfigOption, console, error_console, parse_span, progress_bar, read_settings, run_async
+from service.errors import ConfigError
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.detectors.bundle import Bundle
+    from service.domain import Dataset
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands to ``app``."""
+    app.command(
+        "train",
+        epilog="Example: tidewatch train normal.parquet --out bundles/hosts, or: tidewatch train --last 6h --out bundles/hosts",
+    )(train_command)
+
+
+def train_command(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory to write the bundle to.")],
+    data: Annotated[
+        Path | None, typer.Argument(help="A file of normal data: npz, csv, parquet or jsonl.", show_default=False)
+    ] = None,
+    last: Annotated[str | None, typer.Option(help="Instead of a file: this much of the metrics topic, e.g. 90s, 30m, 6h.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The bundle's name, part of every alert id. Default: the directory's name.")
+    ] = None,
+    detector: Annotated[list[str] | None, typer.Option(help="Train just this detector (may be repeated).")] = None,
+    interval: Annotated[float | None, typer.Option(help="Seconds between rows. Default: measured from the data.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Learn what normal looks like, and write a model bundle.
+
+    The data is taken to be normal. The newest part of it is held out to calibrate the scores on.
+    """
+    from service.app import make_detector
+    from service.detectors.bundle import save_bundle
+    from service.training.train import train
+
+    settings = read_settings(config, quiet=True)
+    if (data is None) == (last is None):
+        raise ConfigError("Train from what?", hint="Give either a file or --last with a time, e.g. --last 6h.")
+    dataset = load(settings, data, last, interval)
+    detectors = dict.fromkeys(detector, 1.0) if detector else settings.training.detectors
+    console.print(
+        f"Training on {dataset.rows:,} rows of {dataset.schema.dims} metrics, "
+        f"{len(dataset.series):,} {'entity' if len(dataset.series) == 1 else 'entities'}, "
+        f"a row every {dataset.schema.interval_ms / 1000:g} s."
+    )
+    with progress_bar() as show:
+        bundle = train(dataset, settings.training, name=name or out.name, detectors=detectors, factory=make_detector, progress=show)
+        save_bundle(bundle, out)
+    console.print(bundle_table(bundle, out))
+
+
+def load(settings: Settings, data: Path | None, last: str | None, interval: float | None) -> Dataset:
+    """Training data from a file (its train split, if it has one) or from the last part of the metrics topic."""
+    from service.sources.files import Split, read_dataset
+    from service.sources.messages import read_topic
+
+    interval_ms = None if interval is None else round(interval * 1000)
+    if data is not None:
+        split: Split = "train" if data.suffix == ".npz" else "all"
+        return read_dataset(data, split=split, interval_ms=interval_ms)
+    seconds = parse_span(last or "")
+    with error_console.status(f"Reading the last {last} of {settings.kafka.topics.metrics}"):
+        return run_async(read_topic(settings, last_seconds=seconds, interval_ms=interval_ms))
+
+
+def bundle_table(bundle: Bundle, path: Path) -> Table:
+    """What a bundle holds and what it can support, for people."""
+    tail = bundle.calibration()
+    table = Table(title=f"Bundle {bundle.name}", title_justify="left", show_header=False)
+    table.add_row("where", str(path))
+    table.add_row("version", bundle.version[:12])
+    table.add_row("metrics", f"{bundle.schema.dims}: {shortened(bundle.schema.metrics)}")
+    table.add_row("window", f"{bundle.window} rows of {bundle.schema.interval_ms / 1000:g} s, scored every {bundle.stride}")
+    table.add_row("detectors", ", ".join(member.name for member in bundle.members))
+    table.add_row("calibrated on", f"{tail.n_eff:,.0f} independent windows")
+    table.add_row("can support", f"up to {tail.supported_severity()}: nothing rarer than one in {1 / tail.floor:,.0f} can be told")
+    return table
+
+
+def shortened(names: tuple[str, ...], most: int = 6) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
