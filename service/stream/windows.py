@@ -17,7 +17,7 @@ of about ``keep / slack`` rows copied per row, and 1.25 instead of the 2 times t
 ``keep = window + max_gap + lateness`` rows are enough to rebuild every later window from the records alone
 (``oldest offset``); only the carried value of a metric that has been silent for longer than that is not.
 
-Memory: ``capacity * (5 * dims + 8) + 48`` bytes a slot, ``capacity = keep + max(16, window / 4)``. 100,000 entities of 8
+Memory: ``capacity * (5 * dims + 8) + 48`` bytes a slot, ``capacity = keep + slack``. 100,000 entities of 8
 metrics with window 100, max_gap 5: 630 MB. The loop is compiled (numba) and runs without the GIL.
 """
 
@@ -44,7 +44,10 @@ FREE = -1  # the partition of a slot that no entity has
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How windows are cut. ``lateness`` and ``max_gap`` are rows; lateness of a window or more would reach no window."""
+    """How windows are cut. ``lateness`` and ``max_gap`` are rows; lateness of a window or more would reach no window.
+
+    ``slack`` rows are written between two moves of the tape; 0 is a quarter of a window, at least 16.
+    """
 
     dims: int
     window: int
@@ -52,6 +55,7 @@ class Shape:
     max_gap: int = 0
     lateness: int = 0
     min_coverage: float = 0.0
+    slack: int = 0
 
     @property
     def keep(self) -> int:
@@ -61,7 +65,7 @@ class Shape:
     @property
     def capacity(self) -> int:
         """Rows on a slot's tape."""
-        return self.keep + max(16, self.window // 4)
+        return self.keep + (self.slack or max(16, self.window // 4))
 
     @property
     def bytes_per_slot(self) -> int:
