@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
@@ -222,11 +224,61 @@ class RouteSettings(Section):
     repeat_interval_seconds: Seconds = 14_400.0
 
 
+class SilenceSettings(Section):
+    """Alerts that match (see ``routes``) are stored but not told from ``starts`` to ``ends``; times without a zone are UTC."""
+
+    match: Annotated[dict[str, str], Field(min_length=1)]
+    starts: datetime
+    ends: datetime
+    author: str
+    comment: str
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        utc = [moment if moment.tzinfo else moment.replace(tzinfo=UTC) for moment in (self.starts, self.ends)]
+        if utc[0] >= utc[1]:
+            raise ValueError("a silence must end after it starts")
+        return self
+
+
+class InhibitRuleSettings(Section):
+    """While an alert matching ``source`` fires, those matching ``target`` that agree with it on ``equal`` are not told."""
+
+    source: Annotated[dict[str, str], Field(min_length=1)]
+    target: Annotated[dict[str, str], Field(min_length=1)]
+    equal: list[str] = []
+
+
+class MaintenanceSettings(Section):
+    """From each time that ``cron`` names, in ``timezone``, for ``duration_minutes``: alerts that match are not told."""
+
+    cron: str
+    duration_minutes: Positive
+    timezone: str = "UTC"
+    match: dict[str, str] = {}
+    comment: str = ""
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        from croniter import croniter  # only who uses maintenance windows pays for its import
+
+        if not croniter.is_valid(self.cron):
+            raise ValueError(f"{self.cron!r} is not a cron expression (minute hour day month weekday)")
+        try:
+            ZoneInfo(self.timezone)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(f"there is no time zone {self.timezone!r} (use a name like Europe/Berlin)") from error
+        return self
+
+
 class NotificationSettings(Section):
     """Who is told, and how long each delivery is tried. Without ``routes`` every receiver gets every alert."""
 
     receivers: list[Receiver] = []
     routes: list[RouteSettings] = []
+    silences: list[SilenceSettings] = []
+    inhibit_rules: list[InhibitRuleSettings] = []
+    maintenance: list[MaintenanceSettings] = []
     send_resolved: bool = True
     attempt_timeout_seconds: Seconds = 10.0
     deadline_seconds: Seconds = 3600.0

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import stamina
 
 from service.alerts.base import Notifier
+from service.alerts.muting import Muting
 from service.alerts.stages import (
     Decision,
     Group,
@@ -19,6 +20,7 @@ from service.alerts.stages import (
     decide,
     group_key,
     group_labels,
+    hush,
     news,
     notification,
     owed_offset,
@@ -42,7 +44,6 @@ class NotificationService:
     """Routes, groups and delivers transitions.
 
     ``notifiers``: by receiver name. ``on_outcome(receiver, outcome)`` is called once per delivery and once per failed try.
-    ``muted(alert)`` names the silence or inhibition that mutes an alert, or returns ``None``.
     """
 
     def __init__(
@@ -52,13 +53,12 @@ class NotificationService:
         *,
         clock: Clock,
         on_outcome: Outcome,
-        muted: Callable[[Alert], str | None] = lambda _alert: None,
         retry_wait: tuple[float, float] = (0.5, 60.0),
     ) -> None:
         self._settings = settings
         self._routes = settings.effective_routes()
         self._lowest = {receiver.name: Severity(receiver.min_severity) for receiver in settings.receivers}
-        self._muted = muted
+        self.muting = Muting(settings)
         self._clock = clock
         self._on_outcome = on_outcome
         self._retry_wait = retry_wait
@@ -72,6 +72,8 @@ class NotificationService:
     def accept(self, transitions: Sequence[tuple[Alert, int]]) -> None:
         """Take (transition, offset) pairs in; never waits. Offsets are for ``owed_from``; -1 when there is none."""
         now = self._clock.now_ms()
+        for alert, _ in transitions:
+            self.muting.observe(alert)
         gathered: dict[tuple[str, int, str], tuple[dict[str, str], list[tuple[Alert, int]]]] = {}
         for alert, offset in transitions:
             for number, receiver in route(alert, self._routes):
@@ -95,9 +97,12 @@ class NotificationService:
         for group in groups:
             if group.receiver in self._workers and group.route < len(self._routes):
                 self._workers[group.receiver].groups[group.key] = group
+                for entry in group.entries.values():
+                    self.muting.observe(entry.alert)
 
     def forget(self) -> None:
         """Drop everything remembered, because another process has taken over telling people."""
+        self.muting.forget()
         for worker in self._workers.values():
             worker.groups.clear()
             worker.wake.set()
@@ -125,6 +130,10 @@ class NotificationService:
             await worker.finish(self._settings.attempt_timeout_seconds)
         for worker in self._workers.values():
             await worker.notifier.close()
+
+    def muted(self, alert: Alert) -> str | None:
+        """Why ``alert`` is not told now, or ``None``."""
+        return self.muting.reason(alert, self._clock.now_ms())
 
     def policy(self, receiver: str, number: int) -> Policy:
         """The timing of one receiver on one route."""
@@ -178,7 +187,7 @@ class _Worker:
         owed = [
             offset
             for group in self.groups.values()
-            if (offset := owed_offset(group, self.service.policy(self.name, group.route), self.service._muted)) is not None
+            if (offset := owed_offset(group, self.service.policy(self.name, group.route), self.service.muted)) is not None
         ]
         return min(owed, default=None)
 
@@ -209,10 +218,22 @@ class _Worker:
             if spent(group, now, policy):
                 del self.groups[key]
                 continue
-            decision = decide(group, now, policy, self.service._muted)
+            group = self._hush(key, group)
+            decision = decide(group, now, policy, self.service.muted)
             if decision.at is not None and (best[1].at is None or decision.at < best[1].at):
                 best = (group, decision)
         return best
+
+    def _hush(self, key: str, group: Group) -> Group:
+        if not self.service.muting.active:
+            return group
+        hushed = hush(group, self.service.muted)
+        for name, entry in hushed.entries.items():
+            if entry.hushed and not group.entries[name].hushed:
+                self.service._on_outcome(self.name, "muted")
+                log.info("not told", receiver=self.name, alert_id=name, why=self.service.muted(entry.alert))
+        self.groups[key] = hushed
+        return hushed
 
     async def _pause(self, until: int | None) -> None:
         """Wait for news, or until a moment; look again at least twice a minute, because silences end by themselves."""
@@ -222,7 +243,7 @@ class _Worker:
 
     async def _tell(self, group: Group, decision: Decision) -> None:
         policy = self.service.policy(self.name, group.route)
-        message = notification(group, decision.reason, policy, self.service._muted)
+        message = notification(group, decision.reason, policy, self.service.muted)
         outcome = await self._deliver(message)
         if outcome is None:
             return  # stopped: it stays owed

@@ -28,13 +28,14 @@ class Told(msgspec.Struct, frozen=True):
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One alert in a group. ``news_seq``: the transition worth telling (0: none yet); ``news_at``: when it came;
-    ``offset``: where the oldest untold news lay in the alerts topic."""
+    ``offset``: where the oldest untold news lay in the alerts topic; ``hushed``: muted when last looked at."""
 
     alert: Alert
     news_seq: int = 0
     news_at: int = 0
     offset: int = -1
     told: Told | None = None
+    hushed: bool = False
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,11 +160,23 @@ def absorb(group: Group, arrived: Sequence[tuple[Alert, int]], now: int, policy:
         if why is not None and why != before:
             oldest = offset if before is None else entry.offset
             entry = msgspec.structs.replace(entry, news_seq=alert.seq, news_at=now, offset=oldest)
-        if why is None and (entry.told is None or alert.status is Status.RESOLVED):
+        # nobody wants to hear that what was muted is over, once it no longer is
+        never_heard = entry.hushed and entry.told is None
+        if (alert.status is Status.RESOLVED and (why is None or never_heard)) or (why is None and entry.told is None):
             entries.pop(alert.alert_id, None)  # nothing to tell about it, now or later
         else:
             entries[alert.alert_id] = entry
     return msgspec.structs.replace(group, entries=entries)
+
+
+def hush(group: Group, muted: Muted) -> Group:
+    """The group with each untold entry marked by whether it is muted now."""
+    changed = {
+        key: msgspec.structs.replace(entry, hushed=not entry.hushed)
+        for key, entry in group.entries.items()
+        if entry.told is None and (muted(entry.alert) is not None) is not entry.hushed and entry.alert.status is Status.FIRING
+    }
+    return msgspec.structs.replace(group, entries=group.entries | changed) if changed else group
 
 
 # --- decide ----------------------------------------------------------------------------------------------------------

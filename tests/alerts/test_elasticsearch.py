@@ -140,6 +140,12 @@ async def test_one_alert_is_shown_with_its_transitions_by_the_beginning_of_its_i
     assert await history.show("") is None  # every alert begins like this
 
 
+async def test_a_storm_leaves_ten_thousand_documents(store: ElasticsearchAlertStore, history: AlertHistory) -> None:
+    await store.write([alert(f"host-{n}") for n in range(10_000)])
+    await history.refresh()
+    assert len({found["tidewatch"]["entity"] async for found in history.scan()}) == 10_000
+
+
 async def test_an_empty_history_is_empty(history: AlertHistory) -> None:
     assert await history.find() == []
     assert await history.show("ab") is None
