@@ -22,12 +22,27 @@ IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 WANTING = "WANTING: "  # marks the skips that the summary tells loudly
 
 
-def _controller() -> int:
-    """The process that a test run's servers live and die with: xdist's controller, or this one."""
-    return os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+STATE_VARIABLE = "_TEST_STACK_STATE"  # set by the controller, inherited by xdist's workers
+OWNER_VARIABLE = "_TEST_STACK_OWNER"
 
 
-STATE_DIR = Path(tempfile.gettempdir()) / f"tidewatch-tests-{os.getuid()}-{_controller()}"
+def _is_worker() -> bool:
+    return "PYTEST_XDIST_WORKER" in os.environ
+
+
+def pytest_configure() -> None:
+    """One state folder a run; its servers live and die with the controlling process, whichever worker starts them."""
+    if not _is_worker():
+        os.environ[STATE_VARIABLE] = tempfile.mkdtemp(prefix="tidewatch-tests-")
+        os.environ[OWNER_VARIABLE] = str(os.getpid())
+
+
+def pytest_unconfigure() -> None:
+    """The controller stops what any worker started."""
+    if not _is_worker():
+        state = Path(os.environ[STATE_VARIABLE])
+        LocalStack(state).down()
+        shutil.rmtree(state, ignore_errors=True)
 
 
 def _wanting(what: str) -> None:
@@ -39,7 +54,7 @@ def _wanting(what: str) -> None:
 @pytest.fixture(scope="session")
 def local_stack() -> LocalStack:
     """The run's own stack, not started; tests that stop servers must make one of their own instead."""
-    return LocalStack(STATE_DIR, owner=_controller())
+    return LocalStack(Path(os.environ[STATE_VARIABLE]), owner=int(os.environ[OWNER_VARIABLE]))
 
 
 @pytest.fixture(scope="session")
@@ -76,13 +91,6 @@ def data_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"{WANTING}no labelled series in {path}; set TIDEWATCH_DATA to the folder that holds them")
     return path
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """The controller stops what any worker started."""
-    if "PYTEST_XDIST_WORKER" not in os.environ and STATE_DIR.exists():
-        LocalStack(STATE_DIR).down()
-        shutil.rmtree(STATE_DIR, ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

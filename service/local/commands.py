@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from service.errors import LocalStackError
 from service.local.progress import shown_on
-from service.local.stack import LocalStack
+
+if TYPE_CHECKING:
+    from service.local.stack import LocalStack
 
 DEFAULT_STATE = Path(".tidewatch/local")
 
@@ -21,6 +24,17 @@ local_app = typer.Typer(
 StateDir = Annotated[Path, typer.Option("--state-dir", help="Where data, settings and logs are kept.")]
 
 
+def _stack(state_dir: Path, kafka_port: int = 0, elasticsearch_port: int = 0) -> LocalStack:
+    """Imported late: an installation without the extra packages still has every other command."""
+    try:
+        from service.local.stack import LocalStack
+    except ModuleNotFoundError as error:
+        raise LocalStackError(
+            f"The local servers need the package {error.name}, which is not installed.", hint="Run: pip install 'tidewatch[local]'"
+        ) from error
+    return LocalStack(state_dir, kafka_port=kafka_port, elasticsearch_port=elasticsearch_port)
+
+
 @local_app.command(epilog="Example: tidewatch local up --kafka-port 0 --elasticsearch-port 0")
 def up(
     state_dir: StateDir = DEFAULT_STATE,
@@ -28,7 +42,7 @@ def up(
     elasticsearch_port: Annotated[int, typer.Option(min=0, max=65535, help="Elasticsearch's port; 0 takes a free one.")] = 9200,
 ) -> None:
     """Start both servers (downloading them the first time, about 100 MB) and leave them running."""
-    stack = LocalStack(state_dir, kafka_port=kafka_port, elasticsearch_port=elasticsearch_port)
+    stack = _stack(state_dir, kafka_port, elasticsearch_port)
     with shown_on(Console(stderr=True)) as progress:
         stack.up(progress, detach=True)
     console = Console(soft_wrap=True, highlight=False)
@@ -45,7 +59,7 @@ def down(
     delete_data: Annotated[bool, typer.Option("--delete-data", help="Also delete the data, settings and logs.")] = False,
 ) -> None:
     """Stop both servers; their data is kept unless told otherwise."""
-    stack = LocalStack(state_dir)
+    stack = _stack(state_dir)
     console = Console(soft_wrap=True, highlight=False)
     if not state_dir.exists():
         console.print(f"Nothing to stop: there is no local stack in {state_dir}.")
@@ -60,8 +74,9 @@ def down(
 @local_app.command(epilog="Example: tidewatch local status --state-dir .tidewatch/local")
 def status(state_dir: StateDir = DEFAULT_STATE) -> None:
     """Show where both servers are and whether they answer; exit status 1 when one does not."""
-    servers = LocalStack(state_dir).status()
-    table = Table("server", "at", "pid", "state", "log")
+    servers = _stack(state_dir).status()
+    table = Table("server", "at", "pid", "state")
+    table.add_column("log", overflow="fold")
     for server in servers:
         state = "healthy" if server.healthy else "not answering" if server.pid else "stopped"
         table.add_row(server.name, server.endpoint, str(server.pid or ""), state, str(server.log))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import socket
 import struct
 import subprocess
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +36,9 @@ SINGLE_NODE = {
     "share.coordinator.state.topic.num.partitions": "1",
     "min.insync.replicas": "1",
     "group.initial.rebalance.delay.ms": "0",
+    # After a kill the controller refuses the new broker until the old one's session is over; 9 s by default.
+    "broker.session.timeout.ms": "4000",
+    "broker.heartbeat.interval.ms": "1000",
     "log.retention.hours": "168",
     "log.segment.bytes": "67108864",
     "log.cleaner.dedupe.buffer.size": "16777216",
@@ -87,8 +92,7 @@ class Kafka:
         }
         self.properties.write_text("".join(f"{key}={value}\n" for key, value in settings.items()), encoding="utf-8")
         if not (self.folder / "data" / "meta.properties").exists():
-            cluster = self.tool("kafka.tools.StorageTool", "random-uuid").split()[-1]
-            self.tool("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self.properties), "--standalone")
+            self.tool("kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", str(self.properties), "--standalone")
 
     def tool(self, main: str, *arguments: str) -> str:
         """Run one of Kafka's own command-line tools; returns what it printed. Raises ``LocalStackError`` when it fails."""
@@ -112,6 +116,13 @@ class Kafka:
     def _java(self, *options: str) -> list[str]:
         logging = f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"
         return [str(JAVA), *options, "-XX:+UseSerialGC", logging, "-cp", os.pathsep.join(map(str, self.jars))]
+
+
+def _cluster_id() -> str:
+    """As ``StorageTool random-uuid`` would make it: 16 random bytes in URL-safe base64, not beginning with a dash."""
+    while (name := base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()).startswith("-"):
+        pass
+    return name
 
 
 def metadata_brokers(host: str, port: int, seconds: float = 2.0) -> int:

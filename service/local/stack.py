@@ -77,11 +77,12 @@ class LocalStack:
     def up(self, progress: Progress = silent, *, detach: bool = False) -> None:
         """Install what is missing, start what does not run, wait until both answer.
 
-        Raises ``LocalStackError`` with the log's last lines when a server does not come up.
+        Raises ``LocalStackError`` with the log's last lines when a server does not come up; then, and when it is interrupted,
+        whatever this call started is stopped again.
         """
-        with self._exclusive():
-            self._launch_kafka(progress, detach)
-            self._launch_elasticsearch(progress, detach)
+        with self._exclusive(), self._undone_on_failure() as started:
+            self._launch_kafka(progress, detach, started)
+            self._launch_elasticsearch(progress, detach, started)
             self._await_kafka(progress)
             self._await_elasticsearch(progress)
 
@@ -114,14 +115,14 @@ class LocalStack:
 
     def start_kafka(self, progress: Progress = silent, *, detach: bool = False) -> None:
         """Start Kafka alone and wait until it answers."""
-        with self._exclusive():
-            self._launch_kafka(progress, detach)
+        with self._exclusive(), self._undone_on_failure() as started:
+            self._launch_kafka(progress, detach, started)
             self._await_kafka(progress)
 
     def start_elasticsearch(self, progress: Progress = silent, *, detach: bool = False) -> None:
         """Start Elasticsearch alone and wait until it answers."""
-        with self._exclusive():
-            self._launch_elasticsearch(progress, detach)
+        with self._exclusive(), self._undone_on_failure() as started:
+            self._launch_elasticsearch(progress, detach, started)
             self._await_elasticsearch(progress)
 
     def stop_kafka(self, *, kill: bool = False) -> None:
@@ -144,22 +145,24 @@ class LocalStack:
         self.stop_elasticsearch(kill=kill)
         self.start_elasticsearch()
 
-    def _launch_kafka(self, progress: Progress, detach: bool) -> None:
+    def _launch_kafka(self, progress: Progress, detach: bool, started: list[ServerProcess]) -> None:
         if self._kafka.running() is not None:
             return
         kafka = self._make_kafka(self._choose_ports(), progress)
         self._claim("Kafka", kafka.port)
         progress("Preparing Kafka")
         kafka.prepare()
+        started.append(self._kafka)
         self._kafka.start(kafka.command(), self._owner_of(detach))
 
-    def _launch_elasticsearch(self, progress: Progress, detach: bool) -> None:
+    def _launch_elasticsearch(self, progress: Progress, detach: bool, started: list[ServerProcess]) -> None:
         if self._elasticsearch.running() is not None:
             return
         node = self._make_elasticsearch(self._choose_ports(), progress)
         self._claim("Elasticsearch", node.port)
         progress("Preparing Elasticsearch")
         node.prepare()
+        started.append(self._elasticsearch)
         self._elasticsearch.start(node.command(), self._owner_of(detach))
 
     def _await_kafka(self, progress: Progress) -> None:
@@ -225,3 +228,14 @@ class LocalStack:
         with (self.state_dir / "lock").open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
+
+    @contextmanager
+    def _undone_on_failure(self) -> Iterator[list[ServerProcess]]:
+        """Half a stack helps nobody: on any error the servers that were started meanwhile are stopped."""
+        started: list[ServerProcess] = []
+        try:
+            yield started
+        except BaseException:
+            for server in started:
+                server.stop(seconds=5.0)
+            raise

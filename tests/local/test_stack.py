@@ -137,22 +137,6 @@ async def test_elasticsearch_alone_comes_back_with_its_data(stack: LocalStack, k
 
 
 @pytest.mark.kafka
-@pytest.mark.elasticsearch
-def test_down_leaves_no_process_and_no_port(tmp_path: Path) -> None:
-    stack = LocalStack(tmp_path / "stack")
-    stack.up()
-    ports = [_port(stack.kafka_servers), _port(stack.elasticsearch_url)]
-    started = [psutil.Process(server.pid) for server in stack.status() if server.pid]
-    started += [child for process in started for child in process.children(recursive=True)]
-    assert not any(port_is_free(port) for port in ports)
-    stack.down()
-    assert all(port_is_free(port) for port in ports)
-    assert [process for process in started if process.is_running()] == []
-    assert not list((tmp_path / "stack").rglob("*.pid"))
-    stack.down()  # and once more does no harm
-
-
-@pytest.mark.kafka
 def test_the_servers_die_with_a_killed_owner(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None
@@ -196,7 +180,18 @@ def test_a_server_that_ends_while_starting_shows_its_log(tmp_path: Path) -> None
         stack.start_kafka()
     assert str(tmp_path / "kafka" / "server.log") in caught.value.hint
     assert "99" in caught.value.hint
-    stack.down()
+    assert not list(tmp_path.rglob("*.pid"))
+
+
+@pytest.mark.elasticsearch
+def test_a_failed_up_leaves_no_half_a_stack(tmp_path: Path) -> None:
+    stack = LocalStack(tmp_path)
+    (tmp_path / "kafka" / "data").mkdir(parents=True)
+    (tmp_path / "kafka" / "data" / "meta.properties").write_text("version=1\nnode.id=99\ncluster.id=other\n")
+    with pytest.raises(LocalStackError, match=r"Kafka ended while starting\."):
+        stack.up(detach=True)
+    assert [server.pid for server in stack.status()] == [None, None]
+    assert port_is_free(_port(stack.elasticsearch_url))
 
 
 def test_asking_for_endpoints_before_up_names_the_command(tmp_path: Path) -> None:
@@ -211,3 +206,20 @@ def test_a_pid_that_was_given_to_another_program_is_not_ours(tmp_path: Path) -> 
     (tmp_path / "kafka" / "server.pid").write_text(f'{{"pid": {os.getpid()}, "created": 1.0}}')
     stack.down()  # must not kill the test run
     assert [server.pid for server in stack.status()] == [None, None]
+
+
+# Last, because it ends the module's own stack.
+@pytest.mark.kafka
+@pytest.mark.elasticsearch
+def test_down_leaves_no_process_and_no_port(stack: LocalStack) -> None:
+    stack.up()
+    ports = [_port(stack.kafka_servers), _port(stack.elasticsearch_url)]
+    started = [psutil.Process(server.pid) for server in stack.status() if server.pid]
+    started += [child for process in started for child in process.children(recursive=True)]
+    assert len(started) == 4  # two keepers, two servers
+    assert not any(port_is_free(port) for port in ports)
+    stack.down()
+    assert all(port_is_free(port) for port in ports)
+    assert [process for process in started if process.is_running()] == []
+    assert not list(stack.state_dir.rglob("*.pid"))
+    stack.down()  # and once more does no harm
