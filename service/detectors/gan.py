@@ -1,11 +1,13 @@
 """A generative adversarial detector over window statistics, with an encoder so that scoring needs no search per window.
 
 The encoder E and the generator G learn to reconstruct windows (``G(E(x)) ≈ x``) and to invent them from noise (``G(z)``);
-the discriminator D learns to tell real windows from both. The score joins the reconstruction error with D's confidence
-that the window is not real, each in units of its own training spread (after MAD-GAN, Li et al. 2019, and f-AnoGAN,
-Schlegl et al. 2019, whose encoder replaces the search). Against mode collapse: spectral normalisation of D (Miyato et al.
-2018), a latent consistency term ``E(G(z)) ≈ z`` (as in ALAD, Zenati et al. 2018), and a check after training that what G
-invents varies like what it saw.
+the discriminator D learns to tell real windows from both. The score joins the reconstruction error with D's confidence in
+the window, each in units of its own training spread (after MAD-GAN, Li et al. 2019, and f-AnoGAN, Schlegl et al. 2019,
+whose encoder replaces the search). D never saw anything but real windows and fakes that resemble them, so far from both its
+confidence may be off in either direction: what counts is how far it lies from the usual one.
+
+Against mode collapse: spectral normalisation of D (Miyato et al. 2018), a latent consistency term ``E(G(z)) ≈ z`` (as in
+ALAD, Zenati et al. 2018), and a check after training that what G invents varies like what it saw.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ LEAST_DIVERSITY = 0.1
 
 
 class GANAnomalyDetector(NeuralDetector):
-    """Reconstruction by encoder and generator, with the discriminator's doubt."""
+    """Reconstruction by encoder and generator, and the discriminator's doubt."""
 
     default_name = "gan"
 
@@ -42,7 +44,7 @@ class GANAnomalyDetector(NeuralDetector):
         self.doubt_weight = doubt_weight
         self.adversarial_weight = adversarial_weight
         self.diversity = 0.0
-        self._scales = {"error": (0.0, 1.0), "doubt": (0.0, 1.0)}
+        self._scales = {"error": (0.0, 1.0), "confidence": (0.0, 1.0)}
 
     def _build(self, width: int) -> nn.Module:
         return _GAN(width, self.hidden, self.latent, spectral_norm)
@@ -101,22 +103,22 @@ class GANAnomalyDetector(NeuralDetector):
                 hint="Train longer (training.epochs), lower training.learning_rate, or leave this detector out.",
             )
         errors = self._errors_of(net, inputs.numpy()).mean(axis=1, dtype=np.float64)
-        self._scales = {"error": _centre_spread(errors), "doubt": _centre_spread(self._doubt(net, inputs.numpy()))}
+        self._scales = {"error": _centre_spread(errors), "confidence": _centre_spread(self._confidence(net, inputs.numpy()))}
 
     def score(self, features: Features) -> F64:
         """Float64 (n,): reconstruction error and doubt, each in units of its training spread, weighted."""
         net, inputs = self._ready(features)
-        errors = self._errors_of(net, inputs).mean(axis=1, dtype=np.float64)
-        parts = {"error": errors, "doubt": self._doubt(net, inputs)}
-        error, doubt = ((parts[key] - centre) / spread for key, (centre, spread) in self._scales.items())
-        score: F64 = (1.0 - self.doubt_weight) * error + self.doubt_weight * doubt
+        errors, confidence = self._errors_of(net, inputs).mean(axis=1, dtype=np.float64), self._confidence(net, inputs)
+        (usual, spread), (sure, wavering) = self._scales["error"], self._scales["confidence"]
+        doubt = np.abs(confidence - sure) / wavering
+        score: F64 = (1.0 - self.doubt_weight) * (errors - usual) / spread + self.doubt_weight * doubt
         return score
 
-    def _doubt(self, net: nn.Module, inputs: NDArray[np.float32]) -> F64:
+    def _confidence(self, net: nn.Module, inputs: NDArray[np.float32]) -> F64:
         assert isinstance(net, _GAN)
         with torch.inference_mode():
             confidence: F64 = net.discriminator(torch.from_numpy(inputs))[:, 0].numpy().astype(np.float64)
-        return -confidence
+        return confidence
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Architecture, weights, and the scales of both parts of the score."""
@@ -127,7 +129,9 @@ class GANAnomalyDetector(NeuralDetector):
     def restore(self, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """The inverse of ``state``."""
         super().restore(settings, arrays)
-        self._scales = {key: (float(settings["scales"][key][0]), float(settings["scales"][key][1])) for key in ("error", "doubt")}
+        self._scales = {
+            key: (float(settings["scales"][key][0]), float(settings["scales"][key][1])) for key in ("error", "confidence")
+        }
         self.doubt_weight, self.diversity = float(settings["doubt_weight"]), float(settings["diversity"])
 
 
