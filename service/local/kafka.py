@@ -60,8 +60,7 @@ rootLogger.appenderRef.console.ref = console
 
 @dataclass(frozen=True)
 class Kafka:
-    """Files and commands of the local broker. ``extra`` settings are laid over the defaults, so further listeners
-    (SSL, SASL) are a matter of configuration."""
+    """Files and commands of the local broker; ``extra`` settings (TLS or SASL of a further listener) are laid over the defaults."""
 
     folder: Path
     jars: Sequence[Path]

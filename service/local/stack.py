@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,10 +57,22 @@ class LocalStack:
     several processes may share one ``state_dir``.
     """
 
-    def __init__(self, state_dir: Path, *, kafka_port: int = 0, elasticsearch_port: int = 0, owner: int | None = None) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        kafka_port: int = 0,
+        elasticsearch_port: int = 0,
+        owner: int | None = None,
+        kafka_listeners: Mapping[str, str] | None = None,
+        kafka_settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """``kafka_listeners`` (name → ``host:port``) come beside the plain one, with ``kafka_settings`` for their security."""
         self.state_dir = state_dir.absolute()
         self._wanted = (kafka_port, elasticsearch_port)
         self._owner = owner
+        self._kafka_listeners = dict(kafka_listeners or {})
+        self._kafka_settings = dict(kafka_settings or {})
         self._kafka = ServerProcess("Kafka", self.state_dir / "kafka")
         self._elasticsearch = ServerProcess("Elasticsearch", self.state_dir / "elasticsearch")
 
@@ -176,7 +188,14 @@ class LocalStack:
         )
 
     def _make_kafka(self, ports: Ports, progress: Progress) -> Kafka:
-        return Kafka(self._kafka.folder, jars.install(progress)["kafka"], ports.kafka, ports.controller)
+        return Kafka(
+            self._kafka.folder,
+            jars.install(progress)["kafka"],
+            ports.kafka,
+            ports.controller,
+            listeners=self._kafka_listeners,
+            extra=self._kafka_settings,
+        )
 
     def _make_elasticsearch(self, ports: Ports, progress: Progress) -> Elasticsearch:
         found = jars.install(progress)
