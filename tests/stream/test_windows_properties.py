@@ -78,7 +78,9 @@ def streams(draw: st.DrawFn, dims: int | None = None) -> tuple[Shape, list[Arriv
         slack=draw(st.integers(1, 3)),  # so that the tape moves all the time
     )
     entities = draw(st.integers(1, 2))
-    steps = draw(st.lists(st.tuples(st.integers(0, entities - 1), _STEP, st.integers(0, 2**shape.dims - 1)), min_size=20, max_size=150))
+    steps = draw(
+        st.lists(st.tuples(st.integers(0, entities - 1), _STEP, st.integers(0, 2**shape.dims - 1)), min_size=20, max_size=150)
+    )
     newest = [draw(st.integers(0, 50)) for _ in range(entities)]
     arrivals: list[Arrival] = []
     for at, (entity, step, lacking) in enumerate(steps):
