@@ -218,6 +218,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     ``surprise``: -log10 of the ensemble's calibrated tail probability, before drift adjustment; ``level``: the surprise
     at which this entity would be called anomalous now (tracked online). ``p`` and ``score`` are drift-adjusted:
     ``score = clip(-log10(p) / 6, 0, 1)``; severity, "one in N" and ``is_anomaly`` all follow from them.
+    ``trend``: the surprise of the score smoothed over the entity's recent windows; slower and steadier, for ranking and
+    pictures, while every decision follows ``surprise``.
     ``fresh_p``: tail probability of the newest ``stride`` rows taken by themselves (disjoint evidence).
     ``not_scored``: why the window has no score (coverage, cold, no detector); then every number above is neutral.
     """
@@ -229,6 +231,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     not_scored: str | None = None
     surprise: float = 0.0
     level: float = 0.0
+    trend: float = 0.0
     p: float = 1.0
     score: float = 0.0
     fresh_p: float = 1.0

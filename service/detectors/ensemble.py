@@ -108,6 +108,7 @@ class Ensemble:
         self._n_eff = (len(self.matrix) + window - 1) / window
         self._members = {name: self._member(name, self.matrix[:, at]) for at, name in enumerate(self.weights)}
         self._tails: dict[tuple[str, ...], Calibration] = {}
+        self._trend_tails: dict[tuple[str, ...], Calibration] = {}
 
     def _member(self, name: str, scores: F64) -> Member:
         centre, high = np.quantile(scores, [0.5, 0.99])
@@ -132,7 +133,9 @@ class Ensemble:
             if name in states and len(states[name].sums) == len(self.spans):
                 sums[slot], weights[slot], newest[slot] = states[name].sums, states[name].weights, states[name].row
         out = self._run(combined, slots, np.asarray(rows, np.int64), newest, sums, weights)
-        return Smoothed(out, {name: (int(newest[s]), tuple(sums[s]), tuple(weights[s])) for s, name in enumerate(names)})
+        return Smoothed(
+            out, {name: (int(newest[s]), tuple(sums[s].tolist()), tuple(weights[s].tolist())) for s, name in enumerate(names)}
+        )
 
     def _run(self, combined: F64, slots: I64, rows: I64, newest: I64, sums: F64, weights: F64) -> F64:
         if not self.spans:
@@ -144,23 +147,33 @@ class Ensemble:
         return out
 
     def tail(self, names: Sequence[str]) -> Calibration:
-        """The calibration of the smoothed ensemble of just these members."""
-        key = tuple(name for name in self.weights if name in set(names))
+        """The calibration of what ``combine`` gives for just these members."""
+        key = self._key(names)
         if key not in self._tails:
-            self._tails[key] = self._calibrate(key)
+            self._tails[key] = Calibration(self._combined(key), self._n_eff)
         return self._tails[key]
 
-    def _calibrate(self, key: tuple[str, ...]) -> Calibration:
-        columns = {name: self.matrix[:, at] for at, name in enumerate(self.weights) if name in key}
-        combined = self.combine(columns)
+    def trend_tail(self, names: Sequence[str]) -> Calibration:
+        """The calibration of what ``smooth`` makes of it."""
+        key = self._key(names)
+        if key not in self._trend_tails:
+            self._trend_tails[key] = Calibration(self._smoothed(self._combined(key)), self._n_eff)
+        return self._trend_tails[key]
+
+    def _key(self, names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(name for name in self.weights if name in set(names))
+
+    def _combined(self, key: tuple[str, ...]) -> F64:
+        return self.combine({name: self.matrix[:, at] for at, name in enumerate(self.weights) if name in key})
+
+    def _smoothed(self, combined: F64) -> F64:
         # Serving sees every stride-th window, in some phase: each phase of each series is a run of its own.
         rows = np.concatenate([np.arange(run) for run in self.runs])
         series = np.repeat(np.arange(len(self.runs)), self.runs)
         slots = series * self.stride + rows % self.stride
         count = len(self.runs) * self.stride
         sums, weights = np.zeros((2, count, len(self.spans)))
-        smoothed = self._run(combined, slots, rows, np.full(count, -1, np.int64), sums, weights)
-        return Calibration(smoothed, self._n_eff)
+        return self._run(combined, slots, rows, np.full(count, -1, np.int64), sums, weights)
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """What the bundle keeps."""

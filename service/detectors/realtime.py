@@ -124,8 +124,11 @@ class RealTimeAnomalyDetector:
         tail = self._ensemble.tail(list(raw))
         entities = [batch.entities[at] for at in chosen]
         rows = batch.end_rows[chosen]
-        smoothed = self._ensemble.smooth(self._ensemble.combine(raw), entities, rows, self._states)
-        surprises = tail.surprise(smoothed.scores)
+        combined = self._ensemble.combine(raw)
+        surprises = tail.surprise(combined)
+        told = surprises.tolist()
+        smoothed = self._ensemble.smooth(combined, entities, rows, self._states)
+        trends = self._ensemble.trend_tail(list(raw)).surprise(smoothed.scores).tolist()
         decisions, trackers = self._track(entities, rows, surprises)
         for name, (row, sums, weights) in smoothed.memory.items():
             self._states[name] = EntityState(row, sums, weights, trackers[name])
@@ -134,7 +137,9 @@ class RealTimeAnomalyDetector:
         explained = np.flatnonzero(decisions.is_anomaly | (surprises > decisions.level - NEARLY)).tolist()
         metrics = self._explain(batch, chosen, features, list(raw), explained)
         return [
-            self._verdict(batch, at, float(surprises[i]), decisions[i], tail, float(fresh[i]), words[i], metrics.get(i, ()))
+            self._verdict(
+                batch, at, float(surprises[i]), trends[i], decisions[i], tail, float(fresh[i]), words[i], metrics.get(i, ())
+            )
             for i, at in enumerate(chosen)
         ]
 
@@ -181,6 +186,7 @@ class RealTimeAnomalyDetector:
         batch: WindowBatch,
         at: int,
         surprise: float,
+        trend: float,
         decision: budget.Decision,
         tail: Calibration,
         fresh_p: float,
@@ -193,6 +199,7 @@ class RealTimeAnomalyDetector:
             **self._where(batch, at),
             surprise=surprise,
             level=decision.level,
+            trend=trend,
             p=p,
             score=score,
             fresh_p=fresh_p,

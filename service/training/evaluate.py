@@ -43,13 +43,14 @@ PER_DAY = {"one a day": 1.0, "one a week": 1.0 / 7.0}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """What the service said of each test row: ``surprise`` float64, ``level`` float64, ``anomaly`` bool, all (rows,).
+    """What the service said of each test row: ``surprise``, ``trend`` and ``level`` float64, ``anomaly`` bool, all (rows,).
 
     ``due``: int64, the test rows at which a window was scored (elsewhere the last word holds); ``surprises`` and ``rows``: the raw
     sequence of scored windows, for judging other budgets; ``alerted``: rows under a fired alert; ``fired``: how many fired.
     """
 
     surprise: F64
+    trend: F64
     level: F64
     anomaly: Mask
     due: I64
@@ -134,7 +135,7 @@ def evaluate_series(job: Job) -> SeriesReport:
     if job.scores is not None:
         folder = job.scores / job.set_name
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(folder / f"{job.path.stem}.npz", score=scored.surprise, anomaly=scored.anomaly)
+        np.savez_compressed(folder / f"{job.path.stem}.npz", score=scored.trend, anomaly=scored.anomaly)
     if test.labels is None:
         raise DatasetError(f"{job.path.name} has no labels.", hint="Evaluation needs an array `label`, one entry a test row.")
     result = measure(job, bundle, scored, test, trained, len(before.values))
@@ -154,7 +155,7 @@ async def score_series(bundle: Bundle, settings: Settings, before: Series, test:
     values = np.concatenate([before.values[len(before.values) - history :], test.values])
     ends = due_rows(test.entity, test.start_row - history, len(values), bundle.window, bundle.stride)
     ends = ends[np.searchsorted(ends, history - bundle.stride) :]  # the last window before the test still holds in its first rows
-    surprise, level, flags = np.zeros((3, len(ends)))
+    surprise, trend, level, flags = np.zeros((4, len(ends)))
     alerts: list[Alert] = []
     seconds = 0.0
     try:
@@ -165,6 +166,7 @@ async def score_series(bundle: Bundle, settings: Settings, before: Series, test:
             alerts += episodes.observe(verdicts)
             chosen = slice(start, start + len(verdicts))
             surprise[chosen] = [one.surprise for one in verdicts]
+            trend[chosen] = [one.trend for one in verdicts]
             level[chosen] = [one.level for one in verdicts]
             flags[chosen] = [one.is_anomaly for one in verdicts]
     finally:
@@ -174,7 +176,9 @@ async def score_series(bundle: Bundle, settings: Settings, before: Series, test:
     anomaly = np.zeros(rows, np.bool_)
     anomaly[at[(flags > 0) & (at >= 0)]] = True
     alerted, fired = _alerted(alerts, bundle.schema.interval_ms, test.start_row, rows)
-    return Scored(surprise[holding], level[holding], anomaly, at[at >= 0], alerted, fired, seconds / max(len(ends), 1))
+    return Scored(
+        surprise[holding], trend[holding], level[holding], anomaly, at[at >= 0], alerted, fired, seconds / max(len(ends), 1)
+    )
 
 
 def due_rows(entity: str, first_row: int, count: int, window: int, stride: int) -> I64:
@@ -241,9 +245,9 @@ def measure(job: Job, bundle: Bundle, scored: Scored, test: Series, train_second
         test_rows=len(labels),
         anomalous_share=float(labels.mean()),
         events=len(metrics.events(labels)),
-        vus_pr=metrics.vus_pr(labels, scored.surprise),
+        vus_pr=metrics.vus_pr(labels, scored.trend),
         vus_pr_random=metrics.vus_pr(labels, rng.random(len(labels))),
-        auc_pr=metrics.auc_pr(labels, scored.surprise),
+        auc_pr=metrics.auc_pr(labels, scored.trend),
         event_recall=metrics.event_recall(labels, scored.anomaly),
         event_recall_first50=metrics.event_recall(labels, scored.anomaly, within=EARLY_ROWS),
         event_recall_random=metrics.random_event_recall(labels, flagged),
