@@ -170,6 +170,7 @@ class SlackReceiver(Section):
     type: Literal["slack"] = "slack"
     url: SecretStr | None = None
     url_file: Path | None = None
+    template: Path | None = None  # Jinja2, makes the text of the message (Slack's mrkdwn)
     min_severity: Literal["info", "warning", "critical"] = "warning"
     allow_http: bool = False
 
@@ -188,6 +189,8 @@ class EmailReceiver(Section):
     password: SecretStr | None = None
     password_file: Path | None = None
     ca_file: Path | None = None
+    text_template: Path | None = None  # Jinja2, each makes one form of the body
+    html_template: Path | None = None
     min_severity: Literal["info", "warning", "critical"] = "warning"
 
 
@@ -200,6 +203,7 @@ class WebhookReceiver(Section):
     url_file: Path | None = None
     secret: SecretStr | None = None
     secret_file: Path | None = None
+    template: Path | None = None  # Jinja2, makes the JSON body; instead of Tidewatch's own
     min_severity: Literal["info", "warning", "critical"] = "info"
     allow_http: bool = False
 

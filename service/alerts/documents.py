@@ -5,6 +5,7 @@ Field meanings: https://www.elastic.co/docs/reference/ecs/ecs-field-reference (e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -83,12 +84,10 @@ def document(alert: Alert) -> dict[str, Any]:
     }
 
 
-def event_document(alert: Alert) -> dict[str, Any]:
-    """One transition as an event of its own: the same fields, dated when it happened and in its own data set."""
-    whole = document(alert)
-    whole["@timestamp"] = iso(alert.updated_at)
-    whole["event"] = {**whole["event"], "dataset": "tidewatch.alert-events", "kind": "event"}
-    return whole
+def event_document(whole: Mapping[str, Any], alert: Alert) -> dict[str, Any]:
+    """One transition as an event of its own: the fields of its ``document``, dated when it happened and in its own data set."""
+    event = {**whole["event"], "dataset": "tidewatch.alert-events", "kind": "event"}
+    return {**whole, "@timestamp": iso(alert.updated_at), "event": event}
 
 
 def event_id(alert: Alert) -> str:

@@ -130,13 +130,13 @@ class ElasticsearchAlertStore:
         return again
 
     def _operations(self, alert: Alert) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        started = month(alert.started_at)
+        started, whole = month(alert.started_at), document(alert)
         state = {"_index": f"{self.alerts_alias}-{started}", "_id": alert.alert_id}
         event = {"_index": f"{self.events_alias}-{started}", "_id": event_id(alert)}
         return [
-            ({"index": {**state, "version": alert.seq, "version_type": "external"}}, document(alert)),
+            ({"index": {**state, "version": alert.seq, "version_type": "external"}}, whole),
             # Also versioned, so that writing the same event again is a 409 and not a new revision.
-            ({"index": {**event, "version": alert.seq, "version_type": "external"}}, event_document(alert)),
+            ({"index": {**event, "version": alert.seq, "version_type": "external"}}, event_document(whole, alert)),
         ]
 
     async def close(self) -> None:

@@ -11,10 +11,10 @@ from email.utils import formatdate
 import aiosmtplib
 
 from service.alerts.pictures import described, draw
-from service.alerts.rendering import render
-from service.alerts.wording import compose, rank_first, summary_sentence, summary_title
+from service.alerts.rendering import Template, context
+from service.alerts.wording import rank_first
 from service.clock import Clock, SystemClock
-from service.domain import Alert, Status
+from service.domain import Alert
 from service.errors import ConfigError, DeliveryFailed, DeliveryRefused
 from service.observability.logging import get_logger
 from service.settings import EmailReceiver, reveal
@@ -37,6 +37,8 @@ class EmailNotifier:
         self._history_url = history_url
         self._timeout = timeout
         self._clock = clock or SystemClock()
+        self._text = Template("text", receiver.name, file=receiver.text_template, builtin="email.txt.j2")
+        self._html = Template("html", receiver.name, file=receiver.html_template, builtin="email.html.j2")
         self._password = reveal(receiver.password, receiver.password_file)
         if not receiver.to:
             raise ConfigError(f"The receiver {receiver.name!r} has no mailbox.", hint="List at least one address under its 'to'.")
@@ -48,7 +50,7 @@ class EmailNotifier:
 
     async def send(self, alerts: Sequence[Alert], *, key: str) -> None:
         """Send one message about ``alerts``."""
-        message = await asyncio.to_thread(build, alerts, self._receiver, key, self._clock.now_ms(), self._history_url)
+        message = await asyncio.to_thread(self.build, alerts, key, self._clock.now_ms())
         try:
             refused, _ = await aiosmtplib.send(
                 message,
@@ -78,39 +80,28 @@ class EmailNotifier:
     async def close(self) -> None:
         """Nothing stays open between messages."""
 
-
-def build(alerts: Sequence[Alert], receiver: EmailReceiver, key: str, now_ms: int, history_url: str | None = None) -> EmailMessage:
-    """The whole message. CPU work (it draws): call in a thread."""
-    ordered = rank_first(alerts)
-    shown = ordered[:ALERTS_SHOWN]
-    messages = [compose(alert, history_url) for alert in shown]
-    title = _one_line(summary_title(ordered))
-    picture = draw(ordered[0])
-    values: dict[str, object] = {
-        "title": title,
-        "opening": messages[0].sentence if len(ordered) == 1 else summary_sentence(ordered),
-        "messages": messages,
-        "more": len(ordered) - len(shown),
-        "tone": "resolved" if all(alert.status is Status.RESOLVED for alert in ordered) else messages[0].severity,
-        "picture": PICTURE if picture else None,
-        "picture_alt": described(ordered[0].metrics),
-    }
-    mail = EmailMessage()
-    mail["Subject"] = title
-    mail["From"] = receiver.sender
-    mail["To"] = ", ".join(receiver.to)
-    mail["Date"] = formatdate(now_ms / 1000)
-    mail["Message-ID"] = f"<{key}@tidewatch>"
-    mail["References"] = f"<{ordered[0].alert_id}@tidewatch>"  # firing and resolved become one conversation
-    mail["Auto-Submitted"] = "auto-generated"
-    mail["X-Tidewatch-Key"] = key
-    mail.set_content(render("email.txt.j2", **values))
-    mail.add_alternative(render("email.html.j2", **values), subtype="html")
-    if picture:
-        html = mail.get_payload()[1]  # type: ignore[index]  # two alternatives were just added
-        assert isinstance(html, EmailMessage)
-        html.add_related(picture, "image", "png", cid=f"<{PICTURE}>", filename="metrics.png", disposition="inline")
-    return mail
+    def build(self, alerts: Sequence[Alert], key: str, now_ms: int) -> EmailMessage:
+        """The whole message. CPU work (it draws): call in a thread."""
+        first = rank_first(alerts)[0]
+        picture = draw(first)
+        values = context(alerts, key, self._history_url, ALERTS_SHOWN)
+        values |= {"picture": PICTURE if picture else None, "picture_alt": described(first.metrics)}
+        mail = EmailMessage()
+        mail["Subject"] = _one_line(values["title"])
+        mail["From"] = self._receiver.sender
+        mail["To"] = ", ".join(self._receiver.to)
+        mail["Date"] = formatdate(now_ms / 1000)
+        mail["Message-ID"] = f"<{key}@tidewatch>"
+        mail["References"] = f"<{first.alert_id}@tidewatch>"  # firing and resolved become one conversation
+        mail["Auto-Submitted"] = "auto-generated"
+        mail["X-Tidewatch-Key"] = key
+        mail.set_content(self._text.render(**values))
+        mail.add_alternative(self._html.render(**values), subtype="html")
+        if picture:
+            html = mail.get_payload()[1]  # type: ignore[index]  # two alternatives were just added
+            assert isinstance(html, EmailMessage)
+            html.add_related(picture, "image", "png", cid=f"<{PICTURE}>", filename="metrics.png", disposition="inline")
+        return mail
 
 
 def _one_line(text: str) -> str:

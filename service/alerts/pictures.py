@@ -10,6 +10,7 @@ from service.alerts.wording import number
 from service.domain import Alert, MetricShare
 
 PANELS = 3
+DRAWABLE = 1e30  # matplotlib's own arithmetic overflows somewhere above; NaN is not below it either
 BAND = 3.0  # robust standard deviations either side of the centre, as the words "usually … to …" say
 INK, GRID, SEEN, USUAL, ODD = "#1f2933", "#d9dee4", "#1f6feb", "#8bb4f7", "#d1242f"
 
@@ -40,7 +41,7 @@ def _panel(ax: object, metric: MetricShare) -> None:
     assert isinstance(ax, Axes)
     values = [float(value) if _known(value) else math.nan for value in metric.recent]  # type: ignore[arg-type]  # _known excludes None
     rows = list(range(1 - len(values), 1))
-    if metric.expected is not None and metric.spread is not None and metric.spread > 0:
+    if metric.expected is not None and metric.spread is not None and 0 < metric.spread < DRAWABLE > abs(metric.expected):
         low, high = metric.expected - BAND * metric.spread, metric.expected + BAND * metric.spread
         ax.axhspan(low, high, color=USUAL, alpha=0.25, linewidth=0)
         ax.axhline(metric.expected, color=USUAL, linewidth=1)
@@ -55,12 +56,15 @@ def _panel(ax: object, metric: MetricShare) -> None:
 
 
 def _known(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+    return value is not None and abs(value) < DRAWABLE
 
 
 def _plain(text: str) -> str:
-    """Dollar signs would start matplotlib's mathematics, and a metric's name comes from outside."""
-    return text[:100].replace("$", r"\$")
+    """A metric's name comes from outside: no mathematics (dollar signs), and ``?`` for what the font cannot draw."""
+    from matplotlib.font_manager import findfont, get_font
+
+    drawable = get_font(findfont("DejaVu Sans")).get_charmap()
+    return "".join(ch if ord(ch) in drawable and ch.isprintable() else "?" for ch in text[:100]).replace("$", r"\$")
 
 
 def described(metrics: Sequence[MetricShare]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from service.alerts.delivery import Post
+from service.alerts.rendering import Template, context, slack_escape
 from service.alerts.wording import Message, compose, rank_first, summary_sentence, summary_title
 from service.domain import Alert
 from service.settings import SlackReceiver
@@ -25,11 +26,16 @@ class SlackNotifier:
     def __init__(self, receiver: SlackReceiver, *, history_url: str | None = None, timeout: float = 10.0) -> None:
         self.name = receiver.name
         self._history_url = history_url
+        self._template = Template("slack", receiver.name, file=receiver.template) if receiver.template else None
         self._post = Post(receiver.name, receiver.url, receiver.url_file, allow_http=receiver.allow_http, timeout=timeout)
 
     async def send(self, alerts: Sequence[Alert], *, key: str) -> None:
         """Post one message about ``alerts``."""
-        body = msgspec.json.encode(payload(alerts, self._history_url))
+        if self._template is None:
+            content = payload(alerts, self._history_url)
+        else:
+            content = templated(self._template.render(**context(alerts, key, self._history_url, ALERTS_SHOWN)))
+        body = msgspec.json.encode(content)
         await self._post.send(body, {"content-type": "application/json", "idempotency-key": key})
 
     async def close(self) -> None:
@@ -46,41 +52,45 @@ def payload(alerts: Sequence[Alert], history_url: str | None = None) -> dict[str
         text = f"{_sign(messages[0])} {messages[0].title}"
     else:
         text = summary_title(ordered)
-        blocks = [_header(f"{_sign(messages[0])} {text}"), _section(escape(summary_sentence(ordered)))]
+        blocks = [_header(f"{_sign(messages[0])} {text}"), _section(slack_escape(summary_sentence(ordered)))]
         blocks += [_section(_brief(message)) for message in messages]
         if len(ordered) > ALERTS_SHOWN:
             blocks.append(_context(f"… and {len(ordered) - ALERTS_SHOWN:,} more; the history has them all."))
-    return {"text": escape(_cut(text, TEXT_LIMIT)), "blocks": blocks[:BLOCK_LIMIT]}
+    return {"text": slack_escape(_cut(text, TEXT_LIMIT)), "blocks": blocks[:BLOCK_LIMIT]}
+
+
+def templated(text: str) -> dict[str, Any]:
+    """The webhook's JSON of a receiver's own template: its text, in as many sections as Slack's limit needs."""
+    text = text.strip() or " "
+    pieces = [text[at : at + TEXT_LIMIT] for at in range(0, len(text), TEXT_LIMIT)]
+    return {"text": _cut(text, TEXT_LIMIT), "blocks": [_section(piece) for piece in pieces[:BLOCK_LIMIT]]}
 
 
 def _single(message: Message) -> list[dict[str, Any]]:
-    blocks = [_header(f"{_sign(message)} {message.title}"), _section(escape(message.sentence))]
+    blocks = [_header(f"{_sign(message)} {message.title}"), _section(slack_escape(message.sentence))]
     if message.metrics:
-        lines = [f"• *{escape(m.name)}* {escape(m.words.removeprefix(m.name).strip())}  `{m.spark}`" for m in message.metrics]
-        blocks.append(_section("\n".join(lines)))
+        lines = [
+            f"• *{slack_escape(m.name)}* {slack_escape(m.words.removeprefix(m.name).strip())}  `{m.spark}`" for m in message.metrics
+        ]
+        blocks.append(_section("\n".join([f"*{message.stands_out}*", *lines])))
     facts = [f"since {message.since}", f"{message.unusual}, {message.one_in}"]
     if message.voted:
         facts.append(f"voted: {message.voted}")
     if message.missing:
-        facts.append(f"*missing: {escape(message.missing)}*")
+        facts.append(f"*missing: {slack_escape(message.missing)}*")
     if message.labels:
         facts.append(message.labels)
-    blocks.append(_context(" · ".join(escape(fact) if not fact.startswith("*") else fact for fact in facts)))
+    blocks.append(_context(" · ".join(slack_escape(fact) if not fact.startswith("*") else fact for fact in facts)))
     link = f"<{_url(message.history_url)}|history> · " if message.history_url else ""
-    blocks.append(_context(f"{link}`{message.advice}`"))
+    blocks.append(_context(f"{link}`{message.more}`"))
     return blocks
 
 
 def _brief(message: Message) -> str:
-    line = f"{_sign(message)} *{escape(message.title)}*\n{escape(message.sentence)}"
+    line = f"{_sign(message)} *{slack_escape(message.title)}*\n{slack_escape(message.sentence)}"
     if message.metrics and message.metrics[0].spark:
-        line += f"\n`{message.metrics[0].spark}` {escape(message.metrics[0].name)}"
+        line += f"\n`{message.metrics[0].spark}` {slack_escape(message.metrics[0].name)}"
     return line
-
-
-def escape(text: str) -> str:
-    """Slack's three control characters as entities; nothing from outside becomes a mention or a link."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _url(url: str | None) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from service.alerts.delivery import Post
+from service.alerts.rendering import Template, context
 from service.alerts.wording import compose, rank_first, summary_title
 from service.clock import Clock, SystemClock
 from service.domain import Alert
@@ -32,12 +33,16 @@ class WebhookNotifier:
         self.name = receiver.name
         self._history_url = history_url
         self._secret = reveal(receiver.secret, receiver.secret_file)
+        self._template = Template("json", receiver.name, file=receiver.template) if receiver.template else None
         self._clock = clock or SystemClock()
         self._post = Post(receiver.name, receiver.url, receiver.url_file, allow_http=receiver.allow_http, timeout=timeout)
 
     async def send(self, alerts: Sequence[Alert], *, key: str) -> None:
         """Post one message about ``alerts``."""
-        body = msgspec.json.encode(payload(alerts, key, self._history_url))
+        if self._template is None:
+            body = msgspec.json.encode(payload(alerts, key, self._history_url))
+        else:
+            body = self._template.render(**context(alerts, key, self._history_url, ALERTS_SENT)).encode()
         headers = {"content-type": "application/json", "idempotency-key": key}
         if self._secret is not None:
             headers["x-tidewatch-signature"] = sign(body, self._secret, self._clock.now_ms() // 1000)

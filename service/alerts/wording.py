@@ -48,7 +48,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     reason: str
     history_url: str | None
-    advice: str
+    stands_out: str
+    more: str
 
 
 def compose(alert: Alert, history_url: str | None = None) -> Message:
@@ -70,7 +71,8 @@ def compose(alert: Alert, history_url: str | None = None) -> Message:
         seq=alert.seq,
         reason=alert.reason,
         history_url=history_url.replace("{alert_id}", alert.alert_id) if history_url else None,
-        advice=f"tidewatch alerts show {alert.alert_id}",
+        stands_out="What stood out at its worst" if alert.status is Status.RESOLVED else "What stands out",
+        more=f"tidewatch alerts show {alert.alert_id[:12]}",
     )
 
 
@@ -112,13 +114,20 @@ def one_in(p: float) -> str:
     """``about one window in 40,000``: a probability people can picture, to two significant figures."""
     if not p > 0:
         return "never seen"
+    if p < 1e-12:
+        return "less than one window in 1,000,000,000,000"
     return f"about one window in {_two_figures(1 / min(p, 1.0)):,}"
 
 
 def metric_line(metric: MetricShare) -> MetricLine:
     """One metric in words, with a sparkline of its newest rows."""
     usual = ""
-    if metric.expected is not None and metric.spread is not None and math.isfinite(metric.spread) and metric.spread > 0:
+    if (
+        metric.expected is not None
+        and metric.spread is not None
+        and metric.spread > 0
+        and math.isfinite(metric.expected + metric.spread)
+    ):
         low, high = metric.expected - 3 * metric.spread, metric.expected + 3 * metric.spread
         digits = _decimals(metric.spread)
         usual = f"usually {_fixed(low, digits)} to {_fixed(high, digits)}"
@@ -178,7 +187,7 @@ def _seen(metric: MetricShare) -> str:
 
 def _decimals(spread: float) -> int:
     """Decimals that show one figure of the spread."""
-    return max(0, -math.floor(math.log10(spread))) if spread > 0 and math.isfinite(spread) else 2
+    return min(8, max(0, -math.floor(math.log10(spread)))) if spread > 0 and math.isfinite(spread) else 2
 
 
 def _fixed(value: float, digits: int) -> str:
