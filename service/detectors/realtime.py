@@ -137,9 +137,7 @@ class RealTimeAnomalyDetector:
         explained = np.flatnonzero(decisions.is_anomaly | (surprises > decisions.level - NEARLY)).tolist()
         metrics = self._explain(batch, chosen, features, list(raw), explained)
         return [
-            self._verdict(
-                batch, at, float(surprises[i]), trends[i], decisions[i], tail, float(fresh[i]), words[i], metrics.get(i, ())
-            )
+            self._verdict(batch, at, told[i], trends[i], decisions[i], tail, float(fresh[i]), words[i], metrics.get(i, ()))
             for i, at in enumerate(chosen)
         ]
 
