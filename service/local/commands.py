@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,14 +27,29 @@ StateDir = Annotated[Path, typer.Option("--state-dir", help="Where data, setting
 
 
 def _stack(state_dir: Path, kafka_port: int = 0, elasticsearch_port: int = 0) -> LocalStack:
-    """Imported late: an installation without the extra packages still has every other command."""
-    try:
+    with _extra_packages():
         from service.local.stack import LocalStack
+    return LocalStack(state_dir, kafka_port=kafka_port, elasticsearch_port=elasticsearch_port)
+
+
+@contextmanager
+def _extra_packages() -> Iterator[None]:
+    """Around late imports: an installation without the extra packages still has every other command."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         raise LocalStackError(
             f"The local servers need the package {error.name}, which is not installed.", hint="Run: pip install 'tidewatch[local]'"
         ) from error
-    return LocalStack(state_dir, kafka_port=kafka_port, elasticsearch_port=elasticsearch_port)
+
+
+@local_app.command(epilog="Example: tidewatch local install")
+def install() -> None:
+    """Download both servers (about 100 MB) without starting them; does nothing when they are there."""
+    with _extra_packages():
+        from service.local import jars
+    with shown_on(Console(stderr=True)) as progress:
+        jars.install(progress)
 
 
 @local_app.command(epilog="Example: tidewatch local up --kafka-port 0 --elasticsearch-port 0")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from service.local import jars
 from service.local.commands import local_app
 from service.local.kafka import metadata_brokers
 from service.local.processes import port_is_free
@@ -16,7 +17,7 @@ from service.local.processes import port_is_free
 RUNNER = CliRunner()
 
 
-@pytest.mark.parametrize("command", ["up", "down", "status"])
+@pytest.mark.parametrize("command", ["install", "up", "down", "status"])
 def test_every_command_helps_with_an_example(command: str) -> None:
     shown = RUNNER.invoke(local_app, [command, "--help"])
     assert shown.exit_code == 0
@@ -54,6 +55,19 @@ def test_down_deletes_only_its_own_data(tmp_path: Path) -> None:
     down = RUNNER.invoke(local_app, ["down", "--state-dir", str(state), "--delete-data"])
     assert down.exit_code == 0
     assert [path.name for path in state.iterdir()] == ["mine.txt"]
+
+
+def test_install_has_every_jar_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        jars, "_fetch", lambda _context, _jar, target: (target.parent.mkdir(parents=True, exist_ok=True), target.touch())
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first, second = RUNNER.invoke(local_app, ["install"]), RUNNER.invoke(local_app, ["install"])
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert "Downloading" in first.output
+    assert "Downloading" not in second.output
+    locked = {jar.coordinate for part in jars.read_lock().values() for jar in part}
+    assert len(list((tmp_path / "tidewatch" / "jars").rglob("*.jar"))) == len(locked)
 
 
 def test_down_without_a_stack_says_so(tmp_path: Path) -> None:
