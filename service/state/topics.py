@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
@@ -77,6 +78,7 @@ async def _create(admin: Any, plan: TopicPlan, kafka: KafkaSettings) -> TopicOut
         name, code, *said = response.topic_errors[0]
         error = for_code(code)
         if code == 0:
+            await _visible(admin, plan.name)
             return TopicOutcome(name, "created", f"{plan.partitions} partition{'s' if plan.partitions > 1 else ''}")
         if error is not TopicAlreadyExistsError:  # made by someone else meanwhile is as good
             raise ConfigError(
@@ -84,6 +86,16 @@ async def _create(admin: Any, plan: TopicPlan, kafka: KafkaSettings) -> TopicOut
                 hint="Check kafka.topics.replication_factor and the user's rights.",
             )
     return await _look(admin, plan, kafka)
+
+
+async def _visible(admin: Any, topic: str) -> None:
+    """Brokers learn of a new topic a moment after it was made."""
+    for _ in range(100):
+        described = await admin.describe_topics([topic])
+        if described[0]["error_code"] == 0 and all(part["leader"] >= 0 for part in described[0]["partitions"]):
+            return
+        await asyncio.sleep(0.05)
+    raise BrokerUnavailable(f"The topic {topic!r} was made, but no broker leads it yet.")
 
 
 async def _look(admin: Any, plan: TopicPlan, kafka: KafkaSettings) -> TopicOutcome:  # noqa: ARG001 - one shape for both acts
