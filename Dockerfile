@@ -4,13 +4,13 @@ ARG PYTHON_IMAGE=python:3.13.5-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 ARG TORCH_INDEX_URL=""
-ENV UV_LINK_MODE=copy UV_HTTP_TIMEOUT=120 UV_HTTP_RETRIES=6 PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV UV_LINK_MODE=copy UV_CACHE_DIR=/var/cache/uv UV_HTTP_TIMEOUT=120 UV_HTTP_RETRIES=6 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
 COPY requirements-bootstrap.lock requirements-runtime.lock ./
 RUN python -m venv tools && tools/bin/pip install --no-cache-dir --retries 6 --require-hashes -r requirements-bootstrap.lock
 COPY deploy/without-gpu.awk ./
 # The CPU wheels have hashes of their own, so that one package is pinned by version only; everything else stays locked by hash.
-RUN --mount=type=cache,target=/root/.cache/uv \
+RUN --mount=type=cache,target=/var/cache/uv \
     python -m venv --without-pip /opt/tidewatch && export VIRTUAL_ENV=/opt/tidewatch && \
     if [ -n "$TORCH_INDEX_URL" ]; then \
       tools/bin/uv pip install --no-deps --default-index "$TORCH_INDEX_URL" "$(grep -o '^torch==[^ ]*' requirements-runtime.lock)" && \
