@@ -42,6 +42,7 @@ class TopicSettings(Section):
 
     metrics: str = "metrics"
     alerts: str = "tidewatch.alerts"
+    control: str = "tidewatch.control"
     dead_letter: str = "tidewatch.dead-letter"
     partitions: Positive = 4
     replication_factor: Positive = 1
@@ -125,6 +126,7 @@ class TrainingSettings(Section):
     """How a bundle is trained; kept inside the bundle."""
 
     detectors: dict[str, float | dict[str, Any]] = {"deep": 1.0, "statistical": 1.0}  # by name: a weight, or options
+    combination: Literal["tail", "zscore", "votes"] = "tail"  # how the detectors' scores become one
     window: Positive = 100
     stride: Positive = 10
     seed: int = 0
@@ -171,7 +173,7 @@ class SlackReceiver(Section):
     url: SecretStr | None = None
     url_file: Path | None = None
     template: Path | None = None  # Jinja2, makes the text of the message (Slack's mrkdwn)
-    min_severity: Literal["info", "warning", "critical"] = "warning"
+    min_severity: Literal["info", "warning", "critical"] = "info"
     allow_http: bool = False
 
 
@@ -191,7 +193,7 @@ class EmailReceiver(Section):
     ca_file: Path | None = None
     text_template: Path | None = None  # Jinja2, each makes one form of the body
     html_template: Path | None = None
-    min_severity: Literal["info", "warning", "critical"] = "warning"
+    min_severity: Literal["info", "warning", "critical"] = "info"
 
 
 class WebhookReceiver(Section):

@@ -100,10 +100,13 @@ class Episodes:
         return transitions
 
     def acknowledge(self, alert_id: str, entity: str, author: str, now_ms: int, note: str = "") -> Alert | None:
-        """Mark the entity's open alert as taken by ``author``; ``None`` when that alert is not open (any more)."""
+        """Mark the entity's open alert as taken by ``author``; ``None`` when it is not open (any more) or taken already, so
+        that the same words read again change nothing."""
         state = self._states.get(entity)
         episode = state.episode if state else None
         if state is None or episode is None or episode.accepted is not None or episode.alert.alert_id != alert_id:
+            return None
+        if episode.alert.acknowledged_by is not None:
             return None
         reason = f"acknowledged by {author}" + (f": {note}" if note else "")
         updated_at = max(now_ms, episode.alert.updated_at)

@@ -40,6 +40,11 @@ class FalseMark(msgspec.Struct, frozen=True):
     author: str
     note: str = ""
 
+    def is_like(self, entity: str, metrics: Sequence[str]) -> bool:
+        """True when the alert's leading metrics (as many as the mark names) are all among those the mark names."""
+        leading = metrics[: len(self.metrics)]
+        return bool(leading) and set(leading) <= set(self.metrics) and fnmatchcase(entity, self.entity)
+
 
 class Muting:
     """Every reason for silence in one place. ``observe`` each transition, so that inhibition knows what fires."""
@@ -126,12 +131,10 @@ def is_open(window: MaintenanceSettings, now: int) -> bool:
 
 
 def marked_false(alert: Alert, marks: Sequence[FalseMark]) -> str | None:
-    """The false-alarm mark this alert is like: its entity, and no metric among its top ones that the mark does not name."""
-    if not alert.metrics:
-        return None
+    """The false-alarm mark this alert is like, in words."""
+    names = [metric.name for metric in alert.metrics]
     for mark in marks:
-        names = {metric.name for metric in alert.metrics[: len(mark.metrics)]}
-        if fnmatchcase(alert.entity, mark.entity) and names <= set(mark.metrics):
+        if mark.is_like(alert.entity, names):
             return f"like {mark.alert_id[:8]}, marked false by {mark.author}"
     return None
 

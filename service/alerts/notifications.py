@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import stamina
 
 from service.alerts.base import Notifier
+from service.alerts.control import Command, Control
 from service.alerts.muting import Muting
 from service.alerts.stages import (
     Decision,
@@ -59,6 +60,7 @@ class NotificationService:
         self._routes = settings.effective_routes()
         self._lowest = {receiver.name: Severity(receiver.min_severity) for receiver in settings.receivers}
         self.muting = Muting(settings)
+        self.control = Control()
         self._clock = clock
         self._on_outcome = on_outcome
         self._retry_wait = retry_wait
@@ -99,6 +101,14 @@ class NotificationService:
                 self._workers[group.receiver].groups[group.key] = group
                 for entry in group.entries.values():
                     self.muting.observe(entry.alert)
+
+    def obey(self, commands: Sequence[Command]) -> None:
+        """Take people's commands in: silences and false-alarm marks hold from now on."""
+        for command in commands:
+            self.control.apply(command)
+        self.control.mute(self.muting, self._clock.now_ms())
+        for worker in self._workers.values():
+            worker.wake.set()
 
     def forget(self) -> None:
         """Drop everything remembered, because another process has taken over telling people."""

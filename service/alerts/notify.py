@@ -6,6 +6,7 @@ when a process died is read, grouped and sent again under the same key; a receiv
 
 from __future__ import annotations
 
+from service.alerts.control_topic import ControlReader
 from service.alerts.notifications import NotificationService
 from service.alerts.topic import AlertTopicReader
 from service.domain import Rejected
@@ -24,6 +25,7 @@ class NotifyPart:
 
     def __init__(self, kafka: KafkaSettings, service: NotificationService, *, metrics: Metrics, health: Health) -> None:
         self._reader = AlertTopicReader(kafka, "notify", on_poison=self._poison)
+        self._control = ControlReader(kafka, service.obey)
         self._service = service
         self._metrics = metrics
         self._health = health
@@ -34,6 +36,7 @@ class NotifyPart:
     async def start(self) -> None:
         """Connect to Kafka and begin to deliver. Raises ``BrokerUnavailable`` or ``ConfigError``."""
         self._health.beat(self.name, ready=False, detail="connecting")
+        await self._control.start()  # a silence said before must hold before anything is sent
         await self._reader.start()
         await self._service.start()
 
@@ -59,6 +62,7 @@ class NotifyPart:
         await self._service.close()
         await self._commit_settled()
         await self._reader.close()
+        await self._control.close()
 
     async def _commit_settled(self) -> None:
         owed = self._service.owed_from()

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from service.alerts.delivery import Post
+from service.alerts.http import Post
 from service.alerts.rendering import Template, context, slack_escape
 from service.alerts.wording import Message, compose, rank_first, summary_sentence, summary_title
 from service.domain import Alert

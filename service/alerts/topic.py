@@ -20,7 +20,6 @@ from aiokafka.errors import (
     IllegalGenerationError,
     KafkaError,
     RebalanceInProgressError,
-    SaslAuthenticationFailed,
     TopicAuthorizationFailedError,
     UnknownMemberIdError,
 )
@@ -28,7 +27,7 @@ from aiokafka.errors import (
 from service.alerts.wire import decode
 from service.domain import Alert, Record, Rejected
 from service.errors import BrokerUnavailable, ConfigError, InvalidMessage
-from service.kafka_options import kafka_client_options
+from service.kafka_options import connect, kafka_client_options
 from service.settings import KafkaSettings
 
 T = TypeVar("T")
@@ -78,7 +77,10 @@ class AlertTopicReader:
 
     async def start(self) -> None:
         """Connect and join the group. Raises ``BrokerUnavailable``, or ``ConfigError`` when credentials are refused."""
-        self._consumer = AIOKafkaConsumer(
+        self._consumer = await connect(self._make, self._kafka)
+
+    def _make(self) -> Any:
+        consumer = AIOKafkaConsumer(
             group_id=self.group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
@@ -88,16 +90,8 @@ class AlertTopicReader:
             max_poll_records=self._max_records,
             **kafka_client_options(self._kafka),
         )
-        self._consumer.subscribe([self._topic], listener=_Turns(self))
-        try:
-            await self._consumer.start()
-        except (SaslAuthenticationFailed, TopicAuthorizationFailedError, GroupAuthorizationFailedError) as error:
-            raise ConfigError(
-                f"Kafka at {self._kafka.bootstrap_servers} refuses these credentials: {error}.",
-                hint="Check kafka.username and password.",
-            ) from error
-        except (KafkaError, OSError) as error:
-            raise BrokerUnavailable(f"Kafka at {self._kafka.bootstrap_servers} does not answer: {error}.") from error
+        consumer.subscribe([self._topic], listener=_Turns(self))
+        return consumer
 
     async def batches(self) -> AsyncIterator[AlertBatch]:
         """Batches until ``request_stop``; an empty one about every half second when nothing comes."""

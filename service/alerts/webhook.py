@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from service.alerts.delivery import Post
+from service.alerts.http import Post
 from service.alerts.rendering import Template, context
 from service.alerts.wording import compose, rank_first, summary_title
 from service.clock import Clock, SystemClock

@@ -42,6 +42,8 @@ def plan_topics(kafka: KafkaSettings) -> list[TopicPlan]:
     return [
         TopicPlan(topics.metrics, topics.partitions, kept),
         TopicPlan(topics.alerts, 1, kept),
+        # people's commands are kept for good: every one has a key of its own
+        TopicPlan(topics.control, 1, {"cleanup.policy": "compact"}),
         TopicPlan(topics.dead_letter, topics.partitions, {**kept, "max.message.bytes": str(LARGEST_DEAD_LETTER)}),
     ]
 

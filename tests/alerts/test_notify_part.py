@@ -31,9 +31,11 @@ async def kafka(kafka_servers: str) -> KafkaSettings:
     name = f"alerts-{uuid.uuid4().hex[:8]}"
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka_servers)
     await admin.start()
-    await admin.create_topics([NewTopic(name, num_partitions=1, replication_factor=1)])
+    await admin.create_topics([NewTopic(topic, 1, 1) for topic in (name, f"{name}-control")])
     await admin.close()
-    return KafkaSettings(bootstrap_servers=kafka_servers, group_prefix=name, topics=TopicSettings(alerts=name))
+    return KafkaSettings(
+        bootstrap_servers=kafka_servers, group_prefix=name, topics=TopicSettings(alerts=name, control=f"{name}-control")
+    )
 
 
 async def publish(kafka: KafkaSettings, alerts: Sequence[Alert]) -> None:
@@ -88,6 +90,7 @@ async def test_what_a_dying_notifier_owed_is_told_by_the_next_under_the_same_key
             task.cancel()
         await asyncio.gather(*dead, return_exceptions=True)
         await first._reader.close()
+        await first._control.close()
         server.otherwise = OK
         server.release()
 

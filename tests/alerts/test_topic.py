@@ -153,7 +153,9 @@ async def test_a_second_member_stands_by_and_takes_over(kafka: KafkaSettings, pr
 
 
 async def test_kafka_away_is_a_retry_with_a_clear_sentence() -> None:
-    reader = AlertTopicReader(KafkaSettings(bootstrap_servers="127.0.0.1:1"), "store", on_poison=lambda _: None)
+    reader = AlertTopicReader(
+        KafkaSettings(bootstrap_servers="127.0.0.1:1", connect_timeout_seconds=0.5), "store", on_poison=lambda _: None
+    )
     with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1"):
         await reader.start()
     await reader.close()

@@ -26,7 +26,13 @@ T0 = 1_763_769_600_000  # a whole number of seconds, in the past
 def kafka_settings(servers: str, *, partitions: int = 2, stream: StreamSettings | None = None, **kafka: Any) -> Settings:
     """Settings whose topics and group no other test has."""
     tag = uuid.uuid4().hex[:8]
-    topics = {"metrics": f"metrics-{tag}", "alerts": f"alerts-{tag}", "dead_letter": f"dead-{tag}", "partitions": partitions}
+    topics = {
+        "metrics": f"metrics-{tag}",
+        "alerts": f"alerts-{tag}",
+        "control": f"control-{tag}",
+        "dead_letter": f"dead-{tag}",
+        "partitions": partitions,
+    }
     told = {
         "bootstrap_servers": servers,
         "group_prefix": f"tidewatch-{tag}",
