@@ -96,8 +96,10 @@ class Ensemble:
         """``matrix``: float64 (n, members), raw scores of consecutive (stride 1) calibration windows in the order of
         ``weights``; ``runs``: int64, how many windows each calibration series has.
 
-        Raises ``NotEnoughData`` when the matrix is too short to calibrate on.
+        Raises ``NotEnoughData`` when the matrix is too short to calibrate on, ``ValueError`` for a combination nobody knows.
         """
+        if combination not in COMBINATIONS:
+            raise ValueError(f"the combination {combination!r} is none of {', '.join(COMBINATIONS)}")
         self.weights = dict(weights)
         self.matrix = np.asarray(matrix, np.float64)
         self.runs = np.asarray(runs, np.int64)
@@ -105,7 +107,7 @@ class Ensemble:
         self.stride = stride
         self.combination = combination
         self.spans = tuple(spans)
-        self._n_eff = (len(self.matrix) + window - 1) / window
+        self._n_eff = max(len(self.matrix) / window, 1.0)
         self._members = {name: self._member(name, self.matrix[:, at]) for at, name in enumerate(self.weights)}
         self._tails: dict[tuple[str, ...], Calibration] = {}
         self._trend_tails: dict[tuple[str, ...], Calibration] = {}

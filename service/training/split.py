@@ -41,8 +41,8 @@ def normal_runs(series: Sequence[Series]) -> list[Series]:
 def split(series: Sequence[Series], window: int, share: float, max_calibration_windows: int) -> Split:
     """The newest ``share`` of each entity's normal rows calibrates; the rows before it, less a gap of one window, teach.
 
-    Where that tail is shorter than two windows, its windows reach back into the rows before it (their newest rows are still
-    unseen) and there is no gap: a few hundred rows then suffice. Raises ``NotEnoughData`` naming the least rows needed.
+    Where that would leave too little of either, the tail's windows reach back into the rows before it (their newest rows are
+    still unseen) and there is no gap: a few hundred rows then suffice. Raises ``NotEnoughData`` naming the least rows needed.
     """
     runs = [run for run in normal_runs(series) if len(run.values) >= window]
     entities: dict[str, list[Series]] = {}
@@ -53,7 +53,8 @@ def split(series: Sequence[Series], window: int, share: float, max_calibration_w
     for own in entities.values():
         rows = sum(len(run.values) for run in own)
         tail = min(int(rows * share), max(max_calibration_windows // len(entities), 2 * window))
-        _split_entity(own, rows - tail, window, fit, calibration, apart=tail >= 2 * window)
+        apart = tail >= window + max(window, LEAST_CALIBRATION_WINDOWS) and rows - tail >= 2 * window + LEAST_FIT_WINDOWS
+        _split_entity(own, rows - tail, window, fit, calibration, apart=apart)
     _check(fit, calibration, window, share)
     return Split(fit, calibration, runs)
 

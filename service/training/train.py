@@ -55,6 +55,7 @@ def train(
         np.unique(held_out.series, return_counts=True)[1],
         window=settings.window,
         stride=settings.stride,
+        combination=settings.combination,
     )
     rows = sum(len(one.values) for one in parts.calibration)
     fresh_calibration = Calibration(_in_chunks(fresh, held_out), rows / settings.stride)

@@ -1,0 +1,161 @@
+"""Training: from a data set to a bundle that serves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.app import make_detector
+from service.detectors.bundle import Bundle
+from service.domain import F32, Dataset, Schema, Series
+from service.errors import ConfigError, DatasetError, NotEnoughData
+from service.settings import TrainingSettings
+from service.training.train import fingerprint, train
+
+SCHEMA = Schema(("cpu", "memory", "disk"), 1000)
+SETTINGS = TrainingSettings(window=20, stride=5, epochs=2)
+LIGHT: dict[str, Any] = {"statistical": 0.6, "mahalanobis": 0.4}
+
+
+def rows(count: int, seed: int = 0, level: float = 0.0) -> F32:
+    rng = np.random.default_rng(seed)
+    return (level + rng.standard_normal((count, 3)) * [1, 10, 0.1] + rng.standard_normal((count, 1))).astype(np.float32)
+
+
+def dataset(*series: Series) -> Dataset:
+    return Dataset(SCHEMA, series or (Series("a", 0, rows(900)),))
+
+
+def trained(data: Dataset, detectors: dict[str, Any] | None = None, **settings: Any) -> Bundle:
+    told = SETTINGS.model_copy(update=settings)
+    return train(data, told, name="hosts", detectors=detectors or LIGHT, factory=make_detector)
+
+
+def test_the_bundle_holds_what_was_asked_for() -> None:
+    bundle = trained(dataset(), {"statistical": 0.6, "vae": {"weight": 0.4, "hidden": [8], "latent": 2}}, combination="zscore")
+    assert [member.name for member in bundle.members] == ["statistical", "vae"]
+    assert bundle.ensemble.weights == {"statistical": 0.6, "vae": 0.4}
+    assert bundle.ensemble.combination == "zscore"
+    assert bundle.members[1].options["hidden"] == [8]
+    assert bundle.members[1].options["epochs"] == 2
+    assert (bundle.schema, bundle.window, bundle.stride) == (SCHEMA, 20, 5)
+    assert bundle.training["window"] == 20
+    assert bundle.fingerprint == fingerprint(dataset())
+    assert bundle.ensemble.matrix.shape == (180 - 20 + 1, 2)
+
+
+def test_the_same_data_and_seed_give_the_same_bundle_and_others_another() -> None:
+    assert trained(dataset()).version == trained(dataset()).version
+    assert trained(dataset()).version != trained(dataset(Series("a", 0, rows(900, seed=1)))).version
+    assert trained(dataset()).version != trained(dataset(), seed=1).version
+
+
+def test_calibration_sees_rows_that_training_did_not() -> None:
+    values = rows(1000)
+    values[800:] *= 3  # the newest fifth is wilder than anything older
+    honest = trained(dataset(Series("a", 0, values)), refit=False)
+    calm = trained(dataset(), refit=False)
+    at = list(honest.ensemble.weights).index("mahalanobis")
+    assert np.median(honest.ensemble.matrix[:, at]) > 2 * np.median(calm.ensemble.matrix[:, at])
+
+
+def test_refitting_learns_from_the_newest_rows_and_keeps_the_calibration() -> None:
+    values = rows(1000)
+    values[800:] *= 3
+    data = dataset(Series("a", 0, values))
+    once, twice = trained(data, refit=False), trained(data, refit=True)
+    np.testing.assert_array_equal(once.ensemble.matrix, twice.ensemble.matrix)
+    newest = [Series("a", 0, values[800:])]
+    before, after = (bundle.members[1].detector.score(bundle.scaler.windows(newest, 20)).mean() for bundle in (once, twice))
+    assert after < before
+
+
+def test_labelled_anomalies_in_the_training_rows_teach_nothing() -> None:
+    clean, dirty = rows(1200), rows(1200)
+    dirty[300:400] += 1000
+    labels = np.zeros(1200, np.uint8)
+    labels[300:400] = 1
+    told = trained(dataset(Series("a", 0, dirty, labels)))
+    untold = trained(dataset(Series("a", 0, dirty)))
+    reference = trained(dataset(Series("a", 0, clean)))
+    np.testing.assert_allclose(told.scaler.scale("a"), reference.scaler.scale("a"), rtol=0.05)
+    assert (untold.scaler.scale("a") > 2 * reference.scaler.scale("a")).all()
+
+
+def test_entities_share_a_bundle_and_keep_their_own_scale() -> None:
+    bundle = trained(dataset(Series("low", 0, rows(900)), Series("high", 0, rows(900, seed=1, level=500))))
+    assert bundle.scaler.centre("low")[0] == pytest.approx(0, abs=0.3)
+    assert bundle.scaler.centre("high")[0] == pytest.approx(500, abs=0.3)
+    assert bundle.ensemble.runs.tolist() == [161, 161]
+    features = bundle.scaler.windows([Series("high", 0, rows(100, seed=2, level=500))], 20)
+    assert np.median(bundle.calibration().surprise(_combined(bundle, features))) < 1
+
+
+def _combined(bundle: Bundle, features: Any) -> Any:
+    return bundle.ensemble.combine({member.name: member.detector.score(features) for member in bundle.members})
+
+
+def test_many_rows_are_thinned_evenly() -> None:
+    seen: list[int] = []
+
+    def spying(name: str, options: Any) -> Any:
+        detector = make_detector(name, options)
+        fit = detector.fit
+
+        def counted(features: Any, **given: Any) -> None:
+            seen.append(len(features))
+            ends = np.diff(features.ends)
+            assert ends.max() - ends.min() <= 1
+            fit(features, **given)
+
+        detector.fit = counted  # type: ignore[method-assign]  # watched
+        return detector
+
+    settings = SETTINGS.model_copy(update={"max_windows": 300})
+    train(dataset(Series("a", 0, rows(3000))), settings, name="x", detectors={"mahalanobis": 1.0}, factory=spying)
+    assert seen == [300, 300]
+
+
+def test_missing_values_train_and_an_unseen_metric_is_neutral() -> None:
+    values = rows(900)
+    values[np.random.default_rng(0).random(values.shape) < 0.1] = np.nan
+    values[:, 2] = np.nan
+    bundle = trained(dataset(Series("a", 0, values)))
+    assert np.isfinite(bundle.ensemble.matrix).all()
+
+
+def test_a_few_hundred_rows_are_enough_and_fewer_are_refused_by_number() -> None:
+    assert trained(dataset(Series("a", 0, rows(200)))).calibration().n_eff >= 1
+    with pytest.raises(NotEnoughData, match=r"window of 20 rows needs at least 15\d consecutive normal rows") as told:
+        trained(dataset(Series("a", 0, rows(100))))
+    assert "training.window" in told.value.hint
+
+
+def test_progress_names_every_stage() -> None:
+    told: list[tuple[str, int, int, str]] = []
+    train(
+        dataset(),
+        SETTINGS,
+        name="x",
+        detectors={**LIGHT, "vae": 1.0},
+        factory=make_detector,
+        progress=lambda *one: told.append(one),
+    )
+    assert {stage for stage, *_ in told} >= {"statistical", "mahalanobis", "vae", "calibrate"}
+    assert all(0 <= done <= total for _, done, total, _ in told)
+
+
+@pytest.mark.parametrize(
+    ("detectors", "named"),
+    [({"oracle": 1.0}, "oracle"), ({"vae": {"depth": 3}}, "depth"), ({"statistical": {"weights": {"x": 1}}}, "weights")],
+)
+def test_detectors_that_do_not_exist_or_refuse_their_options_are_named(detectors: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        trained(dataset(), detectors)
+
+
+def test_rows_that_do_not_fit_the_schema_are_refused() -> None:
+    with pytest.raises(DatasetError, match=r"its schema has 3 metrics"):
+        trained(dataset(Series("a", 0, rows(900)[:, :2])))
