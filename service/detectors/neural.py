@@ -33,6 +33,12 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
 
 
+def use_one_thread() -> None:
+    """These networks are too small to split: members and batches run side by side instead. And OpenMP's threads wait for each
+    other by spinning: beside other work on two cores the same training took over 600 s instead of 10."""
+    torch.set_num_threads(1)
+
+
 class NeuralDetector(ABC):
     """Learns to reconstruct normal windows; what it cannot reconstruct is strange."""
 
@@ -85,6 +91,7 @@ class NeuralDetector(ABC):
 
     def fit(self, features: Features, *, progress: Progress = silent) -> None:
         """Train, keeping the epoch that did best on the newest part of each series. Raises ``NotEnoughData``."""
+        use_one_thread()
         least(features, LEAST_WINDOWS, self.name)
         learn, check = split_tail(features, self.validation_share)
         if not self.raw:
@@ -185,6 +192,7 @@ class NeuralDetector(ABC):
 
     def restore(self, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """The inverse of ``state``."""
+        use_one_thread()
         self._width, self.hidden, self.latent = int(settings["width"]), tuple(settings["hidden"]), int(settings["latent"])
         self.raw = bool(settings["raw"])
         self._statistics.restore(settings["statistics"], _under("statistics.", arrays))
