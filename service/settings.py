@@ -155,7 +155,7 @@ class EpisodeSettings(Section):
     severity_hysteresis: Share = 0.05  # how far the score must stay below a severity's bound before it is lowered
     resolve_after_windows: Positive = 3
     max_severity_changes: Positive = 6  # beyond these an alert only rises to a new peak, fires or resolves
-    max_gap_seconds: Seconds = 600.0  # an entity without a scored window for longer closes its alert
+    max_gap_seconds: Seconds = 600.0  # no scored window for longer (and for at least 6 strides) closes the alert
     max_episode_seconds: Seconds = 86_400.0
 
     @model_validator(mode="after")
