@@ -229,17 +229,18 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
         self._source._assigned(assigned)
 
 
-async def require_topic(kafka: KafkaSettings, topic: str) -> None:
-    """Raises ``ConfigError`` when the topic does not exist, ``BrokerUnavailable`` when nothing answers."""
+async def require_topic(kafka: KafkaSettings, topic: str) -> list[Any]:
+    """The topic's partitions. Raises ``ConfigError`` when it does not exist, ``BrokerUnavailable`` when nothing answers."""
     admin = await connect(lambda: AIOKafkaAdminClient(**kafka_client_options(kafka)), kafka)
     try:
-        topics = await admin.list_topics()
+        if topic not in await admin.list_topics():
+            raise ConfigError(
+                f"The topic {topic!r} does not exist.", hint="Run `tidewatch setup`, or check kafka.topics in the settings."
+            )
+        described = await admin.describe_topics([topic])
     finally:
         await admin.close()
-    if topic not in topics:
-        raise ConfigError(
-            f"The topic {topic!r} does not exist.", hint="Run `tidewatch setup`, or check kafka.topics in the settings."
-        )
+    return [TopicPartition(topic, at) for at in sorted(part["partition"] for part in described[0]["partitions"])]
 
 
 async def read_range(
@@ -249,11 +250,11 @@ async def read_range(
 
     At most ``last_records`` of them, an equal share of each partition. Raises ``BrokerUnavailable`` or ``ConfigError``.
     """
-    await require_topic(kafka, topic)
+    partitions = await require_topic(kafka, topic)
     options = kafka_client_options(kafka)
-    consumer: Any = await connect(lambda: AIOKafkaConsumer(topic, isolation_level="read_committed", **options), kafka)
+    consumer: Any = await connect(lambda: AIOKafkaConsumer(isolation_level="read_committed", **options), kafka)
     try:
-        partitions = sorted(TopicPartition(topic, at) for at in consumer.partitions_for_topic(topic))
+        consumer.assign(partitions)
         first, end = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
         begin = dict(first)
         if since_ms is not None:
@@ -262,11 +263,9 @@ async def read_range(
         if last_records is not None:
             share = -(-last_records // len(partitions))
             begin = {tp: max(begin[tp], end[tp] - share) for tp in partitions}
-        consumer.unsubscribe()
-        wanted = [tp for tp in partitions if begin[tp] < end[tp]]
-        consumer.assign(wanted)
-        for tp in wanted:
+        for tp in partitions:
             consumer.seek(tp, begin[tp])
+        wanted = [tp for tp in partitions if begin[tp] < end[tp]]
         while wanted:
             fetched = await consumer.getmany(*wanted, timeout_ms=POLL_MS, max_records=10_000)
             yield [_record(message) for tp, messages in fetched.items() for message in messages if message.offset < end[tp]]

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TopicAuthorizationFailedError
 
 from service.errors import BrokerUnavailable, ConfigError
 from service.kafka_options import connect, kafka_client_options
@@ -64,14 +64,15 @@ class MetricsPublisher:
                     if builder is not None:
                         waiting.append(await self._producer.send_batch(builder, self._topic, partition=partition))
                     builder = builders[partition] = self._producer.create_batch()
-                    if builder.append(key=key, value=message.value, timestamp=None) is None:
-                        raise ConfigError(
-                            f"A message of {len(message.value):,} bytes is too large to publish.", hint="Send fewer metrics."
-                        )
+                    builder.append(key=key, value=message.value, timestamp=None)  # the first one always fits
             for partition, builder in builders.items():
                 waiting.append(await self._producer.send_batch(builder, self._topic, partition=partition))
             for future in waiting:
                 await future
+        except MessageSizeTooLargeError as error:
+            raise ConfigError(
+                f"Kafka finds a message too large for {self._topic}.", hint="Send fewer metrics, or raise its max.message.bytes."
+            ) from error
         except TopicAuthorizationFailedError as error:
             raise ConfigError(f"Kafka does not let us write to {self._topic}.", hint="Grant the user WRITE on it.") from error
         except (KafkaError, OSError, TimeoutError) as error:

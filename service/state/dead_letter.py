@@ -12,6 +12,7 @@ from service.errors import InvalidMessage
 
 PREFIX = "__streams.errors."
 REASON = "tidewatch.reason"
+NULL_VALUE = "tidewatch.value-was-null"  # only where key and value were null: the value is empty here
 TRUNCATED = "tidewatch.truncated-from-bytes"  # only where the broker did not take the whole value
 
 
@@ -26,6 +27,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
 def dead_letter(rejected: Rejected) -> DeadLetter:
     """The record's own bytes and headers, with where it came from and why it was refused."""
     record = rejected.record
+    key, value = record.key, record.value
     told = {
         f"{PREFIX}exception": f"{InvalidMessage.__module__}.{InvalidMessage.__qualname__}",
         f"{PREFIX}message": rejected.message,
@@ -34,7 +36,9 @@ def dead_letter(rejected: Rejected) -> DeadLetter:
         f"{PREFIX}offset": str(record.offset),
         REASON: rejected.reason,
     }
-    return DeadLetter(record.key, record.value, (*record.headers, *((name, text.encode()) for name, text in told.items())))
+    if key is None and value is None:  # the client writes no record that has neither
+        value, told[NULL_VALUE] = b"", "true"
+    return DeadLetter(key, value, (*record.headers, *((name, text.encode()) for name, text in told.items())))
 
 
 def truncated(letter: DeadLetter, most: int) -> DeadLetter:

@@ -157,4 +157,4 @@ def test_the_labelled_series_can_be_read(data_dir: Path) -> None:
     path = next(iter(sorted((data_dir / "SMD").glob("*.npz"))))
     dataset = read_dataset(path)
     assert dataset.schema.dims == 38
-    assert dataset.rows == sum(len(read_dataset(path, split=split).series[0].values) for split in ("train", "test"))  # type: ignore[arg-type]
+    assert dataset.rows == sum(len(read_dataset(path, split=split).series[0].values) for split in ("train", "test"))

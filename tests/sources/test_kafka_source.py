@@ -157,6 +157,7 @@ async def test_bad_records_go_to_the_dead_letter_unchanged_and_the_stream_goes_o
         (b"host-0", b"not json", "not-json"),
         (b"host-0", b"", "not-json"),
         (b"host-0", None, "not-json"),
+        (None, None, "not-json"),
         (None, b'{"timestamp": 1}', "bad-entity"),
         (b"host-0", message("host-9", 0).value, "key-mismatch"),
         (b"\xff", message("host-9", 0).value, "key-mismatch"),
@@ -176,7 +177,8 @@ async def test_bad_records_go_to_the_dead_letter_unchanged_and_the_stream_goes_o
         await worker.stop()
     assert worker.due == [("host-0", row) for row in (4, 5, 6, 7)]
     letters = await read_all(kafka_servers, settings.kafka.topics.dead_letter)
-    assert [(one.key, one.value) for one in letters] == [(key, value) for key, value, _ in bad]
+    # A record without key and value is the one that the client cannot write as it was.
+    assert [(one.key, one.value) for one in letters] == [(key, value if key or value else value or b"") for key, value, _ in bad]
     headers = [dict(one.headers) for one in letters]
     assert [told["tidewatch.reason"].decode() for told in headers] == [reason for _, _, reason in bad]
     for at, told in enumerate(headers):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.domain import Record, Rejected
-from service.state.dead_letter import REASON, TRUNCATED, dead_letter, truncated
+from service.state.dead_letter import NULL_VALUE, REASON, TRUNCATED, dead_letter, truncated
 
 BYTES = st.none() | st.binary(max_size=50)
 HEADERS = st.lists(st.tuples(st.text(max_size=5), st.binary(max_size=5)), max_size=3)
@@ -18,7 +18,8 @@ def test_bytes_and_headers_are_kept_and_told_from_where(
 ) -> None:
     record = Record("metrics", 3, 41, 7, key, value, tuple(headers))
     letter = dead_letter(Rejected(record, "not-json", sentence))
-    assert (letter.key, letter.value) == (key, value)
+    null = key is None and value is None
+    assert (letter.key, letter.value) == (key, b"" if null else value)
     assert letter.headers[: len(headers)] == tuple(headers)
     told = {name: bytes_.decode() for name, bytes_ in letter.headers[len(headers) :]}
     assert told == {
@@ -28,6 +29,7 @@ def test_bytes_and_headers_are_kept_and_told_from_where(
         "__streams.errors.partition": "3",
         "__streams.errors.offset": "41",
         REASON: "not-json",
+        **({NULL_VALUE: "true"} if null else {}),
     }
 
 

@@ -23,7 +23,7 @@ def sample(entity: str, row: int, *, partition: int = 0, offset: int | None = No
 
 
 def processor(*, window: int = 3, stride: int = 1, **settings: float) -> StreamProcessor:
-    return StreamProcessor(SCHEMA, window=window, stride=stride, settings=StreamSettings(**settings))  # type: ignore[arg-type]
+    return StreamProcessor(SCHEMA, window=window, stride=stride, settings=StreamSettings(**settings))
 
 
 def ends(batches: list[WindowBatch]) -> list[tuple[str, int]]:
