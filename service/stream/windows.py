@@ -103,6 +103,8 @@ class Windows:
         self._values: F32 = np.empty((0, shape.capacity, shape.dims), np.float32)
         self._mask: Mask = np.empty((0, shape.capacity, shape.dims), np.bool_)
         self._offsets: I64 = np.empty((0, shape.capacity), np.int64)
+        nothing: I64 = np.empty(0, np.int64)
+        self._push(0, nothing, nothing, nothing, np.empty((0, shape.dims), np.float32), nothing, _empty_due(1, shape))  # compiles
 
     def __len__(self) -> int:
         return self._opened - len(self._free)
@@ -149,18 +151,23 @@ class Windows:
         A window completed by a record with ``offset < resume_at`` is not returned: it was before.
         """
         shape, done, due = self.shape, 0, []
-        values = np.ascontiguousarray(values, np.float32)
+        rows, values = np.ascontiguousarray(rows), np.ascontiguousarray(values, np.float32)
         while done < len(slots):
             # As many as these rows can make due at most; what is never written costs no memory.
             out = _empty_due(min(self._per_batch, (len(slots) - done) * (shape.max_gap // shape.stride + 1)), shape)
-            done, made = push_rows(
-                done, slots, rows, offsets, values, resume_at, self._head, self._values, self._mask, self._offsets, self.counts,
-                shape.window, shape.stride, shape.max_gap, shape.lateness, shape.keep, shape.min_coverage,
-                out.slots, out.end_rows, out.first_offsets, out.last_offsets, out.values, out.mask,
-            )  # fmt: skip
+            done, made = self._push(done, slots, rows, offsets, values, resume_at, out)
             if made:
                 due.append(_first(out, made))
         return due
+
+    def _push(self, done: int, slots: I64, rows: I64, offsets: I64, values: F32, resume_at: I64, out: Due) -> tuple[int, int]:
+        shape = self.shape
+        told: tuple[int, int] = push_rows(
+            done, slots, rows, offsets, values, resume_at, self._head, self._values, self._mask, self._offsets, self.counts,
+            shape.window, shape.stride, shape.max_gap, shape.lateness, shape.keep, shape.min_coverage,
+            out.slots, out.end_rows, out.first_offsets, out.last_offsets, out.values, out.mask,
+        )  # fmt: skip
+        return told
 
     def _grow(self) -> None:
         """A quarter more slots. ``resize`` moves pages instead of copying them, so there are never two copies."""
