@@ -72,11 +72,12 @@ class KafkaSource:
     async def start(self) -> None:
         """Connect and join the group. Raises ``BrokerUnavailable``, or ``ConfigError`` for credentials or a missing topic."""
         await require_topic(self._kafka, self._topic)
-        self._consumer = await connect(self._make_consumer, self._kafka)
+        await connect(self._make_consumer, self._kafka)
 
     def _make_consumer(self) -> Any:
         session_ms = round(self._kafka.session_timeout_seconds * 1000)
-        consumer = AIOKafkaConsumer(
+        # Known before it starts: partitions may be assigned while start() still waits.
+        self._consumer = AIOKafkaConsumer(
             group_id=self.group,
             enable_auto_commit=False,
             auto_offset_reset=self._limits.start_from,
@@ -86,8 +87,8 @@ class KafkaSource:
             max_partition_fetch_bytes=FETCH_BYTES,
             **kafka_client_options(self._kafka),
         )
-        consumer.subscribe([self._topic], listener=_Listener(self))
-        return consumer
+        self._consumer.subscribe([self._topic], listener=_Listener(self))
+        return self._consumer
 
     async def batches(self) -> AsyncIterator[RecordBatch]:
         """Batches until ``request_stop``; an empty one when nothing came for a moment."""
