@@ -126,19 +126,43 @@ class RealTimeAnomalyDetector:
         rows = batch.end_rows[chosen]
         combined = self._ensemble.combine(raw)
         surprises = tail.surprise(combined)
-        told = surprises.tolist()
         smoothed = self._ensemble.smooth(combined, entities, rows, self._states)
-        trends = self._ensemble.trend_tail(list(raw)).surprise(smoothed.scores).tolist()
+        trends = self._ensemble.trend_tail(list(raw)).surprise(smoothed.scores)
         decisions, trackers = self._track(entities, rows, surprises)
         for name, (row, sums, weights) in smoothed.memory.items():
             self._states[name] = EntityState(row, sums, weights, trackers[name])
+        p = np.clip(10.0 ** -(surprises - decisions.shift), tail.floor, 1.0)
+        scores: list[float] = score_of(p).tolist()
         fresh = self.bundle.fresh_calibration.p(self.bundle.fresh.score(features))
-        words = _words(answers, {name: self._ensemble.member(name).calibration for name in raw}, len(chosen))
         explained = np.flatnonzero(decisions.is_anomaly | (surprises > decisions.level - NEARLY)).tolist()
         metrics = self._explain(batch, chosen, features, list(raw), explained)
+        columns = zip(
+            chosen.tolist(),
+            surprises.tolist(),
+            decisions.level.tolist(),
+            trends.tolist(),
+            p.tolist(),
+            scores,
+            fresh.tolist(),
+            decisions.is_anomaly.tolist(),
+            _words(answers, {name: self._ensemble.member(name).calibration for name in raw}, len(chosen)),
+            strict=True,
+        )
         return [
-            self._verdict(batch, at, told[i], trends[i], decisions[i], tail, float(fresh[i]), words[i], metrics.get(i, ()))
-            for i, at in enumerate(chosen)
+            Verdict(
+                **self._where(batch, at),
+                surprise=surprise,
+                level=level,
+                trend=trend,
+                p=adjusted,
+                score=score,
+                fresh_p=fresh_p,
+                is_anomaly=is_anomaly,
+                severity=severity_of(score),
+                members=members,
+                metrics=metrics.get(i, ()),
+            )
+            for i, (at, surprise, level, trend, adjusted, score, fresh_p, is_anomaly, members) in enumerate(columns)
         ]
 
     def _track(self, entities: Sequence[str], rows: I64, surprises: F64) -> tuple[budget.Decisions, dict[str, budget.State]]:
@@ -177,34 +201,6 @@ class RealTimeAnomalyDetector:
                 recent=tuple(_number(value) for value in recent[:, j]),
             )
             for j in np.argsort(-shares, kind="stable")[:TOP_METRICS]
-        )
-
-    def _verdict(
-        self,
-        batch: WindowBatch,
-        at: int,
-        surprise: float,
-        trend: float,
-        decision: budget.Decision,
-        tail: Calibration,
-        fresh_p: float,
-        members: tuple[MemberScore, ...],
-        metrics: tuple[MetricShare, ...],
-    ) -> Verdict:
-        p = min(max(10.0 ** -(surprise - decision.shift), tail.floor), 1.0)
-        score = float(score_of(p))
-        return Verdict(
-            **self._where(batch, at),
-            surprise=surprise,
-            level=decision.level,
-            trend=trend,
-            p=p,
-            score=score,
-            fresh_p=fresh_p,
-            is_anomaly=decision.is_anomaly,
-            severity=severity_of(score),
-            members=members,
-            metrics=metrics,
         )
 
     def _blank(self, batch: WindowBatch, at: int, reason: str, members: tuple[MemberScore, ...] = ()) -> Verdict:
