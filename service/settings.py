@@ -116,6 +116,8 @@ class BudgetSettings(Section):
 class DetectionSettings(Section):
     """How verdicts are reached from the bundle's detectors."""
 
+    # "budget" follows drift; the others are the plain static rules of the literature, which do not.
+    rule: Literal["budget", "mean+2sigma", "mean+3sigma", "quantile", "majority"] = "budget"
     budget: BudgetSettings = BudgetSettings()
     detectors: dict[str, float] | None = None  # a subset of the bundle's members, with weights; None: as trained
     timeout_seconds: Seconds = 30.0

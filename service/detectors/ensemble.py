@@ -152,20 +152,22 @@ class Ensemble:
         """The calibration of what ``combine`` gives for just these members."""
         key = self._key(names)
         if key not in self._tails:
-            self._tails[key] = Calibration(self._combined(key), self._n_eff)
+            self._tails[key] = Calibration(self.calibration_scores(key), self._n_eff)
         return self._tails[key]
 
     def trend_tail(self, names: Sequence[str]) -> Calibration:
         """The calibration of what ``smooth`` makes of it."""
         key = self._key(names)
         if key not in self._trend_tails:
-            self._trend_tails[key] = Calibration(self._smoothed(self._combined(key)), self._n_eff)
+            self._trend_tails[key] = Calibration(self._smoothed(self.calibration_scores(key)), self._n_eff)
         return self._trend_tails[key]
 
     def _key(self, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(name for name in self.weights if name in set(names))
 
-    def _combined(self, key: tuple[str, ...]) -> F64:
+    def calibration_scores(self, names: Sequence[str]) -> F64:
+        """Float64 (n,): what ``combine`` gives for just these members on the calibration windows."""
+        key = self._key(names)
         return self.combine({name: self.matrix[:, at] for at, name in enumerate(self.weights) if name in key})
 
     def _smoothed(self, combined: F64) -> F64:

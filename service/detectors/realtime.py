@@ -19,6 +19,7 @@ from service.detectors.bundle import Bundle, BundledMember
 from service.detectors.calibration import Calibration, score_of
 from service.detectors.ensemble import EntityState, slots_of
 from service.detectors.features import Features
+from service.detectors.rules import static_decisions
 from service.domain import F64, I64, MemberScore, MetricShare, Verdict, WindowBatch, severity_of
 from service.errors import ConfigError
 from service.settings import DetectionSettings
@@ -45,6 +46,7 @@ class RealTimeAnomalyDetector:
         self.min_coverage = min_coverage
         self._members, self._ensemble = _chosen(bundle, settings.detectors)
         self._params = budget.params_for(settings.budget.false_alarms_per_entity_day, bundle.schema.interval_ms, bundle.stride)
+        self._rule = settings.rule
         self._timeout = settings.timeout_seconds
         self._threads = settings.threads
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="detect")
@@ -128,7 +130,7 @@ class RealTimeAnomalyDetector:
         surprises = tail.surprise(combined)
         smoothed = self._ensemble.smooth(combined, entities, rows, self._states)
         trends = self._ensemble.trend_tail(list(raw)).surprise(smoothed.scores)
-        decisions, trackers = self._track(entities, rows, surprises)
+        decisions, trackers = self._decide(raw, entities, rows, surprises)
         for name, (row, sums, weights) in smoothed.memory.items():
             self._states[name] = EntityState(row, sums, weights, trackers[name])
         p = np.clip(10.0 ** -(surprises - decisions.shift), tail.floor, 1.0)
@@ -165,12 +167,17 @@ class RealTimeAnomalyDetector:
             for i, (at, surprise, level, trend, adjusted, score, fresh_p, is_anomaly, members) in enumerate(columns)
         ]
 
-    def _track(self, entities: Sequence[str], rows: I64, surprises: F64) -> tuple[budget.Decisions, dict[str, budget.State]]:
+    def _decide(
+        self, raw: Mapping[str, F64], entities: Sequence[str], rows: I64, surprises: F64
+    ) -> tuple[budget.Decisions, dict[str, budget.State]]:
         slots, names = slots_of(entities)
         known = (self._states.get(name) for name in names)
-        before = [budget.start(self._params) if state is None else state.tracker for state in known]
-        after, decisions = budget.steps(before, slots, rows, surprises, self._params)
-        return decisions, dict(zip(names, after, strict=True))
+        trackers = [budget.start(self._params) if state is None else state.tracker for state in known]
+        if self._rule == "budget":
+            trackers, decisions = budget.steps(trackers, slots, rows, surprises, self._params)
+        else:
+            decisions = static_decisions(self._rule, self._ensemble, raw, surprises, self._params)
+        return decisions, dict(zip(names, trackers, strict=True))
 
     def _explain(
         self, batch: WindowBatch, chosen: NDArray[Any], features: Features, names: Sequence[str], which: Sequence[int]

@@ -312,3 +312,20 @@ async def test_a_short_calibration_supports_only_info(bundle: Bundle) -> None:
 def test_a_detector_the_bundle_lacks_is_refused_by_name(bundle: Bundle) -> None:
     with pytest.raises(ConfigError, match=r"names ghost; the bundle test holds distance, second, odd"):
         RealTimeAnomalyDetector(bundle, DetectionSettings(detectors={"ghost": 1.0}))
+
+
+@pytest.mark.parametrize("rule", ["mean+2sigma", "mean+3sigma", "quantile", "majority"])
+async def test_the_plain_rules_find_the_fault_and_never_adjust(bundle: Bundle, rule: str) -> None:
+    detector = RealTimeAnomalyDetector(bundle, DetectionSettings(rule=rule, budget=OFTEN))
+    verdicts = await judged(detector, batch(faulty()))
+    assert all(verdict.is_anomaly for verdict in verdicts if verdict.end_row >= 310)
+    assert sum(verdict.is_anomaly for verdict in verdicts if verdict.end_row < 300) <= 8  # of 56
+    assert len({verdict.level for verdict in verdicts}) == 1
+
+
+async def test_more_sigmas_ask_for_more(bundle: Bundle) -> None:
+    levels = [
+        (await judged(RealTimeAnomalyDetector(bundle, DetectionSettings(rule=rule)), batch(rows(60))))[0].level
+        for rule in ("mean+2sigma", "mean+3sigma")
+    ]
+    assert 0.5 < levels[0] < levels[1]
