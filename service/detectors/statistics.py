@@ -27,8 +27,10 @@ class WindowStatistics:
     not drown the rest. Clipped at ±10.
     """
 
-    def __init__(self, spans: Sequence[int] = (5, 30, 150), *, floor: float = 0.3) -> None:
+    def __init__(self, spans: Sequence[int] = (5, 30, 150), *, floor: float = 0.3, deviations: bool = False) -> None:
+        """``deviations``: standard deviations over the spans too, after the ranges."""
         self.spans = tuple(spans)
+        self.deviations = deviations
         self.floor = floor
         self._centre = np.zeros(0, np.float32)
         self._inverse = np.zeros(0, np.float32)
@@ -37,6 +39,8 @@ class WindowStatistics:
         """float32 (n, k · dims), before standardising; block b holds columns ``b · dims`` to ``(b + 1) · dims``."""
         spans = tuple(dict.fromkeys(min(span, features.window) for span in self.spans))
         blocks = [features.last, *(features.mean(span) for span in spans), *(features.range(span) for span in spans)]
+        if self.deviations:
+            blocks += [features.std(span) for span in spans]
         return np.concatenate(blocks, axis=1)
 
     def fit(self, features: Features) -> Self:
@@ -67,11 +71,13 @@ class WindowStatistics:
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """JSON-safe settings and plain arrays."""
-        return {"spans": list(self.spans), "floor": self.floor}, {"centre": self._centre, "inverse": self._inverse}
+        told = {"spans": list(self.spans), "floor": self.floor, "deviations": self.deviations}
+        return told, {"centre": self._centre, "inverse": self._inverse}
 
     def restore(self, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of ``state``."""
         self.spans, self.floor = tuple(settings["spans"]), float(settings["floor"])
+        self.deviations = bool(settings["deviations"])
         self._centre, self._inverse = arrays["centre"], arrays["inverse"]
         return self
 
