@@ -146,14 +146,14 @@ class TrainingSettings(Section):
 class EpisodeSettings(Section):
     """The life of an alert: when it opens, fires, changes and resolves. Times are event time.
 
-    A window is evidence when it is anomalous, at least ``min_severity``, and its newest stride rows are unusual by
-    themselves (``fresh_p`` at or below ``fresh_p_below``). ``fire_after`` of the last ``fire_within`` must be evidence.
+    An anomalous window of at least ``min_severity`` opens one. It is evidence when its newest stride rows are unusual by
+    themselves (``fresh_p`` at or below ``fresh_p_below``); ``fire_after`` of the last ``fire_within`` must be for it to fire.
     """
 
     fire_after: Positive = 2
     fire_within: Annotated[int, Field(gt=0, le=63)] = 3
     min_severity: Literal["info", "warning", "critical"] = "info"
-    fresh_p_below: Annotated[float, Field(gt=0, le=1)] = 0.01
+    fresh_p_below: Annotated[float, Field(gt=0, le=1)] = 0.02
     severity_hysteresis: Share = 0.05  # how far the score must stay below a severity's bound before it is lowered
     resolve_after_windows: Positive = 3
     max_severity_changes: Positive = 6  # beyond these an alert only rises to a new peak, fires or resolves

@@ -2,7 +2,7 @@
 
 ::
 
-            evidence                 k of n, or critical            quiet, gap, other model
+            anomalous                k of n, or critical            quiet, gap, other model
     (none) ──────────► pending ─────────────────────────► firing ──────────────────────────► resolved
                           │                                 │ raised · lowered · updated        ▲
                           └── quiet: resolved, never told   └── max_episode: accepted ──────────┘
@@ -12,7 +12,9 @@ one odd row makes ``window / stride`` windows anomalous in a row; it is fresh in
 k-of-n count disjoint rows, and lets an alert end when its cause ends instead of a window length later.
 
 Once open, windows are held against the level *frozen at onset*: the tracker behind ``verdict.level`` never freezes, so it would
-otherwise talk itself out of a long anomaly. Time is event time; nothing here reads a clock.
+otherwise talk itself out of a long anomaly. That is also why any anomalous window opens: by the next one the tracker may have
+moved. After an alert closed, windows that are anomalous only through its old rows do not open another (``Closed``).
+Time is event time; nothing here reads a clock.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from service.domain import Action, Alert, Severity, Status, Verdict, alert_id, s
 from service.settings import EpisodeSettings
 
 TOP_METRICS = 8
+GAP_WINDOWS = 6  # a gap is never shorter than this many window ends
 FIRST_UPDATE = 8  # windows; further "updated" transitions at twice the age of the one before, so their number is logarithmic
 SEVERITY_FLOOR = {Severity.INFO: 0.0, Severity.WARNING: 0.7, Severity.CRITICAL: 0.9}
 
@@ -36,9 +39,7 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
 
     ``level``: surprise to exceed, and ``shift``: drift adjustment of scores, both frozen at onset. ``evidence``: one bit per
     scored window, newest lowest. ``quiet``: scored windows without evidence in a row. ``calm``: windows in a row below the
-    current severity's bound less the hysteresis, and ``calm_score`` the highest score among them. ``accepted``: set once the
-    alert was closed as the new normal; the peak surprise an entity must exceed before a new alert may open while it has not
-    been calm yet.
+    current severity's bound less the hysteresis, and ``calm_score`` the highest score among them.
     """
 
     alert: Alert
@@ -56,6 +57,15 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
     age: int = 1
     next_update: int = FIRST_UPDATE
     severity_changes: int = 0
+
+
+class Closed(msgspec.Struct, frozen=True, kw_only=True):
+    """An alert that is over while its rows still lie in the windows; forgotten at the first window that is not anomalous.
+
+    Until then a window opens a new alert only with fresh evidence, and after a long one was accepted as the new normal
+    (``accepted``: its peak surprise) only above that.
+    """
+
     accepted: float | None = None
 
 
@@ -64,14 +74,24 @@ class EntityState(msgspec.Struct, frozen=True):
 
     seen_until: int
     episode: Episode | None = None
+    closed: Closed | None = None
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What goes on with one entity: an open episode, or one just closed, or neither."""
+
+    episode: Episode | None = None
+    closed: Closed | None = None
 
 
 class Told(msgspec.Struct, frozen=True):
-    """A window seen from an episode: its score, p and severity against the frozen level, and whether it is evidence."""
+    """A window seen from an episode: its score, p and severity against the frozen level; ``loud``: anomalous and severe enough
+    to matter; ``evidence``: loud, and its newest rows are unusual by themselves."""
 
     score: float
     p: float
     severity: Severity
+    loud: bool
     evidence: bool
 
 
@@ -94,8 +114,9 @@ class Episodes:
             end = verdict.end_row * verdict.interval_ms
             if state is not None and end <= state.seen_until:
                 continue
-            episode, caused = step(state.episode if state else None, verdict, self._policy, self._config_hash)
-            self._states[verdict.entity] = EntityState(end, episode)
+            before = Standing(state.episode, state.closed) if state is not None else Standing()
+            after, caused = step(before, verdict, self._policy, self._config_hash)
+            self._states[verdict.entity] = EntityState(end, after.episode, after.closed)
             transitions += caused
         return transitions
 
@@ -104,7 +125,7 @@ class Episodes:
         that the same words read again change nothing."""
         state = self._states.get(entity)
         episode = state.episode if state else None
-        if state is None or episode is None or episode.accepted is not None or episode.alert.alert_id != alert_id:
+        if state is None or episode is None or episode.alert.alert_id != alert_id:
             return None
         if episode.alert.acknowledged_by is not None:
             return None
@@ -119,7 +140,7 @@ class Episodes:
         transitions: list[Alert] = []
         for entity in entities:
             state = self._states.pop(entity, None)
-            if state is not None and state.episode is not None and state.episode.accepted is None:
+            if state is not None and state.episode is not None:
                 transitions.append(_resolve(state.episode, reason, state.seen_until))
         return transitions
 
@@ -140,33 +161,28 @@ class Episodes:
 
     def open_alerts(self) -> list[Alert]:
         """The newest state of every open alert."""
-        return [s.episode.alert for s in self._states.values() if s.episode is not None and s.episode.accepted is None]
+        return [s.episode.alert for s in self._states.values() if s.episode is not None]
 
 
 def step(
-    episode: Episode | None, verdict: Verdict, policy: EpisodeSettings, config_hash: str = ""
-) -> tuple[Episode | None, tuple[Alert, ...]]:
-    """One verdict's effect on one entity: the episode afterwards, and the transitions with their reasons.
+    standing: Standing, verdict: Verdict, policy: EpisodeSettings, config_hash: str = ""
+) -> tuple[Standing, tuple[Alert, ...]]:
+    """One verdict's effect on one entity: what goes on afterwards, and the transitions with their reasons.
 
     A window that could not be scored neither feeds nor resolves an episode; only a gap longer than ``max_gap_seconds``
     between scored windows, or another model, closes it from outside.
     """
-    closed: tuple[Alert, ...] = ()
-    if episode is not None and (why := _cut_short(episode, verdict, policy)) is not None:
-        if episode.accepted is None:
-            closed = (_resolve(episode, why, verdict.timestamp),)
-        episode = None
+    caused: tuple[Alert, ...] = ()
+    if standing.episode is not None and (why := _cut_short(standing.episode, verdict, policy)) is not None:
+        caused = (_resolve(standing.episode, why, verdict.timestamp),)
+        standing = Standing()
     if verdict.not_scored is not None:
-        return episode, closed
-    if episode is not None and episode.accepted is not None:
-        if verdict.is_anomaly and verdict.surprise <= episode.accepted:
-            return msgspec.structs.replace(episode, last_row=verdict.end_row), closed
-        episode = None
-    if episode is None:
-        episode, caused = _open(verdict, policy, config_hash)
+        return standing, caused
+    if standing.episode is not None:
+        after, more = _continue(standing.episode, verdict, policy)
     else:
-        episode, caused = _continue(episode, verdict, policy)
-    return episode, closed + caused
+        after, more = _open(standing.closed, verdict, policy, config_hash)
+    return after, caused + more
 
 
 def _cut_short(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> str | None:
@@ -174,7 +190,9 @@ def _cut_short(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> s
     if verdict.not_scored is None and (verdict.bundle != episode.alert.bundle or verdict.interval_ms != episode.interval_ms):
         return f"another model ({verdict.bundle or 'unnamed'}) serves this entity now"
     silent_ms = verdict.end_row * verdict.interval_ms - episode.last_row * episode.interval_ms
-    if silent_ms > policy.max_gap_seconds * 1000:
+    # on a slow grid, windows themselves lie further apart than max_gap_seconds
+    longest_ms = max(policy.max_gap_seconds * 1000, GAP_WINDOWS * verdict.stride * verdict.interval_ms)
+    if silent_ms > longest_ms:
         return f"no scored data for {span_words(silent_ms)}"
     return None
 
@@ -190,14 +208,16 @@ def _seen_from(verdict: Verdict, shift: float, policy: EpisodeSettings, *, anoma
     score = min(surprise / 6, 1.0)
     severity = severity_of(score)
     fresh = verdict.fresh_p <= policy.fresh_p_below
-    loud = severity.rank >= Severity(policy.min_severity).rank
-    return Told(score, 10**-surprise, severity, anomalous and fresh and loud)
+    loud = anomalous and severity.rank >= Severity(policy.min_severity).rank
+    return Told(score, 10**-surprise, severity, loud, loud and fresh)
 
 
-def _open(verdict: Verdict, policy: EpisodeSettings, config_hash: str) -> tuple[Episode | None, tuple[Alert, ...]]:
+def _open(closed: Closed | None, verdict: Verdict, policy: EpisodeSettings, config_hash: str) -> tuple[Standing, tuple[Alert, ...]]:
     told = _seen_from(verdict, drift(verdict), policy, anomalous=verdict.is_anomaly)
-    if not told.evidence:
-        return None, ()
+    if not told.loud:
+        return Standing(closed=closed if verdict.is_anomaly else None), ()
+    if closed is not None and not (told.evidence and (closed.accepted is None or verdict.surprise > closed.accepted)):
+        return Standing(closed=closed), ()
     first_row = verdict.end_row - verdict.stride + 1
     alert = Alert(
         alert_id=alert_id(verdict.entity, verdict.bundle, first_row),
@@ -234,34 +254,37 @@ def _open(verdict: Verdict, policy: EpisodeSettings, config_hash: str) -> tuple[
         level=verdict.level,
         shift=drift(verdict),
         peak_surprise=verdict.surprise,
+        evidence=int(told.evidence),
+        quiet=int(not told.evidence),
     )
-    fired = _fire(alert, 1, 1, policy)
+    fired = _fire(alert, 1, 1, policy) if told.evidence else None
     if fired is None:
-        return episode, (alert,)
-    return msgspec.structs.replace(episode, alert=fired), (alert, fired)
+        return Standing(episode), (alert,)
+    return Standing(msgspec.structs.replace(episode, alert=fired)), (alert, fired)
 
 
-def _continue(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> tuple[Episode | None, tuple[Alert, ...]]:
+def _continue(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> tuple[Standing, tuple[Alert, ...]]:
     told = _seen_from(verdict, episode.shift, policy, anomalous=verdict.surprise > episode.level)
     episode = _absorb(episode, verdict, told, policy)
     alert = episode.alert
     lasted = (verdict.end_row - episode.first_row + 1) * episode.interval_ms
     if lasted >= policy.max_episode_seconds * 1000:
         resolved = _resolve(episode, f"accepted as the new normal after {span_words(lasted)}", verdict.timestamp)
-        return msgspec.structs.replace(episode, alert=resolved, accepted=episode.peak_surprise), (resolved,)
+        return Standing(closed=Closed(accepted=episode.peak_surprise)), (resolved,)
     if episode.quiet >= policy.resolve_after_windows:
         quiet_ms = (verdict.end_row - episode.evidence_row) * episode.interval_ms
         why = f"quiet for {span_words(quiet_ms)}"
         if alert.status is Status.PENDING:
             why += "; never enough evidence to tell anyone"
-        return None, (_resolve(episode, why, verdict.timestamp),)
+        closed = Closed() if verdict.is_anomaly else None
+        return Standing(closed=closed), (_resolve(episode, why, verdict.timestamp),)
     if alert.status is Status.PENDING:
         changed = _fire(alert, episode.evidence.bit_count(), policy.fire_within, policy) if told.evidence else None
     else:
         episode, changed = _change(episode, told, policy, verdict)
     if changed is None:
-        return episode, ()
-    return msgspec.structs.replace(episode, alert=changed), (changed,)
+        return Standing(episode), ()
+    return Standing(msgspec.structs.replace(episode, alert=changed)), (changed,)
 
 
 def _absorb(episode: Episode, verdict: Verdict, told: Told, policy: EpisodeSettings) -> Episode:

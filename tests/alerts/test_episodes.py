@@ -33,7 +33,10 @@ def actions(transitions: list[Alert]) -> list[str]:
         ("...w..w...", ["opened", "resolved"]),  # 2 of 4 is not 2 of 3
         ("...c......", ["opened", "fired", "resolved"]),  # critical fires at once
         ("...iwc....", ["opened", "fired", "raised", "resolved"]),
-        ("...C......", []),  # critical, but only through rows already told about
+        ("...C......", ["opened", "resolved"]),  # critical, but not on its newest rows
+        ("...Www....", ["opened", "fired", "resolved"]),  # the first window held too little of it yet
+        ("...wwWWWWWWWW....", ["opened", "fired", "resolved"]),  # its old rows do not open another
+        ("...wwWWWWWWWwW....", ["opened", "fired", "resolved", "opened", "resolved"]),  # new odd rows do
         ("...i?i....", ["opened", "fired", "resolved"]),  # an unscored window neither feeds nor resolves
         ("...ii?????", ["opened", "fired"]),
         ("...ii...ii...", ["opened", "fired", "resolved", "opened", "fired", "resolved"]),
@@ -120,6 +123,11 @@ def test_a_gap_closes_an_alert_with_its_reason() -> None:
     assert transitions[-1].action == "resolved"
     assert transitions[-1].reason == "no scored data for 2 min 40 s"
     assert told("...ww" + "?" * 15, policy)[-1].reason == "no scored data for 2 min 10 s"
+
+
+def test_windows_that_lie_far_apart_are_no_gap() -> None:
+    hourly = [msgspec.structs.replace(v, interval_ms=360_000) for v in drawn("...ww..w...")]
+    assert actions(Episodes(EpisodeSettings()).observe(hourly)) == ["opened", "fired", "resolved"]
 
 
 def test_another_model_closes_and_may_open_again() -> None:
