@@ -114,10 +114,13 @@ def build_models(settings: Settings) -> Models:
 
 def build_model(bundle: Bundle, settings: Settings) -> Model:
     """One bundle with its windows and its detector."""
+    from threadpoolctl import threadpool_limits
+
     from service.detectors.realtime import RealTimeAnomalyDetector
     from service.stream.models import Model
     from service.stream.processor import StreamProcessor
 
+    threadpool_limits(1)  # members and batches run side by side in threads; BLAS splitting each of them only makes them spin
     processor = StreamProcessor(bundle.schema, window=bundle.window, stride=bundle.stride, settings=settings.stream)
     detector = RealTimeAnomalyDetector(bundle, settings.detection, min_coverage=settings.stream.min_coverage)
     return Model(bundle.name, bundle.schema, processor, detector)

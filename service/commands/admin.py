@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+import stamina
 import typer
 from rich.table import Table
 
 from service.commands.common import ConfigOption, JsonOption, console, read_settings, run_async
 from service.domain import Severity
 from service.errors import Stop, TidewatchError
+from service.observability.logging import configure_logging
 from service.settings import EmailReceiver, Settings, reveal
 
 REACH_SECONDS = 5.0
@@ -31,6 +34,7 @@ class Finding:
 def register(app: typer.Typer) -> None:
     """Add this file's commands to ``app``."""
     app.command("setup", epilog="Example: tidewatch setup --config tidewatch.yaml")(setup)
+    app.command("demo", epilog="Example: tidewatch demo, or: tidewatch demo --data metrics.parquet --speed 200")(demo)
     app.command("check", epilog="Example: tidewatch check --config tidewatch.yaml")(check)
 
 
@@ -41,6 +45,23 @@ def setup(config: ConfigOption = None) -> None:
     for row in run_async(_setup(settings)):
         table.add_row(*row)
     console.print(table)
+
+
+def demo(
+    data: Annotated[Path | None, typer.Option(help="Replay this data set (npz, csv, parquet, jsonl) instead.")] = None,
+    speed: Annotated[float | None, typer.Option(min=0.001, help="Rows a second of the replay.", show_default=False)] = None,
+) -> None:
+    """Show the whole path on this machine: real servers, real metrics, a real fault, and the alert about it.
+
+    Takes about three minutes. Ctrl-C ends it; nothing is left behind.
+    """
+    try:
+        from service.demo.demo import play
+    except ModuleNotFoundError as error:
+        raise Stop(f"The demo needs {error.name}, which is not installed.", hint="Install tidewatch[local].") from error
+    configure_logging("critical", "auto")
+    stamina.instrumentation.set_on_retry_hooks([])
+    run_async(play(console, data=data, speed=speed))
 
 
 async def _setup(settings: Settings) -> list[tuple[str, str, str]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from service.detectors.base import Progress, silent
 from service.detectors.bundle import Bundle, BundledMember, Factory, library_versions, sealed
@@ -39,6 +40,20 @@ def train(
     ``DatasetError`` for rows that do not fit the schema, ``ConfigError`` for detectors that are unknown or refuse their options.
     """
     _check(dataset)
+    # The matrices are too small to split, and BLAS threads wait by spinning: next to other work on two cores, fitting the
+    # envelope took 50 s of CPU on two threads and 1.1 s on one.
+    with threadpool_limits(1):
+        return _train(dataset, settings, name, detectors, factory, progress)
+
+
+def _train(
+    dataset: Dataset,
+    settings: TrainingSettings,
+    name: str,
+    detectors: Mapping[str, float | Mapping[str, Any]],
+    factory: Factory,
+    progress: Progress,
+) -> Bundle:
     parts = split(dataset.series, settings.window, settings.calibration_share, settings.max_calibration_windows)
     scaler = Scaler().fit(parts.fit)
     learn = _capped(scaler.windows(parts.fit, settings.window), settings.max_windows)

@@ -1,0 +1,273 @@
+"""``tidewatch demo``: the whole path on this machine, told as it happens.
+
+Everything is real: Kafka, Elasticsearch, the metrics, the fault, the service as people run it (its own process), and the
+receivers, which are a small HTTP server and a small mail server on the loopback. All of it ends with the demo.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.rule import Rule
+from rich.text import Text
+
+from service.alerts.elasticsearch import AlertHistory
+from service.app import build_alert_store, make_detector
+from service.commands.alerts import history_table
+from service.commands.common import ShowProgress, progress_bar
+from service.commands.model import bundle_table
+from service.demo.fault import machine_fault
+from service.demo.receivers import HttpReceiver, MailReceiver
+from service.demo.service import ServiceProcess
+from service.detectors.bundle import Bundle, save_bundle
+from service.domain import Dataset, Series
+from service.errors import LocalStackError
+from service.local.progress import shown_on
+from service.local.stack import LocalStack
+from service.settings import Settings
+from service.sources.agent import run_agent
+from service.sources.files import read_dataset
+from service.sources.messages import read_topic
+from service.sources.replay import replay
+from service.state.topics import create_topics
+from service.training.train import train
+
+HZ = 20.0
+LEARN_SECONDS = 75.0
+FAULT_SECONDS = 15.0
+SETTLE_SECONDS = 8.0
+WAIT_SECONDS = 60.0
+REPLAY_SECONDS = 45.0  # how long a replayed data set should take when no speed is asked for
+# A window of one second, so that a minute holds enough of them to calibrate on.
+TRAINING = {"window": 20, "stride": 5, "epochs": 30, "calibration_share": 0.4}
+FALSE_ALARMS_PER_DAY = 24.0  # one an hour: the demo's budget, generous because its calibration is short
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the demo built, for its acts to play on."""
+
+    console: Console
+    folder: Path
+    stack: LocalStack
+    slack: HttpReceiver
+    inbox: MailReceiver
+
+
+async def play(console: Console, *, data: Path | None = None, speed: float | None = None) -> None:
+    """Play the demo. Raises ``Stop`` with what to do when a part of it cannot work here."""
+    folder = Path(tempfile.mkdtemp(prefix="tidewatch-demo-"))
+    try:
+        async with HttpReceiver() as slack, MailReceiver() as inbox:
+            stage = Stage(console, folder, LocalStack(folder / "local"), slack, inbox)
+            try:
+                await _acts(stage, data, speed)
+            finally:
+                with console.status("Stopping everything"):
+                    await asyncio.to_thread(stage.stack.down)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _acts(stage: Stage, data: Path | None, speed: float | None) -> None:
+    say = stage.console.print
+    _act(stage, 1, "A real Kafka and a real Elasticsearch")
+    with shown_on(stage.console) as progress:
+        await asyncio.to_thread(stage.stack.up, progress)
+    settings = Settings(**_config(stage))
+    await create_topics(settings.kafka)
+    store = build_alert_store(settings)
+    await store.install_templates()
+    await store.close()
+    say(f"Kafka at {stage.stack.kafka_servers}, Elasticsearch at {stage.stack.elasticsearch_url}; topics and templates made.")
+    if data is None:
+        await _watch_this_machine(stage, settings)
+    else:
+        await _replay_data(stage, settings, data, speed)
+    _act(stage, 6, "What people got")
+    _show_messages(stage)
+    _act(stage, 7, "What the history says (a query to Elasticsearch)")
+    await _show_history(stage, settings)
+
+
+async def _watch_this_machine(stage: Stage, settings: Settings) -> None:
+    _act(stage, 2, f"This machine's own metrics, {HZ:g} times a second, for {LEARN_SECONDS:g} seconds of normal life")
+    async with _agent(settings):
+        await _wait(stage, "watching", LEARN_SECONDS)
+        _act(stage, 3, "Training on what was seen")
+        dataset = await read_topic(settings, last_seconds=LEARN_SECONDS + 5, interval_ms=round(1000 / HZ))
+        await _train(stage, settings, dataset)
+        _act(stage, 4, "The service, as anyone would run it: tidewatch run")
+        async with ServiceProcess(_config(stage), stage.folder) as service:
+            with stage.console.status("Waiting until it is ready"):
+                await service.ready(WAIT_SECONDS)
+            await _wait(stage, "all is well", SETTLE_SECONDS)
+            await _cause_fault(stage)
+
+
+async def _cause_fault(stage: Stage) -> None:
+    say = stage.console.print
+    _act(stage, 5, f"A real fault: every core, memory and disk under load for {FAULT_SECONDS:g} seconds")
+    with machine_fault(FAULT_SECONDS):
+        started = time.monotonic()
+        with stage.console.status("The machine is under load; waiting for the alert"):
+            await _delivered(stage, "firing")
+        say(f"[bold red]The alert fired[/] and reached both receivers {time.monotonic() - started:.1f} s after the fault began.")
+        await _wait(stage, "the fault goes on", FAULT_SECONDS - (time.monotonic() - started))
+    ended = time.monotonic()
+    with stage.console.status("The fault is over; waiting for the alert to resolve"):
+        await _delivered(stage, "resolved")
+    say(f"[bold green]The alert resolved[/] {time.monotonic() - ended:.1f} s after the fault ended.")
+
+
+async def _replay_data(stage: Stage, settings: Settings, data: Path, rows_a_second: float | None) -> None:
+    _act(stage, 2, f"A data set: {data.name}")
+    past, coming = split_data(data)
+    _act(stage, 3, "Training on its older part")
+    await _train(stage, settings, past)
+    _act(stage, 4, "The service, as anyone would run it: tidewatch run")
+    async with ServiceProcess(_config(stage), stage.folder) as service:
+        with stage.console.status("Waiting until it is ready"):
+            await service.ready(WAIT_SECONDS)
+        longest = max(len(series.values) for series in coming.series)
+        rows_a_second = rows_a_second or longest / REPLAY_SECONDS
+        _act(stage, 5, f"Its newer part, {longest:,} rows, at {rows_a_second:,.0f} rows a second")
+        speed = rows_a_second * coming.schema.interval_ms / 1000
+        with progress_bar() as show:
+            await replay(coming, settings.kafka, speed=speed, rebase=True, progress=show)
+        with stage.console.status("Waiting until everything is scored and told"):
+            async with asyncio.timeout(WAIT_SECONDS):
+                while await service.lag():
+                    await asyncio.sleep(0.5)
+            await asyncio.sleep(SETTLE_SECONDS)
+
+
+def split_data(data: Path) -> tuple[Dataset, Dataset]:
+    """An older part to learn from and a newer one to watch: an archive's own split, else 60 % and 40 % of the rows.
+
+    Raises ``DatasetError``.
+    """
+    if data.suffix == ".npz":
+        return read_dataset(data, split="train"), read_dataset(data, split="test")
+    whole = read_dataset(data)
+    cuts = [(series, int(len(series.values) * 0.6)) for series in whole.series]
+    past = [Series(one.entity, one.start_row, one.values[:at]) for one, at in cuts]
+    coming = [Series(one.entity, one.start_row + at, one.values[at:]) for one, at in cuts]
+    return Dataset(whole.schema, past), Dataset(whole.schema, coming)
+
+
+async def _train(stage: Stage, settings: Settings, dataset: Dataset) -> None:
+    def work(show: ShowProgress) -> Bundle:
+        told = settings.training
+        bundle = train(dataset, told, name="demo", detectors=told.detectors, factory=make_detector, progress=show)
+        save_bundle(bundle, stage.folder / "bundle")
+        return bundle
+
+    with progress_bar() as show:
+        bundle = await asyncio.to_thread(work, show)
+    stage.console.print(bundle_table(bundle, stage.folder / "bundle"))
+
+
+def _config(stage: Stage) -> dict[str, Any]:
+    """The settings people would write into a file for this."""
+    slack = {"name": "slack", "type": "slack", "url": f"{stage.slack.url}services/demo", "allow_http": True}
+    mail = {"name": "email", "type": "email", "to": ["oncall@example.org"], "tls": "none", "port": stage.inbox.port}
+    route = {"receivers": ["slack", "email"], "group_by": ["entity"], "group_wait_seconds": 0.5, "group_interval_seconds": 2}
+    return {
+        "kafka": {"bootstrap_servers": stage.stack.kafka_servers, "topics": {"partitions": 1}},
+        "elasticsearch": {"url": stage.stack.elasticsearch_url},
+        "models": [{"match": "*", "bundle": str(stage.folder / "bundle")}],
+        "training": TRAINING,
+        "detection": {"budget": {"false_alarms_per_entity_day": FALSE_ALARMS_PER_DAY}},
+        "notifications": {"receivers": [slack, mail], "routes": [route]},
+    }
+
+
+@contextlib.asynccontextmanager
+async def _agent(settings: Settings) -> AsyncIterator[None]:
+    """This machine's metrics, published for as long as the block lasts."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(run_agent(settings.kafka, hz=HZ, entity=socket.gethostname(), stop=stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await task
+
+
+async def _wait(stage: Stage, what: str, seconds: float) -> None:
+    """Let time pass, showing how much."""
+    if seconds <= 0:
+        return
+    steps = max(1, round(seconds * 4))
+    with Progress(TextColumn(f"  {what}"), BarColumn(), TimeRemainingColumn(), console=stage.console, transient=True) as bar:
+        task = bar.add_task(what, total=steps)
+        for _ in range(steps):
+            await asyncio.sleep(seconds / steps)
+            bar.advance(task)
+
+
+async def _delivered(stage: Stage, status: str) -> None:
+    """Wait until both receivers have a message about an alert that is ``status``. Raises ``LocalStackError`` when none comes."""
+    word = {"firing": "FIRING", "resolved": "RESOLVED"}[status]
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not (
+                any(word in posted.body.decode().upper() for posted in stage.slack.accepted)
+                and any(word in str(mail.message["Subject"]).upper() for mail in stage.inbox.accepted)
+            ):
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise LocalStackError(
+            f"No {status} alert reached the receivers within {WAIT_SECONDS:g} s.",
+            hint="This machine may have been as busy while the model was trained; run the demo again when it is calmer.",
+        ) from None
+
+
+def _show_messages(stage: Stage) -> None:
+    say = stage.console.print
+    posted, mails = stage.slack.accepted, stage.inbox.accepted
+    if not posted or not mails:
+        say("Nothing was unusual enough to tell anyone.")
+        return
+    say(Panel(Text(slack_text(posted[0].json())), title="Slack, first message", title_align="left", border_style="magenta"))
+    say(
+        Panel(
+            Text(mails[0].text().strip()), title=f"E-mail: {mails[0].message['Subject']}", title_align="left", border_style="blue"
+        )
+    )
+    say(f"Slack got {len(posted)} and the mailbox {len(mails)} messages in all, the last of them: {mails[-1].message['Subject']}")
+
+
+def slack_text(payload: dict[str, Any]) -> str:
+    """The words of a Slack message, block by block."""
+    lines = []
+    for block in payload.get("blocks", []):
+        texts = [block.get("text"), *block.get("fields", []), *block.get("elements", [])]
+        lines += [text["text"] for text in texts if isinstance(text, dict) and isinstance(text.get("text"), str)]
+    return "\n".join(lines) or str(payload.get("text", ""))
+
+
+async def _show_history(stage: Stage, settings: Settings) -> None:
+    history = AlertHistory(settings.elasticsearch)
+    try:
+        await history.refresh()
+        stage.console.print(history_table(await history.find(limit=20)))
+    finally:
+        await history.close()
+
+
+def _act(stage: Stage, number: int, title: str) -> None:
+    stage.console.print(Rule(f"[bold]{number} of 7[/]  {title}", align="left"))
