@@ -25,12 +25,13 @@ from safetensors.numpy import load_file, save, save_file
 from service.detectors.base import Detector
 from service.detectors.calibration import Calibration
 from service.detectors.ensemble import Ensemble
+from service.detectors.explain import Explainer
 from service.detectors.features import Scaler
 from service.detectors.fresh import FreshRows
 from service.domain import Schema
 from service.errors import BundleError, ConfigError
 
-FORMAT = 1
+FORMAT = 2
 VERSION_DIGITS = 12
 MANIFEST, ARRAYS = "bundle.json", "arrays.safetensors"
 MOST_MANIFEST_BYTES = 64 * 1024 * 1024
@@ -64,6 +65,7 @@ class Bundle:
     ensemble: Ensemble
     fresh: FreshRows
     fresh_calibration: Calibration
+    explainer: Explainer
     training: Mapping[str, Any]
     libraries: Mapping[str, str]
     fingerprint: str
@@ -90,6 +92,7 @@ class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
     ensemble: dict[str, Any]
     fresh: dict[str, Any]
     fresh_calibration: dict[str, Any]
+    explainer: dict[str, Any]
     training: dict[str, Any]
     libraries: dict[str, str]
     fingerprint: str
@@ -161,6 +164,7 @@ def _pack(bundle: Bundle) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         "ensemble": keep("ensemble", bundle.ensemble.state()),
         "fresh": keep("fresh", bundle.fresh.state()),
         "fresh_calibration": keep("fresh_calibration", bundle.fresh_calibration.state()),
+        "explainer": keep("explainer", bundle.explainer.state()),
     }
     return parts, arrays
 
@@ -191,6 +195,7 @@ def load_bundle(path: Path, *, factory: Factory) -> Bundle:
             ensemble=Ensemble.restored(manifest.ensemble, grouped["ensemble"]),
             fresh=FreshRows().restore(manifest.fresh, grouped["fresh"]),
             fresh_calibration=Calibration.restored(manifest.fresh_calibration, grouped["fresh_calibration"]),
+            explainer=Explainer().restore(manifest.explainer, grouped["explainer"]),
             training=manifest.training,
             libraries=manifest.libraries,
             fingerprint=manifest.fingerprint,

@@ -7,7 +7,7 @@ trained is named in the verdict with its reason and left out; the ensemble of th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -137,7 +137,7 @@ class RealTimeAnomalyDetector:
         scores: list[float] = score_of(p).tolist()
         fresh = self.bundle.fresh_calibration.p(self.bundle.fresh.score(features))
         explained = np.flatnonzero(decisions.is_anomaly | (surprises > decisions.level - NEARLY)).tolist()
-        metrics = self._explain(batch, chosen, features, list(raw), explained)
+        metrics = self._explain(batch, chosen, features, raw, explained)
         columns = zip(
             chosen.tolist(),
             surprises.tolist(),
@@ -180,18 +180,19 @@ class RealTimeAnomalyDetector:
         return decisions, dict(zip(names, trackers, strict=True))
 
     def _explain(
-        self, batch: WindowBatch, chosen: NDArray[Any], features: Features, names: Sequence[str], which: Sequence[int]
+        self, batch: WindowBatch, chosen: NDArray[Any], features: Features, names: Container[str], which: Sequence[int]
     ) -> dict[int, tuple[MetricShare, ...]]:
+        """Who is to blame in each of the windows ``which``: half the explainer's word, half that of the members that spoke."""
         if not which:
             return {}
         some = features.take(np.array(which))
-        total = np.zeros((len(which), features.dims))
-        weight = self._ensemble.weights
-        for member in self._members:
-            if member.name in names:
-                parts = np.maximum(member.detector.attribute(some), 0.0)
-                total += weight[member.name] * parts / np.maximum(parts.sum(axis=1, keepdims=True), 1e-12)
-        shares = total / np.maximum(total.sum(axis=1, keepdims=True), 1e-12)
+        shares = self.bundle.explainer.shares(some)
+        speaking = [member for member in self._members if member.name in names]
+        total = sum(self._ensemble.weights[member.name] for member in speaking)
+        for member in speaking:
+            parts = np.maximum(member.detector.attribute(some), 0.0)
+            shares += self._ensemble.weights[member.name] / total * parts / np.maximum(parts.sum(axis=1, keepdims=True), 1e-12)
+        shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1e-12)
         return {i: self._top_metrics(batch, int(chosen[i]), shares[k]) for k, i in enumerate(which)}
 
     def _top_metrics(self, batch: WindowBatch, at: int, shares: F64) -> tuple[MetricShare, ...]:

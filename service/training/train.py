@@ -13,6 +13,7 @@ from service.detectors.base import Progress, silent
 from service.detectors.bundle import Bundle, BundledMember, Factory, library_versions, sealed
 from service.detectors.calibration import Calibration
 from service.detectors.ensemble import Ensemble
+from service.detectors.explain import Explainer
 from service.detectors.features import Features, Scaler
 from service.detectors.fresh import FreshRows
 from service.domain import F64, Dataset
@@ -80,6 +81,7 @@ def _train(
         for member in members:
             member.detector.fit(everything, progress=progress)
         fresh.fit(everything)
+        learn = everything
     bundle = Bundle(
         name=name,
         version="",
@@ -91,6 +93,7 @@ def _train(
         ensemble=ensemble,
         fresh=fresh,
         fresh_calibration=fresh_calibration,
+        explainer=Explainer().fit(learn),
         training=settings.model_dump(mode="json"),
         libraries=library_versions(),
         fingerprint=fingerprint(dataset),
