@@ -95,7 +95,7 @@ class NeuralDetector(ABC):
         least(features, LEAST_WINDOWS, self.name)
         learn, check = split_tail(features, self.validation_share)
         if not self.raw:
-            self._statistics.fit(features.take(learn))
+            self._fit_inputs(features.take(learn))
         device = choose_device(self.device)
         inputs = torch.from_numpy(self._inputs(features.take(learn))).to(device)
         held_out = torch.from_numpy(self._inputs(features.take(check))).to(device)
@@ -174,6 +174,10 @@ class NeuralDetector(ABC):
                 part = torch.from_numpy(inputs[start : start + CHUNK])
                 errors[start : start + CHUNK] = (self._reconstruct(net, part) - part).abs_().numpy()
         return errors
+
+    def _fit_inputs(self, features: Features) -> None:
+        """Learn how windows become inputs."""
+        self._statistics.fit(features)
 
     def _inputs(self, features: Features) -> F32:
         if self.raw:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from service.detectors.base import Progress, silent
 from service.detectors.features import Features
-from service.detectors.statistics import WindowStatistics, least
+from service.detectors.statistics import WindowStatistics, group, least
 from service.domain import F32, F64
 
 LEAST_WINDOWS = 64
@@ -77,8 +77,7 @@ class PcaResidualDetector:
 
     def restore(self, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """The inverse of ``state``."""
-        under = {key.removeprefix("statistics/"): value for key, value in arrays.items() if key.startswith("statistics/")}
-        self._statistics.restore(settings["statistics"], under)
+        self._statistics.restore(settings["statistics"], group(arrays, "statistics"))
         self._centre, self._axes = arrays["centre"], arrays["axes"]
 
 

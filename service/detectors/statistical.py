@@ -1,4 +1,9 @@
-"""Isolation forest, elliptic envelope and one-class SVM over window statistics, by weighted voting on a common scale.
+"""Isolation forest, elliptic envelope and one-class SVM over one distance per metric, by weighted voting on a common scale.
+
+The three cannot work on hundreds of correlated statistics. Their principal components are the wrong summary: they keep what
+varies most in normal times, and faults show in what hardly varies. So each metric becomes one number, the distance of its
+whitened statistics from their mean (what its own past and its company do not explain), and the three look at those numbers
+together; beyond 64 metrics their principal components are taken.
 
 Each of the three is trained by scikit-learn and scored from plain arrays (a test holds both together to 1e-5). Their
 raw scores are not comparable, so a vote is the surprise (-log10 tail probability) of the raw score among windows that the
@@ -20,7 +25,8 @@ from service.detectors.base import Progress, silent
 from service.detectors.calibration import LEAST_SCORES, Calibration
 from service.detectors.features import Features, split_tail
 from service.detectors.forests import flatten_forest, score_forest
-from service.detectors.statistics import WindowStatistics, evenly, least, principal_axes
+from service.detectors.statistics import WindowStatistics, evenly, group, least, principal_axes
+from service.detectors.whitening import Whitening
 from service.domain import F32, F64
 
 Arrays = dict[str, NDArray[Any]]
@@ -29,6 +35,7 @@ LEAST_WINDOWS = 64
 VOTES = {"isolation_forest": 0.4, "elliptic_envelope": 0.3, "one_class_svm": 0.3}
 # Covariance and kernel methods grow with the square of the dimensions and of the rows: both are capped.
 MOST_DIMENSIONS = 64
+MOST_WHITENING_ROWS = 8000
 MOST_ENVELOPE_ROWS = 4000
 MOST_SVM_ROWS = 2000
 
@@ -45,7 +52,7 @@ class StatisticalAnomalyDetector:
         *,
         name: str | None = None,
         weights: Mapping[str, float] | None = None,
-        spans: Sequence[int] = (5, 30, 150),
+        spans: Sequence[int] = (5, 25, 100),
         trees: int = 100,
         nu: float = 0.05,
         held_out_share: float = 0.2,
@@ -60,7 +67,8 @@ class StatisticalAnomalyDetector:
         self.nu = nu
         self.held_out_share = held_out_share
         self.seed = seed
-        self._statistics = WindowStatistics(spans)
+        self._statistics = WindowStatistics(spans, deviations=True)
+        self._whitening = Whitening()
         self._reduction: Arrays = {}
         self._models: dict[str, Arrays] = {}
         self._scales: dict[str, Calibration] = {}
@@ -72,12 +80,14 @@ class StatisticalAnomalyDetector:
         if len(check) < LEAST_SCORES:
             check = learn
         columns = self._statistics.fit(features.take(learn)).transform(features.take(learn))
+        self._whitening.fit(evenly(columns, MOST_WHITENING_ROWS))
+        distances = self._distances(columns, features.dims)
         self._reduction = {}
-        if columns.shape[1] > MOST_DIMENSIONS:
-            centre, axes, _ = principal_axes(columns, MOST_DIMENSIONS, self.seed)
+        if features.dims > MOST_DIMENSIONS:
+            centre, axes, _ = principal_axes(distances, MOST_DIMENSIONS, self.seed)
             self._reduction = {"centre": centre, "axes": axes}
-        points = self._reduce(columns)
-        held_out = self._reduce(self._statistics.transform(features.take(check)))
+        points = self._reduce(distances)
+        held_out = self._reduce(self._distances(self._statistics.transform(features.take(check)), features.dims))
         self._models, self._scales = {}, {}
         for done, vote in enumerate(self.weights):
             progress(self.name, done, len(self.weights), vote.replace("_", " "))
@@ -100,16 +110,22 @@ class StatisticalAnomalyDetector:
         return {vote: self._scales[vote].surprise(_SCORE[vote](self._models[vote], points)) for vote in self.weights}
 
     def attribute(self, features: Features) -> F64:
-        """Float64 (n, dims): each metric's standardised distance from its centre, summed over its statistics.
+        """Float64 (n, dims): each metric's squared distance, which is what all three look at.
 
-        Trees and kernels have no cheap exact attribution; how far a metric's statistics lie out is what all three react to.
+        Trees and kernels have no cheap exact attribution of their own.
         """
         self._fitted()
-        return self._statistics.per_metric(np.square(self._statistics.transform(features)), features.dims)
+        return np.square(self._distances(self._statistics.transform(features), features.dims).astype(np.float64))
 
     def _points(self, features: Features) -> F32:
         self._fitted()
-        return self._reduce(self._statistics.transform(features))
+        return self._reduce(self._distances(self._statistics.transform(features), features.dims))
+
+    def _distances(self, columns: F32, dims: int) -> F32:
+        """float32 (n, dims): root mean square of each metric's whitened statistics."""
+        turned = self._whitening.back(self._whitening.transform(columns))
+        distances: F32 = np.sqrt(np.square(turned).reshape(len(turned), -1, dims).mean(axis=1))
+        return distances
 
     def _reduce(self, columns: F32) -> F32:
         if not self._reduction:
@@ -125,28 +141,26 @@ class StatisticalAnomalyDetector:
         self._fitted()
         told, arrays = self._statistics.state()
         arrays = {f"statistics/{key}": value for key, value in arrays.items()}
+        turned, axes = self._whitening.state()
+        arrays |= {f"whitening/{key}": value for key, value in axes.items()}
         arrays |= {f"reduction/{key}": value for key, value in self._reduction.items()}
         scales = {}
         for vote, model in self._models.items():
             arrays |= {f"{vote}/{key}": value for key, value in model.items()}
             scales[vote], kept = self._scales[vote].state()
             arrays |= {f"{vote}-scale/{key}": value for key, value in kept.items()}
-        return {"weights": self.weights, "statistics": told, "scales": scales}, arrays
+        return {"weights": self.weights, "statistics": told, "whitening": turned, "scales": scales}, arrays
 
     def restore(self, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """The inverse of ``state``."""
         self.weights = {str(vote): float(weight) for vote, weight in settings["weights"].items()}
         self._statistics.restore(settings["statistics"], group(arrays, "statistics"))
+        self._whitening.restore(settings["whitening"], group(arrays, "whitening"))
         self._reduction = group(arrays, "reduction")
         self._models = {vote: group(arrays, vote) for vote in self.weights}
         self._scales = {
             vote: Calibration.restored(settings["scales"][vote], group(arrays, f"{vote}-scale")) for vote in self.weights
         }
-
-
-def group(arrays: Mapping[str, NDArray[Any]], name: str) -> Arrays:
-    """The arrays whose names begin with ``name/``, without it."""
-    return {key.removeprefix(f"{name}/"): value for key, value in arrays.items() if key.startswith(f"{name}/")}
 
 
 def _fit_forest(points: F32, settings: StatisticalAnomalyDetector) -> Arrays:

@@ -115,3 +115,8 @@ def principal_axes(columns: F32, most: int, seed: int = 0) -> tuple[F32, F32, F6
         variances, axes = np.linalg.eigh(centred.T @ centred / len(columns))
         axes, variances = axes[:, ::-1][:, :most], np.maximum(variances[::-1][:most], 0.0)
     return centre.astype(np.float32), np.ascontiguousarray(axes, np.float32), variances
+
+
+def group(arrays: Mapping[str, NDArray[Any]], name: str) -> dict[str, NDArray[Any]]:
+    """The arrays whose names begin with ``name/``, without it."""
+    return {key.removeprefix(f"{name}/"): value for key, value in arrays.items() if key.startswith(f"{name}/")}
