@@ -56,9 +56,9 @@ class Whitening:
 
     def transform(self, columns: F32) -> F32:
         """float32 (n, k): whitened."""
-        deviations: F64 = np.sqrt(np.maximum(values, 0.0) + ridge)
-        self.inverse = np.asarray(1.0 / deviations, dtype=np.float32)
-        return whitened
+        along: F32 = (columns - self.centre) @ self.axes
+        along *= self.inverse
+        return along
 
     def back(self, whitened: F32) -> F32:
         """Whitened coordinates turned to the column each resembles most: the rotation alone, so that squares keep their sum.
