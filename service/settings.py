@@ -127,7 +127,8 @@ class DetectionSettings(Section):
 class TrainingSettings(Section):
     """How a bundle is trained; kept inside the bundle."""
 
-    detectors: dict[str, float | dict[str, Any]] = {"deep": 1.0, "statistical": 1.0}  # by name: a weight, or options
+    # By name: a weight, or options.
+    detectors: dict[str, float | dict[str, Any]] = {"mahalanobis": 4.0, "autoencoder": 2.0, "statistical": 1.0}
     combination: Literal["tail", "zscore", "votes"] = "tail"  # how the detectors' scores become one
     window: Positive = 100
     stride: Positive = 10
@@ -135,7 +136,7 @@ class TrainingSettings(Section):
     device: str = "auto"
     calibration_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
     refit: bool = True  # after calibrating, learn once more from all rows, the calibration's too
-    max_windows: Positive = 20_000
+    max_windows: Positive = 8_000
     max_calibration_windows: Positive = 200_000
     epochs: Positive = 50
     patience: Positive = 5
@@ -326,9 +327,7 @@ class LogSettings(Section):
 class Settings(BaseSettings):
     """Everything Tidewatch can be told."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="TIDEWATCH_", env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
-    )
+    model_config = SettingsConfigDict(env_prefix="TIDEWATCH_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
     kafka: KafkaSettings = KafkaSettings()
     elasticsearch: ElasticsearchSettings = ElasticsearchSettings()

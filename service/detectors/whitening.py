@@ -56,7 +56,7 @@ class Whitening:
 
     def transform(self, columns: F32) -> F32:
         """float32 (n, k): whitened."""
-        along: F32 = (columns - self.centre) @ self.axes
+        along = np.asarray((columns - self.centre) @ self.axes, dtype=np.float32)
         along *= self.inverse
         return along
 
