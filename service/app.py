@@ -145,27 +145,21 @@ def build_service(settings: Settings, parts: Sequence[str] = PARTS) -> list[Part
 def build_scoring(settings: Settings, metrics: Metrics, health: Health) -> Part:
     """metrics → codec → windows → detectors → episodes → outbox."""
     from service.alerts.episodes import Episodes
-    from service.sources.kafka import KafkaSource
-    from service.state.transactions import AtLeastOnceOutbox
+    from service.state.transactions import TransactionalOutbox
     from service.stream.scoring import ScoringPart
 
     models = build_models(settings)
     codec: Codec = component(CODECS, "native", "codec")(models.schema_of, settings.stream)
-    episodes = Episodes(settings.alerts, settings.config_hash())
-    # The source tells the part which partitions to forget; the part is made from the source.
-    source = KafkaSource(settings, on_dropped=lambda partitions: part.forget_partitions(partitions))
-    outbox = AtLeastOnceOutbox(settings.kafka, commit=source.commit)
-    part = ScoringPart(
-        source=source,
+    return ScoringPart(
+        settings=settings,
         codec=codec,
         models=models,
-        episodes=episodes,
-        outbox=outbox,
+        episodes=Episodes(settings.alerts, settings.config_hash()),
+        outbox=TransactionalOutbox(settings.kafka),
         metrics=metrics,
         health=health,
         clock=SystemClock(),
     )
-    return part
 
 
 def build_store(settings: Settings, metrics: Metrics, health: Health) -> Part:
