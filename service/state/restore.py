@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+import stamina
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import CoordinatorNotAvailableError, KafkaError
 
 from service.errors import BrokerUnavailable
 from service.kafka_options import Commit, connect, kafka_client_options
@@ -55,7 +56,10 @@ async def committed(kafka: KafkaSettings, group: str, topic: str, partitions: li
     admin: Any = await connect(lambda: AIOKafkaAdminClient(**kafka_client_options(kafka)), kafka)
     try:
         asked = [TopicPartition(topic, at) for at in partitions]
-        found = await admin.list_consumer_group_offsets(group, partitions=asked)
+        # On a fresh Kafka the topic that keeps offsets is only made when first asked for.
+        async for attempt in stamina.retry_context(on=CoordinatorNotAvailableError, attempts=None, timeout=kafka.connect_timeout_seconds):
+            with attempt:
+                found = await admin.list_consumer_group_offsets(group, partitions=asked)
     finally:
         await admin.close()
     return {tp.partition: Commit.read(one.offset, one.metadata) for tp, one in found.items() if one.offset >= 0}
