@@ -182,11 +182,12 @@ def build_history(settings: Settings) -> Any:
 def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
     """tidewatch.alerts → people."""
     from service.alerts.notify import NotifyPart
+    from service.state.ledger import NotifyLedger
 
     service = build_notifications(
         settings, on_outcome=lambda receiver, outcome: metrics.notifications.labels(receiver, outcome).inc()
     )
-    return NotifyPart(settings.kafka, service, metrics=metrics, health=health)
+    return NotifyPart(settings.kafka, service, NotifyLedger(settings.kafka), metrics=metrics, health=health)
 
 
 def build_notifications(settings: Settings, *, on_outcome: Outcome) -> NotificationService:

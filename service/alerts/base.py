@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from service.domain import Alert
@@ -30,6 +30,25 @@ class Notifier(Protocol):
 
         One attempt; the caller retries. Raises ``DeliveryFailed`` (try again) or ``DeliveryRefused`` (never will work).
         """
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+class Ledger(Protocol):
+    """Where the notify part remembers, in one step with how far it has read."""
+
+    async def take_over(self) -> tuple[int | None, Mapping[bytes, bytes]]:
+        """Become the only one who writes; the offset to go on from (None: from the beginning) and what was remembered.
+
+        Raises ``BrokerUnavailable`` or ``ConfigError``.
+        """
+        ...
+
+    async def write(self, records: Mapping[bytes, bytes | None], next_offset: int | None) -> bool:
+        """Write records (None deletes) and the offset, all or nothing; False when it is no longer sure that we may."""
         ...
 
     async def close(self) -> None:

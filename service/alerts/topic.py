@@ -8,6 +8,7 @@ listener; the group is left on close.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -28,10 +29,14 @@ from service.alerts.wire import decode
 from service.domain import Alert, Record, Rejected
 from service.errors import BrokerUnavailable, ConfigError, InvalidMessage
 from service.kafka_options import connect, kafka_client_options
+from service.observability.logging import get_logger
 from service.settings import KafkaSettings
 
 T = TypeVar("T")
 POLL_MS = 500
+LEAVE_SECONDS = 5.0  # how long leaving the group may take while Kafka does not answer
+
+log = get_logger("alerts")
 
 
 class Positioned(msgspec.Struct, frozen=True):
@@ -74,6 +79,7 @@ class AlertTopicReader:
         self._stopping = False
         self._busy = False
         self._turn = 0
+        self._rejoining = False
 
     async def start(self) -> None:
         """Connect and join the group. Raises ``BrokerUnavailable``, or ``ConfigError`` when credentials are refused."""
@@ -96,6 +102,9 @@ class AlertTopicReader:
     async def batches(self) -> AsyncIterator[AlertBatch]:
         """Batches until ``request_stop``; an empty one about every half second when nothing comes."""
         while not self._stopping:
+            if self._rejoining and not await self._rejoin():
+                yield AlertBatch([], {}, self._turn)
+                continue
             turn = self._turn
             try:
                 fetched = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=self._max_records)
@@ -141,14 +150,41 @@ class AlertTopicReader:
             raise BrokerUnavailable(f"Kafka takes no commits of group {self.group}: {error}.") from error
         return True
 
+    @property
+    def assigned(self) -> bool:
+        """True when this member has a partition; false for one that stands by."""
+        return bool(self._consumer.assignment())
+
+    def seek(self, offset: int | None) -> None:
+        """Go on from there; from the beginning for None. Only where there is one partition."""
+        for tp in self._consumer.assignment():
+            self._consumer.seek(tp, 0 if offset is None else offset)
+
+    def rejoin(self) -> None:
+        """Join the group as a new member before the next batch, to hear from it whose the partitions are now."""
+        self._rejoining = True
+
     def request_stop(self) -> None:
         """End ``batches`` after the batch in hand."""
         self._stopping = True
 
     async def close(self) -> None:
-        """Leave the group and disconnect."""
-        if self._consumer is not None:
-            await self._consumer.stop()
+        """Leave the group and disconnect; bounded, also while Kafka is away."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            with contextlib.suppress(KafkaError, OSError, TimeoutError):
+                await asyncio.wait_for(consumer.stop(), LEAVE_SECONDS)
+
+    async def _rejoin(self) -> bool:
+        await self.close()
+        try:
+            self._consumer = await connect(self._make, self._kafka)
+        except BrokerUnavailable as error:
+            log.warning("cannot join the group anew yet", group=self.group, error=str(error))
+            return False
+        self._turn += 1
+        self._rejoining = False
+        return True
 
     def _decoded(self, fetched: dict[Any, list[Any]], turn: int) -> AlertBatch:
         transitions: list[Positioned] = []

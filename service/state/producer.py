@@ -91,7 +91,9 @@ class FencedProducer:
         except _REFUSED as error:
             raise _not_allowed(error) from error
         except MessageSizeTooLargeError as error:
-            raise ConfigError(f"Kafka takes no record that large: {error}.", hint="Raise max.message.bytes of that topic.") from error
+            raise ConfigError(
+                f"Kafka takes no record that large: {error}.", hint="Raise max.message.bytes of that topic."
+            ) from error
         except (KafkaError, OSError, TimeoutError) as error:
             raise BrokerUnavailable(f"The transaction of {self.transactional_id} did not go through: {error!r}.") from error
 

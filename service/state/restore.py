@@ -57,7 +57,9 @@ async def committed(kafka: KafkaSettings, group: str, topic: str, partitions: li
     try:
         asked = [TopicPartition(topic, at) for at in partitions]
         # On a fresh Kafka the topic that keeps offsets is only made when first asked for.
-        async for attempt in stamina.retry_context(on=CoordinatorNotAvailableError, attempts=None, timeout=kafka.connect_timeout_seconds):
+        async for attempt in stamina.retry_context(
+            on=CoordinatorNotAvailableError, attempts=None, timeout=kafka.connect_timeout_seconds
+        ):
             with attempt:
                 found = await admin.list_consumer_group_offsets(group, partitions=asked)
     finally:
@@ -69,7 +71,8 @@ async def read_state(kafka: KafkaSettings, topic: str, partitions: list[int]) ->
     """The newest committed value of every key, by partition; a deleted key is left out."""
     state: dict[int, dict[bytes, bytes]] = {at: {} for at in partitions}
     consumer: Any = await connect(
-        lambda: AIOKafkaConsumer(isolation_level="read_committed", auto_offset_reset="earliest", **kafka_client_options(kafka)), kafka
+        lambda: AIOKafkaConsumer(isolation_level="read_committed", auto_offset_reset="earliest", **kafka_client_options(kafka)),
+        kafka,
     )
     try:
         wanted = [TopicPartition(topic, at) for at in partitions]

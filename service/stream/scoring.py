@@ -61,7 +61,9 @@ class ScoringPart:
         async for batch in self._source.batches():
             await self._handle(batch)
             reading = self._source.reading
-            detail = f"lag {sum(self._source.lag().values())} records" if reading else "taking over partitions, or waiting for Kafka"
+            detail = (
+                f"lag {sum(self._source.lag().values())} records" if reading else "taking over partitions, or waiting for Kafka"
+            )
             self._health.beat(self.name, ready=reading, detail=detail)
 
     def request_stop(self) -> None:

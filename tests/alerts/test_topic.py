@@ -163,7 +163,7 @@ async def test_kafka_away_is_a_retry_with_a_clear_sentence() -> None:
 
 async def _until(true: Any) -> None:
     async with asyncio.timeout(60):
-        while not true():  # noqa: ASYNC110 - what is awaited happens in another process
+        while not true():
             await asyncio.sleep(0.05)
 
 

@@ -84,7 +84,11 @@ async def test_everything_of_a_partition_is_committed_together(kafka_servers: st
     dead = await visible(kafka_servers, settings.kafka.topics.dead_letter)
     assert [(one.partition, one.value) for one in dead] == [(0, b"?" * at) for at in range(3)]
     state = await visible(kafka_servers, settings.kafka.topics.state)
-    assert [(one.partition, one.key, one.value) for one in state] == [(0, b"0007", b"seven"), (0, b"0001", b"one"), (0, b"0001", None)]
+    assert [(one.partition, one.key, one.value) for one in state] == [
+        (0, b"0007", b"seven"),
+        (0, b"0001", b"one"),
+        (0, b"0001", None),
+    ]
     second = await opened(settings)
     try:
         found = await second.take_over([0, 1, 2])
@@ -161,7 +165,7 @@ async def test_topics_that_do_not_fit_are_told_at_the_start(kafka_servers: str) 
     await create_topics(wide)
     await create_topics(narrow)
     mixed = wide.model_copy(update={"topics": wide.topics.model_copy(update={"state": narrow.topics.state})})
-    with pytest.raises(ConfigError, match="has 2 partitions, .* has 3"):
+    with pytest.raises(ConfigError, match=r"has 2 partitions, .* has 3"):
         await TransactionalOutbox(mixed).start()
 
 
@@ -221,7 +225,9 @@ def test_entities_of_one_bucket_come_due_on_the_same_rows() -> None:
         assert len(phases) == len({bucket for bucket, _ in phases})
 
 
-@pytest.mark.parametrize("value", [b"", b"junk", msgspec.msgpack.encode({"v": 99, "entities": {}}), msgspec.msgpack.encode({"v": 1})])
+@pytest.mark.parametrize(
+    "value", [b"", b"junk", msgspec.msgpack.encode({"v": 99, "entities": {}}), msgspec.msgpack.encode({"v": 1})]
+)
 def test_a_state_that_cannot_be_read_ends_the_process_with_a_sentence(value: bytes) -> None:
     with pytest.raises(Stop, match="The state of partition 3") as error:
         StateBook().load(3, {b"0001": value})
