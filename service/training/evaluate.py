@@ -28,7 +28,7 @@ from service.detectors.realtime import RealTimeAnomalyDetector
 from service.domain import F64, I64, Alert, Dataset, Mask, Series, Status, WindowBatch
 from service.errors import DatasetError
 from service.settings import BudgetSettings, Settings
-from service.sources.files import read_dataset
+from service.sources.files import DEFAULT_INTERVAL_MS, read_dataset
 from service.training import metrics
 from service.training.pictures import draw
 from service.training.report import BudgetResult, Report, SeriesReport, summarise
@@ -319,7 +319,7 @@ def _adjusted(settings: Settings, stride: int | None) -> Settings:
 
 def _with_budget(settings: Settings, per_row: float) -> Settings:
     # Archives carry no times; the budget is told per row, and a row is as long as the reader says.
-    per_day = per_row * budget.MS_PER_DAY / 60_000
+    per_day = per_row * budget.MS_PER_DAY / DEFAULT_INTERVAL_MS
     detection = settings.detection.model_copy(update={"budget": BudgetSettings(false_alarms_per_entity_day=per_day)})
     return settings.model_copy(update={"detection": detection})
 
