@@ -8,12 +8,13 @@ listener; the group is left on close.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 import stamina
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import (
     CommitFailedError,
     GroupAuthorizationFailedError,
@@ -32,6 +33,12 @@ from service.settings import KafkaSettings
 
 T = TypeVar("T")
 POLL_MS = 500
+
+
+def must_be_among(topics: Collection[str], topic: str) -> None:
+    """Raise ``ConfigError`` when Kafka has no such topic; a consumer that asks for it would wait for ever."""
+    if topic not in topics:
+        raise ConfigError(f"The topic {topic} does not exist.", hint="Make it, and the others: tidewatch setup")
 
 
 class Positioned(msgspec.Struct, frozen=True):
@@ -77,6 +84,11 @@ class AlertTopicReader:
 
     async def start(self) -> None:
         """Connect and join the group. Raises ``BrokerUnavailable``, or ``ConfigError`` when credentials are refused."""
+        admin: Any = await connect(lambda: AIOKafkaAdminClient(**kafka_client_options(self._kafka)), self._kafka)
+        try:
+            must_be_among(await admin.list_topics(), self._topic)
+        finally:
+            await admin.close()
         self._consumer = await connect(self._make, self._kafka)
 
     def _make(self) -> Any:

@@ -171,7 +171,7 @@ async def test_commands_said_before_and_after_are_heard(kafka_servers: str) -> N
     expired = ExpireSilence(id="x", silence_id="s1", author="Bob", at=4000)
     await say(kafka, expired)
     async with asyncio.timeout(30):
-        while len(heard) < 2:  # noqa: ASYNC110 - what is awaited comes over Kafka
+        while len(heard) < 2:
             await asyncio.sleep(0.05)
     await reader.close()
     assert heard == [SILENCE, expired]

@@ -70,7 +70,7 @@ def part(kafka: KafkaSettings, server: HttpReceiver, metrics: Metrics) -> Notify
 
 async def _until(count: int, server: HttpReceiver) -> None:
     async with asyncio.timeout(60):
-        while len(server.requests) < count:  # noqa: ASYNC110 - filled by the server
+        while len(server.requests) < count:
             await asyncio.sleep(0.05)
 
 
