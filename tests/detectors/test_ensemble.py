@@ -105,7 +105,7 @@ def test_a_long_gap_makes_the_past_count_less() -> None:
 
 
 def test_the_states_given_are_not_changed() -> None:
-    made = ensemble()
+    made = ensemble(spans=(5, 20, 80))
     first = made.smooth(np.array([1.0]), ["x"], np.array([0]), {})
     states = remembered(made, dict(first.memory))
     before = dict(states)

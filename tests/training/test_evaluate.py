@@ -16,7 +16,8 @@ from service.domain import F32
 from service.errors import DatasetError
 from service.settings import Settings
 from service.sources.files import read_dataset
-from service.training.evaluate import due_rows, evaluate
+from service.training.evaluate import evaluate
+from service.training.rehearsal import due_rows
 from service.training.report import Report, tables
 from service.training.train import train
 
