@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from service.alerts.base import Notifier
+    from service.alerts.manager import AlertManager
     from service.alerts.notifications import NotificationService, Outcome
     from service.detectors.base import Detector
     from service.detectors.bundle import Bundle
@@ -164,14 +165,17 @@ def build_scoring(settings: Settings, metrics: Metrics, health: Health) -> Part:
 
 def build_store(settings: Settings, metrics: Metrics, health: Health) -> Part:
     """tidewatch.alerts → Elasticsearch."""
+    from service.alerts.marking import Marking
     from service.alerts.store import StorePart
 
-    return StorePart(settings.kafka, build_alert_store(settings), metrics=metrics, health=health)
+    marking = Marking(settings.kafka, settings.notifications)
+    store = build_alert_store(settings, muted=marking.reason)
+    return StorePart(settings.kafka, store, metrics=metrics, health=health, marking=marking)
 
 
-def build_alert_store(settings: Settings) -> Any:
+def build_alert_store(settings: Settings, **options: Any) -> Any:
     """What keeps the alert history. Raises ``ConfigError`` for unusable credentials."""
-    return component(STORES, "elasticsearch", "store")(settings.elasticsearch)
+    return component(STORES, "elasticsearch", "store")(settings.elasticsearch, **options)
 
 
 def build_history(settings: Settings) -> Any:
@@ -195,6 +199,20 @@ def build_notifications(settings: Settings, *, on_outcome: Outcome) -> Notificat
     from service.alerts.notifications import NotificationService
 
     return NotificationService(settings.notifications, build_notifiers(settings), clock=SystemClock(), on_outcome=on_outcome)
+
+
+def build_alert_manager(settings: Settings, *, store: bool) -> AlertManager:
+    """Episodes, store and notifications in one object, joined by calls: what the library form uses instead of topics."""
+    from service.alerts.episodes import Episodes
+    from service.alerts.manager import AlertManager
+
+    episodes = Episodes(settings.alerts, settings.config_hash())
+    notifications = build_notifications(settings, on_outcome=_unheard) if settings.notifications.receivers else None
+    return AlertManager(episodes, build_alert_store(settings) if store else None, notifications)
+
+
+def _unheard(receiver: str, outcome: str) -> None:
+    """The library form serves no metrics, so nobody counts outcomes."""
 
 
 def build_notifiers(settings: Settings) -> dict[str, Notifier]:

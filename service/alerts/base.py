@@ -11,6 +11,10 @@ from service.domain import Alert
 class AlertStore(Protocol):
     """Keeps the newest state of every alert and every transition. Writing the same transition twice changes nothing."""
 
+    async def install_templates(self) -> None:
+        """Prepare the server for the first write; idempotent. Raises ``StoreUnavailable`` or ``ConfigError``."""
+        ...
+
     async def write(self, alerts: Sequence[Alert]) -> None:
         """Store the transitions, in order. Raises ``StoreUnavailable`` when the server cannot take them now."""
         ...

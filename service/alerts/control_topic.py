@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from service.alerts.control import Command, decode, encode, encode_key, unusable
+from service.alerts.topic import must_be_among
 from service.errors import BrokerUnavailable, ConfigError, InvalidMessage
 from service.kafka_options import connect, kafka_client_options
 from service.observability.logging import get_logger
@@ -34,12 +35,14 @@ class ControlReader:
     async def start(self) -> None:
         """Read to the present end, then follow in the background. Raises ``BrokerUnavailable`` or ``ConfigError``."""
         self._consumer = await connect(self._make, self._kafka)
+        must_be_among(await self._consumer.topics(), self._partition.topic)
+        self._consumer.assign([self._partition])
         try:
             end = (await self._consumer.end_offsets([self._partition]))[self._partition]
             while await self._consumer.position(self._partition) < end:
                 await self._read()
         except KafkaError as error:
-            raise BrokerUnavailable(f"The topic {self._partition.topic} cannot be read: {error}. Run: tidewatch setup") from error
+            raise BrokerUnavailable(f"The topic {self._partition.topic} cannot be read: {error}.") from error
         self._task = asyncio.create_task(self._follow(), name="control")
 
     async def close(self) -> None:
@@ -51,11 +54,9 @@ class ControlReader:
             await self._consumer.stop()
 
     def _make(self) -> Any:
-        consumer = AIOKafkaConsumer(
+        return AIOKafkaConsumer(
             group_id=None, auto_offset_reset="earliest", isolation_level="read_committed", **kafka_client_options(self._kafka)
         )
-        consumer.assign([self._partition])
-        return consumer
 
     async def _follow(self) -> None:
         while not self._stopping:
@@ -84,6 +85,7 @@ async def say(kafka: KafkaSettings, command: Command) -> None:
         raise ConfigError(f"This is refused: {why}.")
     producer: Any = await connect(lambda: AIOKafkaProducer(enable_idempotence=True, **kafka_client_options(kafka)), kafka)
     try:
+        must_be_among((await producer.client.fetch_all_metadata()).topics(), kafka.topics.control)
         await producer.send_and_wait(kafka.topics.control, encode(command), key=encode_key(command), partition=0)
     except KafkaError as error:
         raise BrokerUnavailable(f"Kafka did not take the command: {error}.") from error

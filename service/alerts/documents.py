@@ -19,8 +19,11 @@ ECS_VERSION = "9.1.0"
 EVENT_SEVERITY = {Severity.INFO: 1, Severity.WARNING: 2, Severity.CRITICAL: 3}
 
 
-def document(alert: Alert) -> dict[str, Any]:
-    """The whole document of an alert after this transition. ``@timestamp`` is the alert's start, ``event.duration`` in ns."""
+def document(alert: Alert, muted_by: str | None = None) -> dict[str, Any]:
+    """The whole document of an alert after this transition. ``@timestamp`` is the alert's start, ``event.duration`` in ns.
+
+    ``muted_by``: why nobody was told of it, when a silence or its like was in force.
+    """
     event: dict[str, Any] = {
         "kind": "alert",
         "category": ["host"],
@@ -47,6 +50,7 @@ def document(alert: Alert) -> dict[str, Any]:
         "peak_severity": alert.peak_severity,
         "updated_at": iso(alert.updated_at),
         "acknowledged_by": alert.acknowledged_by,
+        "muted_by": muted_by,
         "score": alert.score,
         "peak_score": alert.peak_score,
         "p": alert.p,
@@ -137,7 +141,7 @@ MAPPINGS: dict[str, Any] = {
         "tidewatch": {
             "properties": {
                 **dict.fromkeys(("alert_id", "entity", "status", "severity", "peak_severity"), _KEYWORD),
-                **dict.fromkeys(("acknowledged_by", "top_metric", "metric_names", "config_hash"), _KEYWORD),
+                **dict.fromkeys(("acknowledged_by", "muted_by", "top_metric", "metric_names", "config_hash"), _KEYWORD),
                 **dict.fromkeys(("detectors_voted", "detectors_missing"), _KEYWORD),
                 **dict.fromkeys(("score", "peak_score", "p", "peak_p"), _DOUBLE),
                 "windows": _LONG,

@@ -23,6 +23,7 @@ from service.settings import ElasticsearchSettings, reveal
 
 log = get_logger("store")
 
+Muted = Callable[[Alert], str | None]
 Refused = Callable[[Mapping[str, Any], str], None]
 BULK_DOCUMENTS = 500
 
@@ -30,6 +31,11 @@ BULK_DOCUMENTS = 500
 def log_refused(document: Mapping[str, Any], reason: str) -> None:
     """Default ending of a document the server will never take: one error line with its id."""
     log.error("document refused for good", alert_id=document["tidewatch"]["alert_id"], why=reason)
+
+
+def never_muted(_alert: Alert) -> str | None:
+    """Default of ``muted``."""
+    return None
 
 
 def connect(settings: ElasticsearchSettings) -> AsyncElasticsearch:
@@ -59,13 +65,16 @@ class ElasticsearchAlertStore:
     """``AlertStore`` on Elasticsearch.
 
     ``on_refused(document, reason)`` is called for a document the server will never take (a mapping error, for instance);
-    the others of the same write are stored all the same.
+    the others of the same write are stored all the same. ``muted(alert)`` says why nobody was told, for the document.
     """
 
-    def __init__(self, settings: ElasticsearchSettings, *, on_refused: Refused = log_refused, attempts: int = 4) -> None:
+    def __init__(
+        self, settings: ElasticsearchSettings, *, on_refused: Refused = log_refused, muted: Muted = never_muted, attempts: int = 4
+    ) -> None:
         self._settings = settings
         self._client = connect(settings)
         self._on_refused = on_refused
+        self._muted = muted
         self._attempts = attempts
         self.alerts_alias = f"{settings.index_prefix}-alerts"
         self.events_alias = f"{settings.index_prefix}-alert-events"
@@ -130,7 +139,7 @@ class ElasticsearchAlertStore:
         return again
 
     def _operations(self, alert: Alert) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        started, whole = month(alert.started_at), document(alert)
+        started, whole = month(alert.started_at), document(alert, self._muted(alert))
         state = {"_index": f"{self.alerts_alias}-{started}", "_id": alert.alert_id}
         event = {"_index": f"{self.events_alias}-{started}", "_id": event_id(alert)}
         return [

@@ -84,6 +84,9 @@ class AlertManager:
             await self._store.close()
 
     async def _store_all(self, store: AlertStore) -> None:
+        async for attempt in stamina.retry_context(on=StoreUnavailable, attempts=None, timeout=None):
+            with attempt:
+                await store.install_templates()
         while True:
             waiting = [await self._unstored.get()]
             while not self._unstored.empty() and len(waiting) < 500:

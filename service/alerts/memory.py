@@ -15,6 +15,9 @@ class MemoryAlertStore:
         self._max_alerts = max_alerts
         self._transitions: OrderedDict[str, dict[int, Alert]] = OrderedDict()
 
+    async def install_templates(self) -> None:
+        """Nothing to prepare."""
+
     async def write(self, alerts: Sequence[Alert]) -> None:
         """Store the transitions; one seen before changes nothing."""
         for alert in alerts:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import stamina
 
 from service.alerts.base import AlertStore
+from service.alerts.marking import Marking
 from service.alerts.topic import AlertTopicReader
 from service.domain import Alert, Rejected
 from service.errors import StoreUnavailable
@@ -33,9 +34,12 @@ class StorePart:
 
     name = "store"
 
-    def __init__(self, kafka: KafkaSettings, store: InstallsTemplates, *, metrics: Metrics, health: Health) -> None:
+    def __init__(
+        self, kafka: KafkaSettings, store: InstallsTemplates, *, metrics: Metrics, health: Health, marking: Marking | None = None
+    ) -> None:
         self._reader = AlertTopicReader(kafka, "store", on_poison=self._poison)
         self._store = store
+        self._marking = marking
         self._metrics = metrics
         self._health = health
         self._stopping = asyncio.Event()
@@ -43,6 +47,8 @@ class StorePart:
     async def start(self) -> None:
         """Connect to Kafka. Elasticsearch may be away: the part then waits for it, not ready, with its offsets kept."""
         self._health.beat(self.name, ready=False, detail="connecting")
+        if self._marking is not None:
+            await self._marking.start()
         await self._reader.start()
 
     async def run(self) -> None:
@@ -65,6 +71,8 @@ class StorePart:
     async def close(self) -> None:
         """Leave the group, close the store."""
         await self._reader.close()
+        if self._marking is not None:
+            await self._marking.close()
         await self._store.close()
 
     async def _until_taken(self, call: Any, *args: Sequence[Alert]) -> bool:

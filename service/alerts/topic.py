@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 import stamina
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import (
     CommitFailedError,
     GroupAuthorizationFailedError,
@@ -37,6 +38,12 @@ POLL_MS = 500
 LEAVE_SECONDS = 5.0  # how long leaving the group may take while Kafka does not answer
 
 log = get_logger("alerts")
+
+
+def must_be_among(topics: Collection[str], topic: str) -> None:
+    """Raise ``ConfigError`` when Kafka has no such topic; a consumer that asks for it would wait for ever."""
+    if topic not in topics:
+        raise ConfigError(f"The topic {topic} does not exist.", hint="Make it, and the others: tidewatch setup")
 
 
 class Positioned(msgspec.Struct, frozen=True):
@@ -83,6 +90,11 @@ class AlertTopicReader:
 
     async def start(self) -> None:
         """Connect and join the group. Raises ``BrokerUnavailable``, or ``ConfigError`` when credentials are refused."""
+        admin: Any = await connect(lambda: AIOKafkaAdminClient(**kafka_client_options(self._kafka)), self._kafka)
+        try:
+            must_be_among(await admin.list_topics(), self._topic)
+        finally:
+            await admin.close()
         self._consumer = await connect(self._make, self._kafka)
 
     def _make(self) -> Any:

@@ -234,12 +234,16 @@ def summary_title(alerts: Sequence[Alert]) -> str:
     firing = [alert for alert in alerts if alert.status is not Status.RESOLVED]
     resolved = len(alerts) - len(firing)
     if not firing:
-        return f"[RESOLVED] {resolved:,} alerts are over"
+        return f"[RESOLVED] {resolved:,} alerts are over on {_on(alerts)}"
     worst = max(firing, key=lambda alert: alert.severity.rank).severity
-    entities = len({alert.entity for alert in firing})
-    plural = "y" if entities == 1 else "ies"
     over = f", {resolved:,} resolved" if resolved else ""
-    return f"[{worst.upper()}] {len(firing):,} alert{'' if len(firing) == 1 else 's'} firing on {entities:,} entit{plural}{over}"
+    return f"[{worst.upper()}] {len(firing):,} alert{'' if len(firing) == 1 else 's'} firing on {_on(firing)}{over}"
+
+
+def _on(alerts: Sequence[Alert]) -> str:
+    """The one entity by name, or how many there are."""
+    entities = {alert.entity for alert in alerts}
+    return next(iter(entities)) if len(entities) == 1 else f"{len(entities):,} entities"
 
 
 def summary_sentence(alerts: Sequence[Alert]) -> str:

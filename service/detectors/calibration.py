@@ -115,14 +115,6 @@ class Calibration:
         floored: F64 = np.maximum(np.exp(self.log_tail(raw)), self.floor)
         return floored
 
-    def raw_at(self, surprise: float) -> float:
-        """The raw score whose surprise this is: the inverse of ``surprise`` from the median of the calibration upwards."""
-        wanted = -surprise * np.log(10.0)
-        if wanted >= self._log_at_threshold:
-            return float(np.interp(-wanted, -self._log_tail, self._knots))
-        depth = self._log_at_threshold - wanted
-        return self.threshold + self.sigma * float(np.expm1(self.shape * depth) / self.shape if self.shape > 0 else depth)
-
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """JSON-safe settings and plain arrays."""
         settings = {

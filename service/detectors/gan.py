@@ -102,13 +102,13 @@ class GANAnomalyDetector(NeuralDetector):
                 f"The {self.name} detector's generator collapsed: what it invents varies {self.diversity:.0%} as much as the data.",
                 hint="Train longer (training.epochs), lower training.learning_rate, or leave this detector out.",
             )
-        errors = self._errors_of(net, inputs.numpy()).mean(axis=1, dtype=np.float64)
+        errors = self._size(self._errors_of(net, inputs.numpy()))
         self._scales = {"error": _centre_spread(errors), "confidence": _centre_spread(self._confidence(net, inputs.numpy()))}
 
     def score(self, features: Features) -> F64:
         """Float64 (n,): reconstruction error and doubt, each in units of its training spread, weighted."""
         net, inputs = self._ready(features)
-        errors, confidence = self._errors_of(net, inputs).mean(axis=1, dtype=np.float64), self._confidence(net, inputs)
+        errors, confidence = self._size(self._errors_of(net, inputs)), self._confidence(net, inputs)
         (usual, spread), (sure, wavering) = self._scales["error"], self._scales["confidence"]
         doubt = np.abs(confidence - sure) / wavering
         score: F64 = (1.0 - self.doubt_weight) * (errors - usual) / spread + self.doubt_weight * doubt

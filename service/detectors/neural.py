@@ -1,7 +1,9 @@
 """What every neural detector shares: its input, the training loop, seeded and stopped early, and its state as plain arrays.
 
-A network sees the standardised window statistics (``statistics.py``) or, with ``raw=True``, the flattened scaled window.
-Its score is the mean absolute reconstruction error over its inputs, always in evaluation mode: the same window has the
+A network sees the standardised window statistics (``statistics.py``), with ``whiten=True`` turned and scaled so that every
+direction of normal variation has the same say (without it a network spends itself on the widest few, and small broken
+relations leave no trace in the error), or, with ``raw=True``, the flattened scaled window. Its score is the mean absolute
+reconstruction error over its inputs (whitened: the root mean square), always in evaluation mode: the same window has the
 same score each time. torch is imported by this file and the detectors built on it alone.
 """
 
@@ -20,12 +22,14 @@ from torch import Tensor, nn
 
 from service.detectors.base import Progress, silent
 from service.detectors.features import Features, split_tail
-from service.detectors.statistics import WindowStatistics, least
+from service.detectors.statistics import WindowStatistics, evenly, least
+from service.detectors.whitening import Whitening
 from service.domain import F32, F64
 from service.errors import TrainingFailed
 
 LEAST_WINDOWS = 64
 CHUNK = 8192  # windows per forward pass: bounds memory
+MOST_WHITENING_ROWS = 8000
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -54,6 +58,7 @@ class NeuralDetector(ABC):
         latent: int = 20,
         spans: Sequence[int] = (5, 30, 150),
         raw: bool = False,
+        whiten: bool = False,
         epochs: int = 50,
         patience: int = 5,
         batch_size: int = 256,
@@ -66,6 +71,7 @@ class NeuralDetector(ABC):
         self.hidden = tuple(hidden)
         self.latent = latent
         self.raw = raw
+        self.whiten = whiten and not raw
         self.epochs = epochs
         self.patience = patience
         self.batch_size = batch_size
@@ -73,7 +79,8 @@ class NeuralDetector(ABC):
         self.validation_share = validation_share
         self.seed = seed
         self.device = device
-        self._statistics = WindowStatistics(spans)
+        self._statistics = WindowStatistics(spans, deviations=self.whiten)
+        self._whitening = Whitening()
         self._width = 0
         self._net: nn.Module | None = None
 
@@ -147,13 +154,21 @@ class NeuralDetector(ABC):
             return float((self._reconstruct(net, held_out) - held_out).square().mean())
 
     def score(self, features: Features) -> F64:
-        """Float64 (n,): mean absolute reconstruction error."""
-        errors: F64 = self._errors(features).mean(axis=1, dtype=np.float64)
-        return errors
+        """Float64 (n,): mean absolute reconstruction error; root mean square where the inputs are whitened."""
+        return self._size(self._errors(features))
 
     def attribute(self, features: Features) -> F64:
-        """Float64 (n, dims): absolute reconstruction error summed over each metric's inputs."""
-        return self._statistics.per_metric(self._errors(features), features.dims)
+        """Float64 (n, dims): reconstruction error (whitened: its square, turned back) summed over each metric's inputs."""
+        errors = self._errors(features)
+        if self.whiten:
+            errors = np.square(self._whitening.back(errors))
+        return self._statistics.per_metric(np.abs(errors), features.dims)
+
+    def _size(self, errors: F32) -> F64:
+        """Float64 (n,): one number for the errors (n, width) of each window."""
+        if self.whiten:
+            return np.asarray(np.sqrt(np.square(errors).mean(axis=1, dtype=np.float64)))
+        return np.asarray(np.abs(errors).mean(axis=1, dtype=np.float64))
 
     def _errors(self, features: Features) -> F32:
         return self._errors_of(*self._ready(features))
@@ -172,17 +187,20 @@ class NeuralDetector(ABC):
         with torch.inference_mode():
             for start in range(0, len(inputs), CHUNK):
                 part = torch.from_numpy(inputs[start : start + CHUNK])
-                errors[start : start + CHUNK] = (self._reconstruct(net, part) - part).abs_().numpy()
+                errors[start : start + CHUNK] = (self._reconstruct(net, part) - part).numpy()
         return errors
 
     def _fit_inputs(self, features: Features) -> None:
         """Learn how windows become inputs."""
         self._statistics.fit(features)
+        if self.whiten:
+            self._whitening.fit(evenly(self._statistics.transform(features), MOST_WHITENING_ROWS))
 
     def _inputs(self, features: Features) -> F32:
         if self.raw:
             return features.values.reshape(len(features), -1)
-        return self._statistics.transform(features)
+        columns = self._statistics.transform(features)
+        return self._whitening.transform(columns) if self.whiten else columns
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Architecture and weights."""
@@ -191,6 +209,9 @@ class NeuralDetector(ABC):
         told, kept = self._statistics.state()
         settings = {"width": self._width, "hidden": list(self.hidden), "latent": self.latent, "raw": self.raw, "statistics": told}
         arrays = {f"statistics.{key}": value for key, value in kept.items()}
+        if self.whiten:
+            settings["whitening"], axes = self._whitening.state()
+            arrays |= {f"whitening.{key}": value for key, value in axes.items()}
         arrays |= {f"net.{key}": value.numpy() for key, value in self._net.state_dict().items()}
         return settings, arrays
 
@@ -198,7 +219,9 @@ class NeuralDetector(ABC):
         """The inverse of ``state``."""
         use_one_thread()
         self._width, self.hidden, self.latent = int(settings["width"]), tuple(settings["hidden"]), int(settings["latent"])
-        self.raw = bool(settings["raw"])
+        self.raw, self.whiten = bool(settings["raw"]), "whitening" in settings
+        if self.whiten:
+            self._whitening.restore(settings["whitening"], _under("whitening.", arrays))
         self._statistics.restore(settings["statistics"], _under("statistics.", arrays))
         net = self._skeleton(self._width)
         net.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in _under("net.", arrays).items()})

@@ -20,9 +20,17 @@ class VAEAnomalyDetector(NeuralDetector):
 
     default_name = "vae"
 
-    def __init__(self, *, beta: float = 0.1, dropout: float = 0.2, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        beta: float = 0.1,
+        dropout: float = 0.2,
+        spans: Sequence[int] = (5, 25, 100),
+        whiten: bool = True,
+        **options: Any,
+    ) -> None:
         """``beta`` weighs the KL term; ``options`` are ``NeuralDetector``'s."""
-        super().__init__(**options)
+        super().__init__(spans=spans, whiten=whiten, **options)
         self.beta = beta
         self.dropout = dropout
 

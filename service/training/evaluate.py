@@ -8,55 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from service.alerts.episodes import Episodes
 from service.detectors import budget
 from service.detectors.base import Progress, silent
 from service.detectors.bundle import Bundle, Factory, load_bundle
-from service.detectors.features import carry_forward
-from service.detectors.realtime import RealTimeAnomalyDetector
-from service.domain import F64, I64, Alert, Dataset, Mask, Series, Status, WindowBatch
+from service.domain import Dataset, Series
 from service.errors import DatasetError
 from service.settings import BudgetSettings, Settings
-from service.sources.files import read_dataset
+from service.sources.files import DEFAULT_INTERVAL_MS, read_dataset
 from service.training import metrics
 from service.training.pictures import draw
+from service.training.rehearsal import Scored, score_series
 from service.training.report import BudgetResult, Report, SeriesReport, summarise
 from service.training.train import train
 
-CHUNK = 2048  # windows per batch
 EARLY_ROWS = 50  # "caught early" is within this many rows of an event's start
 # Budgets every report tells, as false alarms per row; the last two follow from the interval.
 SHARES = {"1 % of rows": 0.01, "0.1 % of rows": 0.001}
 PER_DAY = {"one a day": 1.0, "one a week": 1.0 / 7.0}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Scored:
-    """What the service said of each test row: ``surprise``, ``trend`` and ``level`` float64, ``anomaly`` bool, all (rows,).
-
-    ``due``: int64, the test rows at which a window was scored (elsewhere the last word holds); ``surprises`` and ``rows``: the raw
-    sequence of scored windows, for judging other budgets; ``alerted``: rows under a fired alert; ``fired``: how many fired.
-    """
-
-    surprise: F64
-    trend: F64
-    level: F64
-    anomaly: Mask
-    due: I64
-    alerted: Mask
-    fired: int
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,84 +123,6 @@ def evaluate_series(job: Job) -> SeriesReport:
             result, scored.surprise, scored.level, test.labels, scored.anomaly, job.pictures / job.set_name / f"{job.path.stem}.png"
         )
     return result
-
-
-async def score_series(bundle: Bundle, settings: Settings, before: Series, test: Series) -> Scored:
-    """Every due window of ``test``, judged by the serving detector in row order; the rows of ``before`` are only history."""
-    detector = RealTimeAnomalyDetector(bundle, settings.detection, min_coverage=settings.stream.min_coverage)
-    episodes = Episodes(settings.alerts, settings.config_hash())
-    rows = len(test.values)
-    history = min(len(before.values), bundle.window + bundle.stride - 1)
-    values = np.concatenate([before.values[len(before.values) - history :], test.values])
-    ends = due_rows(test.entity, test.start_row - history, len(values), bundle.window, bundle.stride)
-    ends = ends[np.searchsorted(ends, history - bundle.stride) :]  # the last window before the test still holds in its first rows
-    surprise, trend, level, flags = np.zeros((4, len(ends)))
-    alerts: list[Alert] = []
-    seconds = 0.0
-    try:
-        for start, batch in _batches(bundle, test, values, ends, history):
-            began = time.perf_counter()
-            verdicts = await detector.detect(batch)
-            seconds += time.perf_counter() - began
-            alerts += episodes.observe(verdicts)
-            chosen = slice(start, start + len(verdicts))
-            surprise[chosen] = [one.surprise for one in verdicts]
-            trend[chosen] = [one.trend for one in verdicts]
-            level[chosen] = [one.level for one in verdicts]
-            flags[chosen] = [one.is_anomaly for one in verdicts]
-    finally:
-        detector.close()
-    at = ends - history  # test row of each window; negative for the one before the test
-    holding = np.maximum(np.searchsorted(at, np.arange(rows), side="right") - 1, 0)
-    anomaly = np.zeros(rows, np.bool_)
-    anomaly[at[(flags > 0) & (at >= 0)]] = True
-    alerted, fired = _alerted(alerts, bundle.schema.interval_ms, test.start_row, rows)
-    return Scored(
-        surprise[holding], trend[holding], level[holding], anomaly, at[at >= 0], alerted, fired, seconds / max(len(ends), 1)
-    )
-
-
-def due_rows(entity: str, first_row: int, count: int, window: int, stride: int) -> I64:
-    """Positions in ``count`` consecutive rows, the first being grid row ``first_row``, at which a full window is due."""
-    position = np.arange(window - 1, count, dtype=np.int64)
-    due: I64 = position[(first_row + position + zlib.crc32(entity.encode())) % stride == 0]
-    return due
-
-
-def _batches(bundle: Bundle, test: Series, values: object, ends: I64, history: int) -> Iterator[tuple[int, WindowBatch]]:
-    filled, mask = carry_forward(np.asarray(values, np.float32))
-    views = np.lib.stride_tricks.sliding_window_view(filled, bundle.window, axis=0).swapaxes(1, 2)
-    masks = np.lib.stride_tricks.sliding_window_view(mask, bundle.window, axis=0).swapaxes(1, 2)
-    for start in range(0, len(ends), CHUNK):
-        chosen = ends[start : start + CHUNK]
-        none = np.full(len(chosen), -1, np.int64)
-        yield (
-            start,
-            WindowBatch(
-                schema=bundle.schema,
-                values=views[chosen - bundle.window + 1],
-                mask=masks[chosen - bundle.window + 1],
-                entities=(test.entity,) * len(chosen),
-                end_rows=chosen - history + test.start_row,
-                topic="",
-                partitions=none,
-                first_offsets=none,
-                last_offsets=none,
-                labels=({},) * len(chosen),
-            ),
-        )
-
-
-def _alerted(alerts: Sequence[Alert], interval_ms: int, first_row: int, rows: int) -> tuple[Mask, int]:
-    """Which test rows lie under an alert that fired, from its start to its end, and how many alerts fired."""
-    newest: dict[str, Alert] = {alert.alert_id: alert for alert in alerts}
-    under = np.zeros(rows, np.bool_)
-    fired = [alert for alert in newest.values() if alert.fired_at is not None]
-    for alert in fired:
-        start = alert.started_at // interval_ms - first_row
-        stop = rows if alert.status is not Status.RESOLVED or alert.ended_at is None else alert.ended_at // interval_ms - first_row
-        under[max(start, 0) : max(stop, 0) + 1] = True
-    return under, len(fired)
 
 
 def measure(job: Job, bundle: Bundle, scored: Scored, test: Series, train_seconds: float, train_rows: int) -> SeriesReport:
@@ -319,7 +220,7 @@ def _adjusted(settings: Settings, stride: int | None) -> Settings:
 
 def _with_budget(settings: Settings, per_row: float) -> Settings:
     # Archives carry no times; the budget is told per row, and a row is as long as the reader says.
-    per_day = per_row * budget.MS_PER_DAY / 60_000
+    per_day = per_row * budget.MS_PER_DAY / DEFAULT_INTERVAL_MS
     detection = settings.detection.model_copy(update={"budget": BudgetSettings(false_alarms_per_entity_day=per_day)})
     return settings.model_copy(update={"detection": detection})
 
@@ -340,3 +241,11 @@ def _one_thread() -> None:
     # One process per core: more threads in each only get in each other's way. torch, loaded later, reads the variable.
     os.environ["OMP_NUM_THREADS"] = "1"
     threadpool_limits(1)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # killed, it could not close the pool; a worker left behind would wait for work for ever

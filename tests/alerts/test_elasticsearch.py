@@ -84,8 +84,8 @@ async def test_a_document_the_server_will_never_take_is_handed_back_and_the_othe
     store = ElasticsearchAlertStore(settings, on_refused=lambda doc, reason: refused.append((doc, reason)))
     await store.install_templates()
 
-    def broken(each: Any) -> dict[str, Any]:
-        made = document(each)
+    def broken(each: Any, muted_by: str | None) -> dict[str, Any]:
+        made = document(each, muted_by)
         if each.entity == "bad":
             made["event"]["start"] = "not a date"
         return made
@@ -93,7 +93,7 @@ async def test_a_document_the_server_will_never_take_is_handed_back_and_the_othe
     monkeypatch.setattr("service.alerts.elasticsearch.document", broken)
     await store.write([alert("good"), alert("bad"), alert("better")])
     await store.close()
-    assert [doc["tidewatch"]["entity"] for doc, _ in refused] == ["bad"]
+    assert [doc["tidewatch"]["entity"] for doc, _ in refused] == ["bad", "bad"]  # its state and its event
     assert "document_parsing_exception" in refused[0][1]
     await history.refresh()
     assert {found["tidewatch"]["entity"] for found in await history.find()} == {"good", "better"}

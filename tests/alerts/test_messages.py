@@ -116,7 +116,7 @@ def test_many_alerts_become_one_sentence_about_what_they_share() -> None:
     )
     over = [alert("a", status=Status.RESOLVED, seq=3), *many]
     assert summary_title(over) == "[WARNING] 50 alerts firing on 50 entities, 1 resolved"
-    assert summary_title(list(over[:1] * 2)) == "[RESOLVED] 2 alerts are over"
+    assert summary_title(list(over[:1] * 2)) == "[RESOLVED] 2 alerts are over on a"
 
 
 TEXT = st.text(max_size=400)

@@ -11,18 +11,21 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from service.alerts.control import AddSilence, ExpireSilence
+from service.alerts.control_topic import ControlReader, say
 from service.alerts.elasticsearch import AlertHistory, ElasticsearchAlertStore
+from service.alerts.marking import Marking
 from service.alerts.memory import MemoryAlertStore
 from service.alerts.store import StorePart
 from service.alerts.topic import AlertTopicReader
 from service.alerts.wire import encode, encode_key
 from service.clock import SystemClock
 from service.domain import Alert, Rejected
-from service.errors import BrokerUnavailable, StoreUnavailable
+from service.errors import BrokerUnavailable, ConfigError, StoreUnavailable
 from service.observability.health import Health
 from service.observability.metrics import Metrics
-from service.settings import ElasticsearchSettings, KafkaSettings, TopicSettings
-from tests.alerts.makers import life
+from service.settings import ElasticsearchSettings, KafkaSettings, NotificationSettings, TopicSettings
+from tests.alerts.makers import BORN, alert, life
 
 pytestmark = pytest.mark.kafka
 
@@ -32,9 +35,11 @@ async def kafka(kafka_servers: str) -> KafkaSettings:
     name = f"alerts-{uuid.uuid4().hex[:8]}"
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka_servers)
     await admin.start()
-    await admin.create_topics([NewTopic(name, num_partitions=1, replication_factor=1)])
+    await admin.create_topics([NewTopic(topic, 1, 1) for topic in (name, f"{name}-control")])
     await admin.close()
-    return KafkaSettings(bootstrap_servers=kafka_servers, group_prefix=name, topics=TopicSettings(alerts=name))
+    return KafkaSettings(
+        bootstrap_servers=kafka_servers, group_prefix=name, topics=TopicSettings(alerts=name, control=f"{name}-control")
+    )
 
 
 @pytest.fixture
@@ -46,8 +51,8 @@ async def producer(kafka_servers: str) -> AsyncIterator[AIOKafkaProducer]:
 
 
 async def publish(producer: AIOKafkaProducer, kafka: KafkaSettings, alerts: Sequence[Alert]) -> None:
-    for alert in alerts:
-        await producer.send(kafka.topics.alerts, encode(alert), key=encode_key(alert), partition=0)
+    for each in alerts:
+        await producer.send(kafka.topics.alerts, encode(each), key=encode_key(each), partition=0)
     await producer.flush()
 
 
@@ -161,6 +166,17 @@ async def test_kafka_away_is_a_retry_with_a_clear_sentence() -> None:
     await reader.close()
 
 
+async def test_a_topic_that_was_never_made_is_a_clear_mistake(kafka_servers: str) -> None:
+    kafka = KafkaSettings(bootstrap_servers=kafka_servers, topics=TopicSettings(alerts="never-made", control="never-made"))
+    reader, control = AlertTopicReader(kafka, "store", on_poison=lambda _: None), ControlReader(kafka, lambda _: None)
+    for start in (reader.start, control.start, lambda: say(kafka, ExpireSilence(id="x", silence_id="s", author="Ada", at=0))):
+        with pytest.raises(ConfigError, match="never-made does not exist") as raised:
+            await start()
+        assert "tidewatch setup" in raised.value.hint
+    await reader.close()
+    await control.close()
+
+
 async def _until(true: Any) -> None:
     async with asyncio.timeout(60):
         while not true():
@@ -225,3 +241,37 @@ async def test_transitions_become_the_history(kafka: KafkaSettings, producer: AI
     assert {found["event"]["action"] for found in await history.find()} == {"resolved"}
     assert len(await history.find()) == 30
     await history.close()
+
+
+@pytest.mark.elasticsearch
+async def test_silenced_alerts_are_stored_and_marked(
+    kafka: KafkaSettings, producer: AIOKafkaProducer, elasticsearch_url: str
+) -> None:
+    during, long_after = alert("db-7"), alert("db-7", started_at=BORN * 1000 + 86_400_000)
+    hush = AddSilence(
+        id="s1",
+        match={"entity": "db-*"},
+        starts_at=BORN * 1000,
+        ends_at=BORN * 1000 + 3_600_000,
+        author="Ada",
+        at=BORN,
+        comment="disks",
+    )
+    await say(kafka, hush)
+    await publish(producer, kafka, [during, alert("web-1"), long_after])
+    settings = ElasticsearchSettings(url=elasticsearch_url, index_prefix=kafka.topics.alerts)
+    marking, metrics = Marking(kafka, NotificationSettings()), Metrics()
+    store = ElasticsearchAlertStore(settings, muted=marking.reason)
+    part = StorePart(kafka, store, metrics=metrics, health=Health(SystemClock()), marking=marking)
+    await part.start()
+    task = asyncio.create_task(part.run())
+    await _until(lambda: metrics.stored._value.get() == 3)
+    part.request_stop()
+    await task
+    await part.close()
+    history = AlertHistory(settings)
+    await history.refresh()
+    found = {each["event"]["id"]: each["tidewatch"]["muted_by"] for each in await history.find()}
+    await history.close()
+    assert found[during.alert_id] == "silenced by Ada (s1): disks"
+    assert [found[each] for each in found if each != during.alert_id] == [None, None]

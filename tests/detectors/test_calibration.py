@@ -105,13 +105,6 @@ def test_too_few_scores_are_refused_by_number() -> None:
         Calibration(np.array([np.nan] * 50), 1)
 
 
-@pytest.mark.parametrize("surprise", [0.5, 1, 1.5, 2, 3, 6])
-def test_raw_at_is_the_inverse_of_surprise(surprise: float) -> None:
-    for seen in (normal(3000), stats.t(3).rvs(3000, random_state=0)):
-        calibration = Calibration(seen, 3000)
-        assert calibration.surprise(np.array([calibration.raw_at(surprise)]))[0] == pytest.approx(surprise)
-
-
 def test_round_trips_through_json_to_the_bit() -> None:
     calibration = Calibration(stats.t(3).rvs(3000, random_state=0), 30)
     told, arrays = calibration.state()

@@ -19,7 +19,7 @@ def matrix(count: int, seed: int = 0) -> F64:
 
 
 def ensemble(count: int = 3000, **options: object) -> Ensemble:
-    given = {"window": 50, "stride": 10, **options}
+    given = {"window": 50, "stride": 10, "spans": (5, 20, 80), **options}
     return Ensemble(WEIGHTS, matrix(count), np.array([count]), **given)  # type: ignore[arg-type]  # plain test options
 
 
@@ -105,7 +105,7 @@ def test_a_long_gap_makes_the_past_count_less() -> None:
 
 
 def test_the_states_given_are_not_changed() -> None:
-    made = ensemble()
+    made = ensemble(spans=(5, 20, 80))
     first = made.smooth(np.array([1.0]), ["x"], np.array([0]), {})
     states = remembered(made, dict(first.memory))
     before = dict(states)
@@ -116,9 +116,10 @@ def test_the_states_given_are_not_changed() -> None:
 def test_series_are_not_smoothed_into_each_other_when_calibrating() -> None:
     scores = matrix(400)
     scores[200:] += [10, 1000, 0.1]
-    apart = Ensemble(WEIGHTS, scores, np.array([200, 200]), window=50, stride=10)
-    joined = Ensemble(WEIGHTS, scores, np.array([400]), window=50, stride=10)
-    assert apart.trend_tail(list(WEIGHTS)).raw_at(1.0) != joined.trend_tail(list(WEIGHTS)).raw_at(1.0)
+    apart = Ensemble(WEIGHTS, scores, np.array([200, 200]), window=50, stride=10, spans=(80,))
+    joined = Ensemble(WEIGHTS, scores, np.array([400]), window=50, stride=10, spans=(80,))
+    at = np.linspace(0, 5, 50)
+    assert (apart.trend_tail(list(WEIGHTS)).p(at) != joined.trend_tail(list(WEIGHTS)).p(at)).any()
 
 
 def test_round_trips_and_takes_other_weights() -> None:

@@ -77,7 +77,7 @@ def test_an_unknown_vote_is_refused_by_name() -> None:
 
 def test_wide_data_are_reduced_before_covariance_and_kernels() -> None:
     detector = StatisticalAnomalyDetector()
-    detector.fit(windows(rows(300, dims=40)))
+    detector.fit(windows(rows(300, dims=80)))
     model = detector.state()[1]
     assert model["elliptic_envelope/location"].shape == (statistical.MOST_DIMENSIONS,)
     assert model["one_class_svm/vectors"].shape[1] == statistical.MOST_DIMENSIONS

@@ -1,0 +1,152 @@
+"""The library form: the same windows, detectors, episodes, store and receivers on any async iterator of rows, without Kafka.
+
+::
+
+    detector = RealTimeAnomalyDetector({"window_size": 100, "stride": 10})
+    detector.fit(history)
+    async for result in detector.process_stream(data_stream):
+        if result.is_anomaly: ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from service.alerts.manager import AlertManager
+from service.app import build_alert_manager, build_model, make_detector, open_bundle
+from service.detectors.base import Progress, silent
+from service.detectors.bundle import Bundle
+from service.domain import Dataset, Samples, Schema, Series, Verdict
+from service.errors import ConfigError
+from service.settings import Settings
+from service.stream.models import Model
+from service.stream.processor import rows_to_samples
+from service.training.train import train
+
+KEYS = ("window_size", "stride", "interval_seconds", "metrics", "entity", "bundle", "learn_rows")
+SECTIONS = ("deep_config", "stat_config", "alert_config", "training", "detection", "stream")
+
+
+class RealTimeAnomalyDetector:
+    """Scores a stream of rows, each (metrics,) or (n, metrics), NaN where missing.
+
+    ``config`` is a plain mapping, every key optional:
+
+    - ``window_size``, ``stride`` (rows); ``interval_seconds`` between rows (1); ``entity`` (``"stream"``); ``metrics``: names.
+    - ``deep_config``, ``stat_config``: options of the deep and the statistical detector, or ``None`` to leave one out.
+    - ``alert_config``: ``notification`` and ``storage`` as under ``notifications`` and ``elasticsearch`` in the settings, and
+      ``episodes`` as under ``alerts``. Without it nothing is stored and nobody is told.
+    - ``bundle``: a trained bundle's directory. Without one, call ``fit``, or the stream's own first ``learn_rows`` rows
+      (30 windows by default) are taken as normal, learned from and not scored.
+    - ``training``, ``detection``, ``stream``: as in the settings.
+
+    Raises ``ConfigError`` for keys that are unknown or wrong, ``BundleError`` for a bundle that does not fit.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        self._config = dict(config or {})
+        unknown = sorted(set(self._config) - {*KEYS, *SECTIONS})
+        if unknown:
+            raise ConfigError(f"There is no key {unknown[0]!r}.", hint=f"Known: {', '.join((*KEYS, *SECTIONS))}.")
+        self._settings = _settings(self._config)
+        self._entity = str(self._config.get("entity", "stream"))
+        self._model: Model | None = None
+        if "bundle" in self._config:
+            self._use(open_bundle(Path(self._config["bundle"])))
+
+    def fit(self, history: NDArray[Any], *, progress: Progress = silent) -> Bundle:
+        """Learn what normal looks like from ``history`` (rows, metrics), oldest first; returns the bundle, which can be saved.
+
+        Raises ``NotEnoughData`` naming the least it needs.
+        """
+        values = np.atleast_2d(np.asarray(history, np.float32))
+        names = self._config.get("metrics") or [f"m{at:02d}" for at in range(values.shape[1])]
+        interval_ms = round(1000 * float(self._config.get("interval_seconds", 1.0)))
+        dataset = Dataset(Schema(tuple(names), interval_ms), [Series(self._entity, 0, values)])
+        bundle = train(
+            dataset,
+            self._settings.training,
+            name="library",
+            detectors=self._settings.training.detectors,
+            factory=make_detector,
+            progress=progress,
+        )
+        self._use(bundle)
+        return bundle
+
+    async def process_stream(self, data_stream: AsyncIterator[NDArray[Any]]) -> AsyncIterator[Verdict]:
+        """One result per window that comes due: ``is_anomaly``, ``score``, ``severity``, ``p``, ``metrics``, ``members``.
+
+        Alerts are followed, stored and told on the way when ``alert_config`` says so; what is owed is delivered before the
+        iterator ends. Raises ``ValueError`` for rows of another width.
+        """
+        if self._model is None:
+            data_stream = await self._learn_from(data_stream)
+        model, manager = self._model, self._alerts()
+        assert model is not None
+        await manager.start()
+        try:
+            async for samples in rows_to_samples(data_stream, model.schema, entity=self._entity):
+                for verdict in await self._judge(model, samples):
+                    await manager.handle([verdict])
+                    yield verdict
+        finally:
+            await manager.close()
+
+    async def _judge(self, model: Model, samples: Samples) -> list[Verdict]:
+        due, _ = model.processor.add(samples, {})
+        return [verdict for windows in due for verdict in await model.detector.detect(windows)]
+
+    async def _learn_from(self, data_stream: AsyncIterator[NDArray[Any]]) -> AsyncIterator[NDArray[Any]]:
+        """Train on the first rows; the rest of the stream is given back."""
+        wanted = int(self._config.get("learn_rows", 30 * self._settings.training.window))
+        seen: list[NDArray[Any]] = []
+        rows = 0
+        async for item in data_stream:
+            seen.append(np.atleast_2d(np.asarray(item, np.float32)))
+            rows += len(seen[-1])
+            if rows >= wanted:
+                break
+        if not seen:
+            raise ConfigError("The stream ended before anything could be learned.", hint="Call fit(history) first.")
+        self.fit(np.concatenate(seen))
+        return data_stream
+
+    def _use(self, bundle: Bundle) -> None:
+        self._model = build_model(bundle, self._settings)
+
+    def _alerts(self) -> AlertManager:
+        told = self._config.get("alert_config") or {}
+        return build_alert_manager(self._settings, store="storage" in told)
+
+
+def _settings(config: Mapping[str, Any]) -> Settings:
+    """The settings that the plain mapping stands for."""
+    training = dict(config.get("training") or {})
+    training |= {name: config[key] for key, name in (("window_size", "window"), ("stride", "stride")) if key in config}
+    families = {"deep": config.get("deep_config", {}), "statistical": config.get("stat_config", {})}
+    if "deep_config" in config or "stat_config" in config:
+        training.setdefault("detectors", {name: dict(options) for name, options in families.items() if options is not None})
+    alerts = config.get("alert_config") or {}
+    unknown: Sequence[str] = sorted(set(alerts) - {"notification", "storage", "episodes"})
+    if unknown:
+        raise ConfigError(f"There is no key {unknown[0]!r} in alert_config.", hint="Known: notification, storage, episodes.")
+    sections = {
+        "training": training,
+        "detection": config.get("detection") or {},
+        "stream": config.get("stream") or {},
+        "alerts": alerts.get("episodes") or {},
+        "notifications": alerts.get("notification") or {},
+        "elasticsearch": alerts.get("storage") or {},
+    }
+    try:
+        return Settings.model_validate(sections)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+        raise ConfigError(f"The config is wrong: {wrong}.", hint="See the docstring of RealTimeAnomalyDetector.") from error
