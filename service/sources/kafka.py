@@ -47,6 +47,7 @@ class KafkaSource:
         self._owner = owner
         self.group = f"{settings.kafka.group_prefix}.scoring"
         self._consumer: Any = None
+        self._listener: _Listener | None = None
         self._stop = asyncio.Event()
         self._turn = 0  # assignments so far
         self._taken = 0  # the assignment whose positions are set
@@ -77,7 +78,8 @@ class KafkaSource:
             max_partition_fetch_bytes=FETCH_BYTES,
             **kafka_client_options(self._kafka),
         )
-        self._consumer.subscribe([self._topic], listener=_Listener(self))
+        self._listener = _Listener(self)
+        self._consumer.subscribe([self._topic], listener=self._listener)
         return self._consumer
 
     async def batches(self) -> AsyncIterator[RecordBatch]:
@@ -130,7 +132,7 @@ class KafkaSource:
 
     async def close(self) -> None:
         """Leave the group and disconnect; bounded, also while Kafka is away."""
-        consumer, self._consumer = self._consumer, None
+        consumer, self._consumer, self._listener = self._consumer, None, None
         if consumer is not None:
             with contextlib.suppress(KafkaError, OSError, TimeoutError):
                 await asyncio.wait_for(consumer.stop(), LEAVE_SECONDS)
@@ -165,6 +167,7 @@ class KafkaSource:
         claim its partitions back, but hear from the group whose they are now."""
         log.warning("joining the group anew", lost=sorted(self._lost))
         await self.close()
+        self._revoking = False
         await connect(self._make_consumer, self._kafka)
         for at in self._lost:
             self._settled.pop(at, None)
@@ -224,17 +227,18 @@ class KafkaSource:
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
-    """Only waits, pauses and notes."""
+    """Only waits, pauses and notes; and nothing any more once its consumer is being left."""
 
     def __init__(self, source: KafkaSource) -> None:
         self._source = source
 
     async def on_partitions_revoked(self, revoked: Collection[Any]) -> None:
-        if revoked:
+        if revoked and self._source._listener is self:
             await self._source._revoked()
 
     async def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
-        self._source._assigned(assigned)
+        if self._source._listener is self:
+            self._source._assigned(assigned)
 
 
 async def require_topic(kafka: KafkaSettings, topic: str) -> list[Any]:

@@ -79,26 +79,22 @@ class Results:
                 found[int(told["__streams.errors.partition"]), int(told["__streams.errors.offset"])] += 1
         return found
 
-    async def stored(self) -> tuple[dict[str, int], Counter[str], int]:
-        """Alert documents with their version, event documents, and how many of those were ever written over."""
+    async def stored(self) -> tuple[dict[str, int], Counter[str]]:
+        """Alert documents with their version, and event documents."""
         prefix = self._elastic.index_prefix
         async with httpx.AsyncClient(base_url=self._elastic.url, timeout=30) as client:
             await client.post(f"/{prefix}-alerts-*,{prefix}-alert-events-*/_refresh")
             alerts = await _everything(client, f"{prefix}-alerts-*")
             events = await _everything(client, f"{prefix}-alert-events-*")
-        return {hit["_id"]: int(hit["_version"]) for hit in alerts}, Counter(hit["_id"] for hit in events), len(events)
+        return {hit["_id"]: int(hit["_version"]) for hit in alerts}, Counter(hit["_id"] for hit in events)
 
 
 async def _everything(client: httpx.AsyncClient, index: str) -> list[dict[str, Any]]:
     hits: list[dict[str, Any]] = []
     after: list[Any] | None = None
     while True:
-        body: dict[str, Any] = {
-            "size": 5000,
-            "version": True,
-            "_source": False,
-            "sort": [{"tidewatch.alert_id": "asc"}, {"event.sequence": "asc"}],
-        }
+        order = [{"tidewatch.alert_id": "asc"}, {"event.sequence": "asc"}]
+        body: dict[str, Any] = {"size": 5000, "version": True, "_source": False, "sort": order}
         if after is not None:
             body["search_after"] = after
         answer = await client.post(f"/{index}/_search", json=body)
@@ -114,7 +110,7 @@ def judge(
     expected: Expected,
     emitted: Sequence[dict[str, Any]],
     dead: Counter[tuple[int, int]],
-    stored: tuple[dict[str, int], Counter[str], int],
+    stored: tuple[dict[str, int], Counter[str]],
     messages: Sequence[tuple[str, dict[str, Any]]],
 ) -> Verdict:
     """``messages``: (idempotency key, alert) of every request the receiver answered, in order."""
@@ -128,12 +124,12 @@ def judge(
     newest: dict[str, int] = {}
     for number, seq, *_ in expected.transitions:
         newest[number] = max(seq, newest.get(number, 0))
-    documents, events, _ = stored
-    verdict.compare(
-        "alerts stored", Counter(newest.items()), Counter({k: v for k, v in documents.items() if k not in skipped}.items())
-    )
+    documents, events = stored
+    kept = {number: version for number, version in documents.items() if number not in skipped}
+    verdict.compare("alerts stored", Counter(newest.items()), Counter(kept.items()))
     wanted = Counter(f"{number}-{seq}" for number, seq, *_ in expected.transitions)
-    verdict.compare("events stored", wanted, Counter({k: n for k, n in events.items() if k.rsplit("-", 1)[0] not in skipped}))
+    judged = Counter({name: count for name, count in events.items() if name.rsplit("-", 1)[0] not in skipped})
+    verdict.compare("events stored", wanted, judged)
     _judge_messages(verdict, expected, skipped, messages)
     return verdict
 

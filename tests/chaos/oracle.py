@@ -169,7 +169,7 @@ def severity(score: float) -> str:
 def follow(entity: str, verdicts: Sequence[Verdict], policy: EpisodeSettings) -> list[tuple[str, int, str, str]]:
     """The transitions of one entity's alerts."""
     told: list[tuple[str, int, str, str]] = []
-    now: dict[str, Any] | None = None
+    now: Any = None
     shut: dict[str, float] | None = None  # an alert that is over while its rows still lie in the windows
 
     def say(action: str) -> None:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 # Imported here so that the fork server has them already and a new worker starts at once.
+from aiokafka import AIOKafkaProducer
+
 import service.alerts.elasticsearch
 import service.alerts.notifications
 import service.alerts.notify
@@ -27,7 +29,7 @@ import service.cli
 import service.commands.serve
 import service.detectors.realtime
 import service.stream.scoring
-from service.state import producer, restore
+from service.state import ledger, producer, restore, transactions
 
 POINTS = (
     "none",
@@ -102,8 +104,8 @@ def instrument(control: Control) -> None:
 
     wrapped(service.stream.scoring.ScoringPart, "_handle", busy=lambda _, batch: bool(batch.records))
     wrapped(service.detectors.realtime.RealTimeAnomalyDetector, "detect", after="after-score")
-    wrapped(producer.AIOKafkaProducer, "send_offsets_to_transaction", before="after-produce")
-    wrapped(producer.AIOKafkaProducer, "commit_transaction", before="before-commit", after="after-commit")
+    wrapped(AIOKafkaProducer, "send_offsets_to_transaction", before="after-produce")
+    wrapped(AIOKafkaProducer, "commit_transaction", before="before-commit", after="after-commit")
     wrapped(restore, "read_state", before="during-restore")
     wrapped(service.alerts.elasticsearch.ElasticsearchAlertStore, "write", after="after-store", busy=lambda _, alerts: bool(alerts))
     wrapped(service.alerts.webhook.WebhookNotifier, "send", before="before-notify", after="after-notify", busy=lambda *_: True)
@@ -135,6 +137,5 @@ def mutate(mutation: str) -> None:
             state = await restore.read_state(kafka, state_topic, list(producers))
             return {at: restore.TakenOver(commits.get(at), state[at]) for at in producers}
 
-        from service.state import ledger, transactions
-
-        transactions.take_over = ledger.take_over = wrong_order
+        for module in (transactions, ledger):
+            module.__dict__["take_over"] = wrong_order
