@@ -167,10 +167,13 @@ def build_store(settings: Settings, metrics: Metrics, health: Health) -> Part:
     """tidewatch.alerts → Elasticsearch."""
     from service.alerts.marking import Marking
     from service.alerts.store import StorePart
+    from service.state.letters import DeadLetters
 
     marking = Marking(settings.kafka, settings.notifications)
-    store = build_alert_store(settings, muted=marking.reason)
-    return StorePart(settings.kafka, store, metrics=metrics, health=health, marking=marking)
+    store = build_alert_store(settings, muted=marking.reason, on_refused=lambda document, why: part.refused(document, why))
+    letters = DeadLetters(settings.kafka)
+    part: StorePart = StorePart(settings.kafka, store, metrics=metrics, health=health, marking=marking, letters=letters)
+    return part
 
 
 def build_alert_store(settings: Settings, **options: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from service.domain import Alert
+from service.domain import Alert, Rejected
 
 
 class AlertStore(Protocol):
@@ -53,6 +53,22 @@ class Ledger(Protocol):
 
     async def write(self, records: Mapping[bytes, bytes | None], next_offset: int | None) -> bool:
         """Write records (None deletes) and the offset, all or nothing; False when it is no longer sure that we may."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+class Letters(Protocol):
+    """Where records and documents go that nobody will ever take."""
+
+    def keep(self, rejected: Rejected) -> None:
+        """Have it written by the next ``flush``."""
+        ...
+
+    async def flush(self) -> None:
+        """Write what is kept, and wait for it. Raises ``BrokerUnavailable`` or ``ConfigError``."""
         ...
 
     async def close(self) -> None:

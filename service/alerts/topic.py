@@ -144,10 +144,8 @@ class AlertTopicReader:
             self._consumer.resume(*self._consumer.assignment())
 
     async def commit(self, next_offsets: dict[int, int], turn: int) -> bool:
-        """Commit ``partition -> next offset`` read in ``turn``. False when a rebalance has made that pointless.
-
-        Raises ``BrokerUnavailable`` when Kafka takes no commit for half a minute.
-        """
+        """Commit ``partition -> next offset`` read in ``turn``. False when a rebalance has made that pointless, or Kafka took no
+        commit for half a minute: what is not committed is read again, and storing it again changes nothing."""
         assigned = {tp.partition for tp in self._consumer.assignment()}
         offsets = {TopicPartition(self._topic, p): offset for p, offset in next_offsets.items() if p in assigned}
         if turn != self._turn or not offsets:
@@ -159,7 +157,8 @@ class AlertTopicReader:
         except (CommitFailedError, IllegalGenerationError, UnknownMemberIdError, RebalanceInProgressError):
             return False
         except KafkaError as error:
-            raise BrokerUnavailable(f"Kafka takes no commits of group {self.group}: {error}.") from error
+            log.warning("Kafka takes no commits now", group=self.group, error=str(error))
+            return False
         return True
 
     @property

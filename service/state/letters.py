@@ -1,0 +1,58 @@
+"""Dead letters of the parts that read the alerts topic: written, and waited for, before their offset is committed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import InvalidTopicError, KafkaError, TopicAuthorizationFailedError
+
+from service.domain import Rejected
+from service.errors import BrokerUnavailable, ConfigError
+from service.kafka_options import connect, kafka_client_options
+from service.settings import KafkaSettings
+from service.state.dead_letter import dead_letter
+from service.state.producer import LARGEST_REQUEST, STOP_SECONDS
+
+
+class DeadLetters:
+    """Keeps what was rejected until ``flush``. At least once: a process that dies before it commits writes it again."""
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self._kafka = kafka
+        self._kept: list[Rejected] = []
+        self._producer: Any = None
+
+    def keep(self, rejected: Rejected) -> None:
+        """Have it written by the next ``flush``."""
+        self._kept.append(rejected)
+
+    async def flush(self) -> None:
+        """Write what is kept. Raises ``BrokerUnavailable`` (it stays kept) or ``ConfigError``."""
+        if not self._kept:
+            return
+        if self._producer is None:
+            self._producer = await connect(self._make, self._kafka)
+        topic = self._kafka.topics.dead_letter
+        try:
+            for rejected in list(self._kept):
+                letter = dead_letter(rejected)
+                await self._producer.send_and_wait(topic, letter.value, key=letter.key, headers=list(letter.headers), partition=0)
+                self._kept.remove(rejected)
+        except (TopicAuthorizationFailedError, InvalidTopicError) as error:
+            raise ConfigError(f"Kafka does not let us write to {topic}: {error}.", hint="Grant the user WRITE on it.") from error
+        except (KafkaError, OSError, TimeoutError) as error:
+            await self.close()
+            raise BrokerUnavailable(f"Kafka takes no dead letters: {error!r}.") from error
+
+    async def close(self) -> None:
+        """Disconnect; bounded in time."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            with contextlib.suppress(KafkaError, OSError, TimeoutError):
+                await asyncio.wait_for(producer.stop(), STOP_SECONDS)
+
+    def _make(self) -> Any:
+        return AIOKafkaProducer(enable_idempotence=True, max_request_size=LARGEST_REQUEST, **kafka_client_options(self._kafka))
