@@ -67,7 +67,7 @@ class FencedProducer:
     def _make(self) -> Any:
         return AIOKafkaProducer(
             transactional_id=self.transactional_id,
-            transaction_timeout_ms=round(self.limit * 2000),
+            transaction_timeout_ms=round(self.limit * 3000),
             retry_backoff_ms=RETRY_BACKOFF_MS,
             max_request_size=LARGEST_REQUEST,
             compression_type="lz4",
@@ -77,7 +77,7 @@ class FencedProducer:
     @property
     def limit(self) -> float:
         """Seconds a transaction may take."""
-        return self._kafka.request_timeout_seconds * 1.5
+        return self._kafka.request_timeout_seconds
 
     async def commit(self, outgoing: Sequence[Outgoing], commit: Commit | None) -> None:
         """Write the records and the input's offset, all or nothing.
