@@ -8,7 +8,6 @@ listener; the group is left on close.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any, TypeVar
 
@@ -29,13 +28,12 @@ from aiokafka.errors import (
 from service.alerts.wire import decode
 from service.domain import Alert, Record, Rejected
 from service.errors import BrokerUnavailable, ConfigError, InvalidMessage
-from service.kafka_options import connect, kafka_client_options
+from service.kafka_options import connect, disconnect, kafka_client_options
 from service.observability.logging import get_logger
 from service.settings import KafkaSettings
 
 T = TypeVar("T")
 POLL_MS = 500
-LEAVE_SECONDS = 5.0  # how long leaving the group may take while Kafka does not answer
 
 log = get_logger("alerts")
 
@@ -183,8 +181,7 @@ class AlertTopicReader:
         """Leave the group and disconnect; bounded, also while Kafka is away."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                await asyncio.wait_for(consumer.stop(), LEAVE_SECONDS)
+            await disconnect(consumer.stop())
 
     async def _rejoin(self) -> bool:
         await self.close()

@@ -25,7 +25,7 @@ from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuth
 
 from service.domain import Record
 from service.errors import BrokerUnavailable, ConfigError
-from service.kafka_options import Commit, connect, kafka_client_options
+from service.kafka_options import Commit, connect, disconnect, kafka_client_options
 from service.observability.logging import get_logger
 from service.settings import KafkaSettings, Settings
 from service.sources.base import Owner, RecordBatch
@@ -34,7 +34,6 @@ log = get_logger("source")
 
 POLL_MS = 200  # how long an idle poll waits; a record that arrives ends it at once
 FETCH_BYTES = 1 << 20  # a partition's share of one fetch; a larger message still comes, alone
-LEAVE_SECONDS = 5.0  # how long leaving the group may take while Kafka does not answer
 
 
 class KafkaSource:
@@ -134,8 +133,7 @@ class KafkaSource:
         """Leave the group and disconnect; bounded, also while Kafka is away."""
         consumer, self._consumer, self._listener = self._consumer, None, None
         if consumer is not None:
-            with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                await asyncio.wait_for(consumer.stop(), LEAVE_SECONDS)
+            await disconnect(consumer.stop())
 
     async def _ready(self) -> bool:
         """Whether the partitions assigned now can be read. False, after a moment, while Kafka is away."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -11,10 +9,10 @@ from aiokafka.errors import InvalidTopicError, KafkaError, TopicAuthorizationFai
 
 from service.domain import Rejected
 from service.errors import BrokerUnavailable, ConfigError
-from service.kafka_options import connect, kafka_client_options
+from service.kafka_options import connect, disconnect, kafka_client_options
 from service.settings import KafkaSettings
 from service.state.dead_letter import dead_letter
-from service.state.producer import LARGEST_REQUEST, STOP_SECONDS
+from service.state.producer import LARGEST_REQUEST
 
 
 class DeadLetters:
@@ -51,8 +49,7 @@ class DeadLetters:
         """Disconnect; bounded in time."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                await asyncio.wait_for(producer.stop(), STOP_SECONDS)
+            await disconnect(producer.stop())
 
     def _make(self) -> Any:
         return AIOKafkaProducer(enable_idempotence=True, max_request_size=LARGEST_REQUEST, **kafka_client_options(self._kafka))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from service.errors import BrokerUnavailable, ConfigError
 from service.kafka_options import Commit
+from service.local.stack import LocalStack
 from service.settings import KafkaSettings, StreamSettings
 from service.sources.publisher import MetricsPublisher, partition_of
 from service.state.topics import create_topics
@@ -231,3 +233,28 @@ def test_commit_metadata_has_one_size_and_comes_back(commit: Commit) -> None:
 @pytest.mark.parametrize("foreign", ["", "leader-epoch", "oldest=", "oldest=-4", "oldest=9999"])
 def test_metadata_of_someone_else_means_no_rewind(foreign: str) -> None:
     assert Commit.read(40, foreign) == Commit(40, 40)
+
+
+@pytest.mark.slow
+async def test_an_outage_loses_and_repeats_nothing_and_stopping_during_one_is_bounded(tmp_path: Path, kafka_servers: str) -> None:
+    stack = LocalStack(tmp_path)  # kafka_servers: skips where no Kafka can be had
+    await asyncio.to_thread(stack.start_kafka)
+    try:
+        settings = kafka_settings(stack.kafka_servers, request_timeout_seconds=2.0, connect_timeout_seconds=3.0)
+        await create_topics(settings.kafka)
+        await publish(settings.kafka, range(20))
+        worker = await Worker(settings).start()
+        await worker.until(lambda: worker.consumed == 120)
+        before = len(worker.due)
+        await asyncio.to_thread(stack.stop_kafka, kill=True)
+        batches = worker.batches
+        await worker.until(lambda: worker.batches > batches + 3)  # it goes on turning, and its health stays live
+        await asyncio.to_thread(stack.start_kafka)
+        await publish(settings.kafka, range(20, 30))
+        await worker.until(lambda: len(worker.due) >= 6 * 26, 90)
+        assert len(worker.due) > before
+        assert Counter(worker.due) == windows_of(range(30))
+        await asyncio.to_thread(stack.stop_kafka, kill=True)
+        await asyncio.wait_for(worker.stop(), 40)  # an upper bound against hanging, not a speed
+    finally:
+        await asyncio.to_thread(stack.down)
