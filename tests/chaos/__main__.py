@@ -9,6 +9,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -43,8 +44,14 @@ def main() -> int:
         report = asyncio.run(chaos.run())
     show(report)
     if asked.json is not None:
-        asked.json.write_text(json.dumps({**dataclasses.asdict(report), "good": report.good}, indent=2))
+        asked.json.write_text(json.dumps(as_json(report), indent=2))
     return 0 if report.good else 1
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The report as plain values."""
+    told = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
+    return {**told, "faults": dict(report.faults), "verdict": dataclasses.asdict(report.verdict), "good": report.good}
 
 
 def show(report: Report) -> None:

@@ -184,12 +184,12 @@ class Chaos:
                         worker.process.kill()
                         worker.process.join()
 
-    def _start(self, slot: int, armed: str = "none") -> Worker:
+    def _start(self, slot: int, armed: str = "none", action: int = KILL) -> Worker:
         self._started += 1
         control = self._folder / f"control-{self._started}"
         worker = Worker(WORKERS[slot], None, Control(control))
         if armed != "none":
-            worker.control.arm(armed, KILL)
+            worker.control.arm(armed, action)
         log = self._folder / f"{WORKERS[slot]}-{slot}.log"
         told = (WORKERS[slot], str(self._config), str(control), str(log), self._mutation)
         worker.process = self._context.Process(target=main, args=told)
@@ -207,7 +207,9 @@ class Chaos:
             await asyncio.sleep(6)
             plan = [KINDS[at % len(KINDS)] for at in range(max(self._kills, len(KINDS)))]
             self._random.shuffle(plan)
-            others = ["sigstop"] * max(2, self._kills // 8) + ["kafka restart", "elasticsearch restart"] * max(1, self._kills // 40)
+            others = ["sigstop"] * max(4, self._kills // 10) + ["kafka restart", "elasticsearch restart"] * max(
+                1, self._kills // 40
+            )
             self._random.shuffle(others)
             every = max(1, self._kills // (len(others) + 1))
             turn = 0
@@ -314,20 +316,30 @@ class Chaos:
             self._report.faults[fault] += 1
 
     async def _stop_and_continue(self) -> None:
-        """Stop a scoring worker in the middle of a transaction for longer than its session; then it comes back."""
-        point = self._random.choice(("after-produce", "before-commit", "after-commit"))
-        held = [worker for slot in self._of("scoring") if (worker := self._workers[slot]) is not None]
-        for worker in held:
-            worker.control.arm(point, STOP)
+        """Stop a scoring worker in the middle of a large transaction until another one takes its partitions; then it wakes up.
+
+        Both are killed first, so that what waits for them makes the batch large; as a rule the stopped one wakes up just while
+        it is being replaced.
+        """
+        slots = self._of("scoring")
+        for slot in slots:
+            if (worker := self._workers[slot]) is not None:
+                worker.process.kill()
+                worker.process.join()
+        await asyncio.sleep(2.5)
+        point = self._random.choice(("after-produce", "before-commit"))
+        held = [self._start(slot, armed=point, action=STOP) for slot in slots]
         await self._until(lambda: any(worker.control.bytes[HIT] for worker in held))
         for worker in held:
             if not worker.control.bytes[HIT]:
                 worker.control.arm("none", KILL)
         stopped = [worker for worker in held if worker.control.bytes[HIT]]
-        await asyncio.sleep(SESSION_SECONDS + self._random.uniform(0.1, 3))
+        longer = self._random.uniform(0.4, 1.6) if self._random.random() < 0.7 else self._random.uniform(1.6, 4)
+        await asyncio.sleep(SESSION_SECONDS + longer)
         for worker in stopped:
             os.kill(worker.process.pid, signal.SIGCONT)
         self._report.faults[f"SIGSTOP scoring {point}"] += len(stopped)
+        await asyncio.sleep(3)
 
     # --- the end -------------------------------------------------------------------------------------------------------
 
