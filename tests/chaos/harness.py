@@ -207,9 +207,8 @@ class Chaos:
             await asyncio.sleep(6)
             plan = [KINDS[at % len(KINDS)] for at in range(max(self._kills, len(KINDS)))]
             self._random.shuffle(plan)
-            others = ["sigstop"] * max(4, self._kills // 10) + ["kafka restart", "elasticsearch restart"] * max(
-                1, self._kills // 40
-            )
+            restarts = ["kafka restart", "elasticsearch restart"] * max(1, self._kills // 40)
+            others = ["sigstop"] * max(4, self._kills // 10) + restarts
             self._random.shuffle(others)
             every = max(1, self._kills // (len(others) + 1))
             turn = 0
