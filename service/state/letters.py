@@ -1,13 +1,14 @@
-"""Dead letters of the parts that read the alerts topic: written, and waited for, before their offset is committed."""
+"""Dead letters of the parts that read the alerts topic, written before their offset is committed; and every letter's way back."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import InvalidTopicError, KafkaError, TopicAuthorizationFailedError
 
-from service.domain import Rejected
+from service.domain import Record, Rejected
 from service.errors import BrokerUnavailable, ConfigError
 from service.kafka_options import connect, disconnect, kafka_client_options
 from service.settings import KafkaSettings
@@ -53,3 +54,20 @@ class DeadLetters:
 
     def _make(self) -> Any:
         return AIOKafkaProducer(enable_idempotence=True, max_request_size=LARGEST_REQUEST, **kafka_client_options(self._kafka))
+
+
+async def send_again(kafka: KafkaSettings, records: Sequence[Record]) -> None:
+    """Write records to the topic and partition they came from, in order. Raises ``BrokerUnavailable`` or ``ConfigError``."""
+    producer: Any = await connect(
+        lambda: AIOKafkaProducer(enable_idempotence=True, max_request_size=LARGEST_REQUEST, **kafka_client_options(kafka)), kafka
+    )
+    try:
+        for record in records:
+            where = {"partition": record.partition, "headers": list(record.headers)}
+            await producer.send_and_wait(record.topic, record.value, key=record.key, **where)
+    except (TopicAuthorizationFailedError, InvalidTopicError) as error:
+        raise ConfigError(f"Kafka does not let us write: {error}.", hint="Grant the user WRITE on the topic.") from error
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise BrokerUnavailable(f"Kafka takes no records: {error!r}.") from error
+    finally:
+        await disconnect(producer.stop())
