@@ -113,8 +113,9 @@ def params_at(rate: float, stride: int = 1) -> Params:
     rate = min(rate, MOST_OFTEN / stride)
     tracked = min(max(rate, RAREST_TRACKED), MOST_OFTEN / stride)
     calm = -math.log10(tracked * stride)
-    # Not far below the calibrated level: a stretch of unusual calm must not make the ordinary an alarm.
-    floor = math.log(0.5 * calm)
+    # Not below what one calibration window in ten exceeds (less where a coarse stride puts the level itself near there): a
+    # stretch of unusual calm must not make the ordinary an alarm.
+    floor = min(0.0, math.log(0.5 * calm))
     return Params(rate=rate, tracked=tracked, calm=calm, beyond=math.log10(tracked / rate), floor=floor, stride=stride)
 
 

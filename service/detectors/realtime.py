@@ -139,7 +139,7 @@ class RealTimeAnomalyDetector:
         decisions, trackers = self._decide(raw, entities, rows, surprises)
         for name, (row, sums, weights) in smoothed.memory.items():
             self._states[name] = EntityState(row, sums, weights, trackers[name])
-        p = np.clip(10.0 ** -(surprises - decisions.shift), tail.floor, 1.0)
+        p = np.clip(10.0 ** -np.maximum(surprises - decisions.shift, 0.0), tail.floor, 1.0)
         scores: list[float] = score_of(p).tolist()
         fresh = self.bundle.fresh_calibration.p(self.bundle.fresh.score(features))
         explained = np.flatnonzero(decisions.is_anomaly | (surprises > decisions.level - NEARLY)).tolist()

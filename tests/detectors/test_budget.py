@@ -27,7 +27,7 @@ def plainly(surprises: F64, rows: list[int], rate: float, stride: int) -> list[t
         out.append((math.exp(log_level), onset and tokens >= 1))
         tokens -= onset and tokens >= 1
         log_level += 0.4 * (onset - 1.6 * rate * min(elapsed, 10 * stride))
-        log_level = max(log_level, math.log(-math.log10(rate * stride) / 2))
+        log_level = max(log_level, min(0.0, math.log(-math.log10(rate * stride) / 2)))
     return out
 
 
