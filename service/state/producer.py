@@ -50,6 +50,7 @@ class FencedProducer:
         self._group = group
         self._input = TopicPartition(topic, partition)
         self._producer: Any = None
+        self._lost = False
         self.transactional_id = f"tidewatch-{group}-{topic}-{partition}"
 
     async def claim(self) -> None:
@@ -83,6 +84,8 @@ class FencedProducer:
         Raises ``BrokerUnavailable`` when it did not go through, or may not have: the partition must be taken over anew, which
         shows what Kafka has. Raises ``ConfigError`` when Kafka does not let us write.
         """
+        if self._lost or self._producer is None:
+            raise BrokerUnavailable(f"{self.transactional_id} lost its partition.")
         try:
             async with asyncio.timeout(self.limit):
                 await self._commit(outgoing, commit)
@@ -93,6 +96,7 @@ class FencedProducer:
                 f"Kafka takes no record that large: {error}.", hint="Raise max.message.bytes of that topic."
             ) from error
         except (KafkaError, OSError, TimeoutError) as error:
+            self._lost = True
             raise BrokerUnavailable(f"The transaction of {self.transactional_id} did not go through: {error!r}.") from error
 
     async def _commit(self, outgoing: Sequence[Outgoing], commit: Commit | None) -> None:

@@ -131,7 +131,7 @@ def mutate(mutation: str) -> None:
 
         async def wrong_order(kafka: Any, producers: Any, *, group: str, topic: str, state_topic: str) -> Any:
             commits = await restore.committed(kafka, group, topic, list(producers))
-            await asyncio.sleep(1.0)  # the race is real without it, but rare
+            await asyncio.sleep(3.0)  # the race is real without it, but rare
             for each in producers.values():
                 await each.claim()
             state = await restore.read_state(kafka, state_topic, list(producers))

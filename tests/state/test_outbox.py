@@ -15,7 +15,7 @@ from service.errors import ConfigError, Stop
 from service.kafka_options import Commit
 from service.local.stack import LocalStack
 from service.settings import Settings
-from service.state import transactions
+from service.state import restore, transactions
 from service.state.dead_letter import TRUNCATED
 from service.state.records import BUCKETS, StateBook, bucket_of
 from service.state.topics import create_topics
@@ -140,6 +140,43 @@ async def test_what_was_written_but_not_committed_never_was(kafka_servers: str) 
     finally:
         await new.close()
         await old.close()
+
+
+@pytest.mark.kafka
+async def test_nothing_can_be_committed_behind_the_back_of_who_takes_over(
+    kafka_servers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order of the steps: the moment offsets or state are read, the old owner is fenced already."""
+    settings = kafka_settings(kafka_servers, partitions=1)
+    old = await opened(settings, 0)
+    new = TransactionalOutbox(settings.kafka)
+    await new.start()
+    assert await old.emit({0: Outcome([alert(1)], state={b"1": b"first"}, commit=Commit(1))}) == set()
+    refused_then: list[str] = []
+
+    def tried_around(name: str) -> None:
+        original = getattr(restore, name)
+
+        async def replacement(*args: Any) -> Any:
+            for when in (f"before {name}", f"after {name}"):
+                if when.startswith("after"):
+                    result = await original(*args)
+                if await old.emit({0: Outcome([alert(2)], state={b"1": b"late"}, commit=Commit(2))}) == {0}:
+                    refused_then.append(when)
+            return result
+
+        monkeypatch.setattr(restore, name, replacement)
+
+    tried_around("committed")
+    tried_around("read_state")
+    try:
+        found = (await new.take_over([0]))[0]
+        assert (found.commit, found.state) == (Commit(1, 1), {b"1": b"first"})
+        assert refused_then == ["before committed", "after committed", "before read_state", "after read_state"]
+        assert await sequence(kafka_servers, settings) == [1]
+    finally:
+        await old.close()
+        await new.close()
 
 
 @pytest.mark.kafka
