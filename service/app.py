@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from service.alerts.base import Notifier
     from service.alerts.manager import AlertManager
     from service.alerts.notifications import NotificationService, Outcome
+    from service.alerts.people import People
     from service.detectors.base import Detector
     from service.detectors.bundle import Bundle
     from service.observability.health import Health, HealthServer
@@ -187,6 +188,13 @@ def build_alert_store(settings: Settings, **options: Any) -> Any:
 def build_history(settings: Settings) -> Any:
     """What reads the alert history back."""
     return component(HISTORIES, "elasticsearch", "store")(settings.elasticsearch)
+
+
+def build_people(settings: Settings, history: Any) -> People:
+    """What writes people's commands, for the command line and the API."""
+    from service.alerts.people import People
+
+    return People(settings.kafka, history, clock=SystemClock())
 
 
 def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:

@@ -9,7 +9,7 @@ import click
 import typer
 from rich.markup import escape
 
-from service.commands import admin, alerts, data, model, serve
+from service.commands import admin, alerts, data, model, people, serve
 from service.commands.common import error_console
 from service.errors import Reject, Retry, Stop, TidewatchError
 from service.local.commands import local_app
@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (serve, admin, model, data, alerts):
+for group in (serve, admin, model, data, alerts, people):
     group.register(app)
 app.add_typer(local_app, name="local")
 
