@@ -317,6 +317,15 @@ class HttpSettings(Section):
     port: Annotated[int, Field(ge=0, lt=65536)] = 8080
 
 
+class ApiSettings(Section):
+    """Where `tidewatch api` serves, and the token that callers must send. Without a token it can only be read."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, lt=65536)] = 8081
+    token: SecretStr | None = None
+    token_file: Path | None = None
+
+
 class LogSettings(Section):
     """``auto`` is pretty on a terminal and JSON elsewhere."""
 
@@ -338,6 +347,7 @@ class Settings(BaseSettings):
     alerts: EpisodeSettings = EpisodeSettings()
     notifications: NotificationSettings = NotificationSettings()
     http: HttpSettings = HttpSettings()
+    api: ApiSettings = ApiSettings()
     log: LogSettings = LogSettings()
 
     @classmethod

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import stamina
@@ -96,11 +96,7 @@ class ElasticsearchAlertStore:
 
     async def check(self) -> str:
         """Reach the server with these credentials; one sentence. Raises ``StoreUnavailable`` or ``ConfigError``."""
-        try:
-            health = await self._client.cluster.health()
-        except (ApiError, AnyTransportError) as error:
-            raise translated(error, self._settings.url) from error
-        return f"cluster {health['cluster_name']} is {health['status']}"
+        return await cluster_health(self._client, self._settings.url)
 
     async def write(self, alerts: Sequence[Alert]) -> None:
         """Store transitions: the newest state of each alert, and each transition as an event. Safe to repeat.
@@ -153,11 +149,31 @@ class ElasticsearchAlertStore:
         await self._client.close()
 
 
+async def cluster_health(client: AsyncElasticsearch, url: str) -> str:
+    """The cluster's name and state in one sentence. Raises ``StoreUnavailable`` or ``ConfigError``."""
+    try:
+        health = await client.cluster.health()
+    except (ApiError, AnyTransportError) as error:
+        raise translated(error, url) from error
+    return f"cluster {health['cluster_name']} is {health['status']}"
+
+
 class AlertWithEvents(msgspec.Struct, frozen=True):
     """One alert's document and its transitions in order, as ``documents.document`` makes them."""
 
     alert: dict[str, Any]
     events: list[dict[str, Any]]
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Some documents, and the position behind them (``None`` at the end)."""
+
+    documents: list[dict[str, Any]]
+    next: list[Any] | None
+
+
+NEWEST_ALERTS: list[dict[str, Any]] = [{"@timestamp": "desc"}, {"tidewatch.alert_id": "asc"}]
+NEWEST_EVENTS: list[dict[str, Any]] = [*NEWEST_ALERTS, {"event.sequence": "desc"}]
 
 
 class AlertHistory:
@@ -204,15 +220,26 @@ class AlertHistory:
     ) -> AsyncIterator[dict[str, Any]]:
         """As ``find``, every document, a page at a time (``search_after``, so any number of them)."""
         query = history_query(since=since, until=until, entity=entity, severity=severity, status=status, told_only=told_only)
-        order: list[dict[str, Any]] = [{"@timestamp": "desc"}, {"tidewatch.alert_id": "asc"}]
-        after: list[Any] | None = None
+        after: Sequence[Any] | None = None
         while True:
-            hits = await self._search(self._alerts, query, order, page, after)
-            for hit in hits:
-                yield hit["_source"]
-            if len(hits) < page:
+            found = await self.page(query, page, after)
+            for each in found.documents:
+                yield each
+            if found.next is None:
                 return
-            after = hits[-1]["sort"]
+            after = found.next
+
+    async def page(
+        self, query: dict[str, Any], size: int, after: Sequence[Any] | None = None, *, of: Literal["alerts", "events"] = "alerts"
+    ) -> Page:
+        """Up to ``size`` documents of ``query`` (``history_query``), newest first, behind the position ``after``."""
+        index, order = (self._alerts, NEWEST_ALERTS) if of == "alerts" else (self._events, NEWEST_EVENTS)
+        hits = await self._search(index, query, order, size, after)
+        return Page([hit["_source"] for hit in hits], hits[-1]["sort"] if len(hits) == size else None)
+
+    async def reach(self) -> str:
+        """Reach the server with these credentials; one sentence."""
+        return await cluster_health(self._client, self._settings.url)
 
     async def show(self, alert_id: str) -> AlertWithEvents | None:
         """One alert and its transitions; an unambiguous beginning of its id is enough. ``None`` when there is none such."""
@@ -237,7 +264,7 @@ class AlertHistory:
         await self._client.close()
 
     async def _search(
-        self, index: str, query: dict[str, Any], sort: list[dict[str, Any]], size: int, after: list[Any] | None
+        self, index: str, query: dict[str, Any], sort: list[dict[str, Any]], size: int, after: Sequence[Any] | None
     ) -> list[dict[str, Any]]:
         # ignore_unavailable: the alias does not exist before the first alert
         try:
@@ -258,8 +285,10 @@ def history_query(
     severity: Severity | None = None,
     status: Status | None = None,
     told_only: bool = False,
+    alert_id: str | None = None,
+    action: str | None = None,
 ) -> dict[str, Any]:
-    """The Elasticsearch query of these filters. Pure."""
+    """The Elasticsearch query of these filters (see ``AlertHistory.find``; ``action`` is of events). Pure."""
     wanted: list[dict[str, Any]] = []
     bounds = {name: iso(ms) for name, ms in (("gte", since), ("lt", until)) if ms is not None}
     if bounds:
@@ -273,6 +302,10 @@ def history_query(
         wanted.append({"term": {"tidewatch.status": str(status)}})
     if told_only:
         wanted.append({"exists": {"field": "tidewatch.fired_at"}})
+    if alert_id is not None:
+        wanted.append({"term": {"tidewatch.alert_id": alert_id}})
+    if action is not None:
+        wanted.append({"term": {"event.action": action}})
     return {"bool": {"filter": wanted}} if wanted else {"match_all": {}}
 
 
