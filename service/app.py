@@ -146,6 +146,8 @@ def build_service(settings: Settings, parts: Sequence[str] = PARTS) -> list[Part
 
 def build_scoring(settings: Settings, metrics: Metrics, health: Health) -> Part:
     """metrics → codec → windows → detectors → episodes → outbox."""
+    from service.alerts.acknowledging import Acknowledgements
+    from service.alerts.control_topic import ControlReader
     from service.alerts.episodes import Episodes
     from service.sources.kafka import KafkaSource
     from service.state.transactions import AtLeastOnceOutbox
@@ -157,6 +159,8 @@ def build_scoring(settings: Settings, metrics: Metrics, health: Health) -> Part:
     # The source tells the part which partitions to forget; the part is made from the source.
     source = KafkaSource(settings, on_dropped=lambda partitions: part.forget_partitions(partitions))
     outbox = AtLeastOnceOutbox(settings.kafka, commit=source.commit)
+    lifetime_ms = round((settings.alerts.max_episode_seconds + settings.stream.idle_after_seconds) * 1000)
+    acknowledgements = Acknowledgements(episodes, clock=SystemClock(), lifetime_ms=lifetime_ms)
     part = ScoringPart(
         source=source,
         codec=codec,
@@ -166,6 +170,8 @@ def build_scoring(settings: Settings, metrics: Metrics, health: Health) -> Part:
         metrics=metrics,
         health=health,
         clock=SystemClock(),
+        acknowledgements=acknowledgements,
+        control=ControlReader(settings.kafka, acknowledgements.hear),
     )
     return part
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 
+from service.alerts.acknowledging import Acknowledgements
+from service.alerts.control_topic import ControlReader
 from service.alerts.episodes import Episodes
 from service.clock import Clock
 from service.domain import Alert, Rejected, Sample, Verdict, WindowBatch
@@ -36,6 +38,8 @@ class ScoringPart:
         metrics: Metrics,
         health: Health,
         clock: Clock,
+        acknowledgements: Acknowledgements,
+        control: ControlReader,
     ) -> None:
         self._source = source
         self._codec = codec
@@ -45,11 +49,14 @@ class ScoringPart:
         self._metrics = metrics
         self._health = health
         self._clock = clock
+        self._acknowledgements = acknowledgements
+        self._control = control
         self._skipped: Counter[str] = Counter()
 
     async def start(self) -> None:
         """Connect to Kafka. Raises ``BrokerUnavailable`` or ``ConfigError``."""
         self._health.beat(self.name, ready=False, detail="connecting")
+        await self._control.start()
         await self._outbox.start()
         await self._source.start()
 
@@ -67,6 +74,7 @@ class ScoringPart:
         """Leave the group and disconnect."""
         await self._source.close()
         await self._outbox.close()
+        await self._control.close()
         for model in self._models.all:
             model.detector.close()
 
@@ -74,7 +82,7 @@ class ScoringPart:
         samples, undecodable = self._codec.decode(batch.records)
         due, unusable = self._slide(samples, batch)
         verdicts = await self._detect(due)
-        alerts = self._episodes.observe(verdicts) + self._close_silent()
+        alerts = self._episodes.observe(verdicts) + self._close_silent() + self._acknowledgements.apply()
         rejected = [item for item in (*undecodable, *unusable) if _is_new(item, batch)]
         await self._outbox.emit(alerts=alerts, rejected=rejected, offsets=self._offsets(batch))
         self._count(batch, verdicts, alerts, rejected)
