@@ -16,6 +16,7 @@ from service.errors import InvalidMessage
 
 WORDS = 2000  # longest note or comment
 NAMES = 200  # longest author
+LATEST_MS = 253_402_300_799_000  # the end of the year 9999, beyond which a time has no name
 Judgement = Literal["true", "false", "none"]
 
 
@@ -103,6 +104,9 @@ def unusable(command: Command) -> str | None:
         return "it needs an author"
     if len(getattr(command, "note", "") + getattr(command, "comment", "")) > WORDS:
         return f"its note is longer than {WORDS} characters"
+    times = (command.at, *((command.starts_at, command.ends_at) if isinstance(command, AddSilence) else ()))
+    if not all(0 <= each <= LATEST_MS for each in times):
+        return "its times must lie between 1970 and 9999"
     if isinstance(command, AddSilence):
         if not command.match:
             return "a silence without a matcher would mute everything"

@@ -15,7 +15,9 @@ from elastic_transport import ConnectionError as TransportError
 from elastic_transport import TransportError as AnyTransportError
 from elasticsearch import ApiError, AsyncElasticsearch
 
+from service.alerts.control import Command
 from service.alerts.documents import MAPPINGS, document, event_document, event_id, iso, month
+from service.alerts.words import WORD_MAPPINGS, word_document, word_id
 from service.domain import Alert, Severity, Status
 from service.errors import ConfigError, StoreUnavailable
 from service.observability.logging import get_logger
@@ -30,7 +32,7 @@ BULK_DOCUMENTS = 500
 
 def log_refused(document: Mapping[str, Any], reason: str) -> None:
     """Default ending of a document the server will never take: one error line with its id."""
-    log.error("document refused for good", alert_id=document["tidewatch"]["alert_id"], why=reason)
+    log.error("document refused for good", alert_id=document["tidewatch"].get("alert_id"), why=reason)
 
 
 def never_muted(_alert: Alert) -> str | None:
@@ -78,13 +80,18 @@ class ElasticsearchAlertStore:
         self._attempts = attempts
         self.alerts_alias = f"{settings.index_prefix}-alerts"
         self.events_alias = f"{settings.index_prefix}-alert-events"
+        self.words_alias = f"{settings.index_prefix}-words"
 
     async def install_templates(self) -> None:
         """Create or replace the index templates. Idempotent. Raises ``StoreUnavailable`` or ``ConfigError`` (not allowed)."""
-        for alias in (self.alerts_alias, self.events_alias):
+        for alias, mappings in (
+            (self.alerts_alias, MAPPINGS),
+            (self.events_alias, MAPPINGS),
+            (self.words_alias, WORD_MAPPINGS),
+        ):
             template = {
                 "settings": {"number_of_shards": self._settings.shards, "number_of_replicas": self._settings.replicas},
-                "mappings": MAPPINGS,
+                "mappings": mappings,
                 "aliases": {alias: {}},
             }
             try:
@@ -105,6 +112,16 @@ class ElasticsearchAlertStore:
         by writing the same transitions again.
         """
         pending = [operation for alert in alerts for operation in self._operations(alert)]
+        for start in range(0, len(pending), BULK_DOCUMENTS):
+            await self._write_chunk(pending[start : start + BULK_DOCUMENTS])
+
+    async def write_words(self, commands: Sequence[Command]) -> None:
+        """Store what people said, an event each. Safe to repeat. Raises ``StoreUnavailable`` as ``write`` does."""
+        pending = []
+        for command in commands:
+            target = {"_index": f"{self.words_alias}-{month(command.at)}", "_id": word_id(command)}
+            # a command never changes, so any version will do to make a repetition a 409
+            pending.append(({"index": {**target, "version": 1, "version_type": "external"}}, word_document(command)))
         for start in range(0, len(pending), BULK_DOCUMENTS):
             await self._write_chunk(pending[start : start + BULK_DOCUMENTS])
 

@@ -8,12 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
-from service.alerts.control import NAMES, WORDS, Mark
+from service.alerts.control import LATEST_MS, NAMES, WORDS, Mark
 from service.alerts.documents import iso
 from service.alerts.muting import Silence
 from service.domain import Severity, Status
 
-LATEST_MS = 253_402_300_799_000  # the end of the year 9999
 LONGEST_SILENCE = 10 * 366 * 86_400
 
 

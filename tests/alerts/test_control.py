@@ -135,6 +135,8 @@ def test_commands_survive_the_wire_under_keys_of_their_own(command: Command) -> 
         (msgspec.structs.replace(SILENCE, match={}), "would mute everything"),
         (msgspec.structs.replace(SILENCE, ends_at=1000), "must end after"),
         (msgspec.structs.replace(SILENCE, comment="x" * 2001), "longer than"),
+        (msgspec.structs.replace(SILENCE, ends_at=10**15), "between 1970 and 9999"),
+        (msgspec.structs.replace(SILENCE, at=-1), "between 1970 and 9999"),
         (Mark(id="m", alert_id="a", verdict="true", entity="e", metrics=(), author="A", at=0, suppress=True), "marked false"),
     ],
 )
