@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 
-import click
 import typer
 from rich.markup import escape
 
@@ -31,23 +30,15 @@ app.add_typer(local_app, name="local")
 def main() -> None:
     """Run the command line; exit 0 on success, 1 when something outside failed, 2 when the caller must change something."""
     try:
-        code = app(standalone_mode=False)
-    except click.exceptions.Abort:
-        code = 130
-    except KeyboardInterrupt:
-        code = 130
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+        app()  # exits by itself, with 2 and its own words where the command line is wrong, and with 130 on Ctrl-C
     except TidewatchError as error:
         _say(str(error), error.hint if isinstance(error, Stop) else _hint(error))
-        code = 2 if isinstance(error, Stop) else 1
+        sys.exit(2 if isinstance(error, Stop) else 1)
     except Exception as error:  # the last line of defence: people get a sentence, never a traceback
         if os.environ.get("TIDEWATCH_DEBUG"):
             raise
         _say(f"Something unexpected went wrong: {type(error).__name__}: {error}", "TIDEWATCH_DEBUG=1 shows where; report it.")
-        code = 1
-    sys.exit(code if isinstance(code, int) else 0)
+        sys.exit(1)
 
 
 def _say(message: str, hint: str) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from service.commands.common import ConfigOption, console, error_console, parse_span, progress_bar, read_settings, run_async
 from service.errors import ConfigError
 from service.settings import Settings
+
+WIDE = 180  # columns that the table by series needs
 
 if TYPE_CHECKING:
     from service.detectors.bundle import Bundle
@@ -23,6 +27,9 @@ def register(app: typer.Typer) -> None:
         "train",
         epilog="Example: tidewatch train normal.parquet --out bundles/hosts, or: tidewatch train --last 6h --out bundles/hosts",
     )(train_command)
+    app.command("evaluate", epilog="Example: tidewatch evaluate data/ --jobs 2 --json quality.json --pictures pictures/")(
+        evaluate_command
+    )
 
 
 def train_command(
@@ -60,6 +67,54 @@ def train_command(
         bundle = train(dataset, settings.training, name=name or out.name, detectors=detectors, factory=make_detector, progress=show)
         save_bundle(bundle, out)
     console.print(bundle_table(bundle, out))
+
+
+def evaluate_command(
+    data: Annotated[Path, typer.Argument(help="A labelled .npz (train, test, label), or a folder of SET/SERIES.npz.")],
+    bundle: Annotated[Path | None, typer.Option(help="Evaluate this bundle instead of training one a series.")] = None,
+    detector: Annotated[str | None, typer.Option(help="Evaluate this detector alone.", show_default=False)] = None,
+    stride: Annotated[int, typer.Option(min=1, help="Rows between windows; the score is held in between.")] = 1,
+    budget: Annotated[float, typer.Option(min=1e-7, max=0.1, help="Accepted false alarms, as a share of the rows.")] = 0.01,
+    jobs: Annotated[int, typer.Option(min=1, help="Series evaluated side by side.")] = 1,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")] = None,
+    scores: Annotated[Path | None, typer.Option(help="Write score and anomaly of every test row under this folder.")] = None,
+    pictures: Annotated[Path | None, typer.Option(help="Draw every series under this folder.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Measure detection quality on labelled series, causally and without point adjustment.
+
+    Each series is learned from its train split; labels are looked at only after its test split was scored.
+    """
+    from service.app import make_detector
+    from service.training.evaluate import evaluate
+    from service.training.report import tables
+
+    settings = read_settings(config, quiet=True)
+    with progress_bar() as show:
+        report = evaluate(
+            data,
+            settings,
+            factory=make_detector,
+            bundle=bundle,
+            detector=detector,
+            stride=stride,
+            budget_per_row=budget,
+            jobs=jobs,
+            scores=scores,
+            pictures=pictures,
+            progress=show,
+        )
+    by_series, *summaries = tables(report)
+    if console.is_terminal and console.width < WIDE:
+        console.print(f"The table by series needs {WIDE} columns; --json writes it to a file.")
+    else:
+        Console(width=max(console.width, WIDE)).print(by_series)
+    for table in summaries:
+        console.print(table)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+        console.print(f"Every figure is in {json_file}.")
 
 
 def load(settings: Settings, data: Path | None, last: str | None, interval: float | None) -> Dataset:

@@ -37,6 +37,7 @@ class GANAnomalyDetector(NeuralDetector):
     """Reconstruction by encoder and generator, and the discriminator's doubt."""
 
     default_name = "gan"
+    last_epochs = 0  # the balance that early stopping chose is not disturbed again
 
     def __init__(self, *, doubt_weight: float = 0.1, adversarial_weight: float = 0.1, **options: Any) -> None:
         """``doubt_weight``: the discriminator's part in the score, in [0, 1]; ``adversarial_weight``: fooling it, in training."""

@@ -49,6 +49,7 @@ class NeuralDetector(ABC):
     default_name = "neural"
     # Training settings this family takes as options.
     takes = ("seed", "device", "epochs", "patience", "batch_size", "learning_rate")
+    last_epochs = 5
 
     def __init__(
         self,
@@ -111,6 +112,8 @@ class NeuralDetector(ABC):
             torch.manual_seed(self.seed)
             net = self._build(self._width).to(device)
             self._train(net, inputs, held_out if len(held_out) else inputs, progress)
+            if len(held_out):
+                self._finish(net, torch.from_numpy(self._inputs(features)).to(device))
             net = net.cpu().eval()
             self._trained(net, inputs.cpu())
         self._net = net
@@ -133,6 +136,14 @@ class NeuralDetector(ABC):
                 progress(self.name, self.epochs, self.epochs, f"stopped early, validation {best:.4f}")
                 break
         net.load_state_dict(kept)
+
+    def _finish(self, net: nn.Module, inputs: Tensor) -> None:
+        """A few more epochs over everything: the held-out windows are the newest, and the newest matter most under drift."""
+        optimisers = self._optimisers(net)
+        net.train()
+        for _ in range(self.last_epochs):
+            for batch in _batches(inputs, self.batch_size):
+                self._step(net, batch, optimisers)
 
     def _optimisers(self, net: nn.Module) -> Sequence[torch.optim.Optimizer]:
         return [torch.optim.Adam(net.parameters(), lr=self.learning_rate)]
