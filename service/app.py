@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from service.clock import SystemClock
 from service.errors import ConfigError
 from service.observability.logging import get_logger
-from service.settings import Settings
+from service.settings import HeartbeatSettings, Settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -140,6 +140,8 @@ def build_service(settings: Settings, parts: Sequence[str] = PARTS) -> list[Part
     built: list[Part] = []
     if settings.http.enabled:
         built.append(_HealthPart(settings, health_app(health, metrics)))
+    if settings.notifications.heartbeat is not None:
+        built.append(build_heartbeat(settings.notifications.heartbeat, health))
     builders = {"scoring": build_scoring, "store": build_store, "notify": build_notify}
     return [*built, *(builders[part](settings, metrics, health) for part in parts)]
 
@@ -194,6 +196,13 @@ def build_alert_store(settings: Settings, **options: Any) -> Any:
 def build_history(settings: Settings) -> Any:
     """What reads the alert history back."""
     return component(HISTORIES, "elasticsearch", "store")(settings.elasticsearch)
+
+
+def build_heartbeat(settings: HeartbeatSettings, health: Health) -> Part:
+    """The dead man's switch. Raises ``ConfigError`` for a URL that must not be used."""
+    from service.alerts.heartbeat import HeartbeatPart
+
+    return HeartbeatPart(settings, is_well=health.ready, describe=health.describe)
 
 
 def build_people(settings: Settings, history: Any) -> People:

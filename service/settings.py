@@ -280,6 +280,15 @@ class MaintenanceSettings(Section):
         return self
 
 
+class HeartbeatSettings(Section):
+    """A webhook called while every part is alive and ready; when it stays silent, Tidewatch has stopped."""
+
+    url: SecretStr | None = None
+    url_file: Path | None = None
+    interval_seconds: Seconds = 60.0
+    allow_http: bool = False
+
+
 class NotificationSettings(Section):
     """Who is told, and how long each delivery is tried. Without ``routes`` every receiver gets every alert."""
 
@@ -288,6 +297,7 @@ class NotificationSettings(Section):
     silences: list[SilenceSettings] = []
     inhibit_rules: list[InhibitRuleSettings] = []
     maintenance: list[MaintenanceSettings] = []
+    heartbeat: HeartbeatSettings | None = None
     send_resolved: bool = True
     attempt_timeout_seconds: Seconds = 10.0
     deadline_seconds: Seconds = 3600.0

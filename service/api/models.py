@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
 
 from service.alerts.control import LATEST_MS, NAMES, WORDS, Mark
 from service.alerts.documents import iso
@@ -101,7 +101,7 @@ class NewSilence(Asked):
         dict[Annotated[str, Field(min_length=1, max_length=200)], Glob],
         Field(min_length=1, max_length=20, examples=[{"entity": "db-*"}]),
     ]
-    seconds: Annotated[int, Strict(), Field(ge=1, le=LONGEST_SILENCE)]
+    seconds: Annotated[float, Strict(), Field(ge=1, le=LONGEST_SILENCE, allow_inf_nan=False)]
     starts_at: Moment | None = None
     author: Author
     comment: Words = ""
@@ -120,12 +120,24 @@ class Acknowledgement(Signed):
 
 
 class Judgement(Signed):
-    """Somebody's judgement of an alert; ``none`` takes every earlier one back."""
+    """Somebody's judgement of an alert; ``none`` takes every earlier one back. Only a false one can suppress its like."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [{"properties": {"verdict": {"const": "false"}}}, {"properties": {"suppress": {"const": False}}}]
+        }
+    )
 
     verdict: Literal["true", "false", "none"]
     note: Words = ""
     suppress: Annotated[bool, Strict(), Field(description="Of a false one: tell nobody of its like any more.")] = False
     entity: Annotated[Glob | None, Field(description="Suppress on this entity; * and ? stand for anything.")] = None
+
+    @model_validator(mode="after")
+    def _only_false(self) -> Self:
+        if self.suppress and self.verdict != "false":
+            raise ValueError("only an alert marked false can suppress its like")
+        return self
 
 
 class AlertPage(BaseModel):

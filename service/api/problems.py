@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import Any
 
@@ -47,9 +48,20 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(TidewatchError, _of_ours)
 
 
-async def _of_http(_: Request, error: Exception) -> JSONResponse:
+async def _of_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return problem(error.status_code, str(error.detail), dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:  # the router names only the first of a path's routes
+        headers["Allow"] = ", ".join(_methods(request.app, request.url.path))
+    return problem(error.status_code, str(error.detail), headers)
+
+
+def _methods(app: FastAPI, path: str) -> list[str]:
+    """What may be asked of a path, by the API's own description."""
+    found = [
+        methods for template, methods in app.openapi()["paths"].items() if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path)
+    ]
+    return sorted({method.upper() for methods in found for method in methods})
 
 
 async def _of_validation(_: Request, error: Exception) -> JSONResponse:

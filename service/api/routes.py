@@ -89,7 +89,7 @@ def _alerts(history: AlertHistory, people: People) -> APIRouter:
 
 def _judgements(people: People, clock: Clock) -> APIRouter:
     router = APIRouter(tags=["feedback"])
-    writes: dict[int | str, dict[str, Any]] = described(403, 404, 413)
+    writes: dict[int | str, dict[str, Any]] = described(400, 403, 404, 411, 413)
 
     @router.post("/alerts/{alert_id}/acknowledgement", status_code=202, responses=writes)
     async def acknowledge(alert_id: AlertId, said: models.Acknowledgement) -> models.Accepted:
@@ -125,14 +125,14 @@ def _silences(people: People, clock: Clock) -> APIRouter:
         found = people.silences(over=asked.show == "all")
         return models.SilenceList(silences=[models.SilenceShown.of(each, now) for each in found])
 
-    @router.post("/silences", status_code=201, responses=described(403, 413))
+    @router.post("/silences", status_code=201, responses=described(400, 403, 411, 413))
     async def add_silence(said: models.NewSilence) -> models.SilenceShown:
         """Tell nobody of alerts that match. They are still stored, and marked as silenced."""
         begin = None if said.starts_at is None else models.moment(said.starts_at)
         made = await people.silence(said.match, seconds=said.seconds, author=said.author, comment=said.comment, starts_at=begin)
         return models.SilenceShown.of(made, clock.now_ms())
 
-    @router.post("/silences/{silence_id}/expiry", responses=described(403, 404, 413))
+    @router.post("/silences/{silence_id}/expiry", responses=described(400, 403, 404, 411, 413))
     async def expire(silence_id: SilenceId, said: models.Signed) -> models.SilenceShown:
         """End a silence now."""
         return models.SilenceShown.of(await people.expire(silence_id, author=said.author), clock.now_ms())

@@ -230,13 +230,23 @@ async def test_a_history_that_is_away_is_a_503_with_a_sentence(settings: Setting
     await part.close()
 
 
+async def test_a_refused_method_is_told_what_the_path_allows(api: httpx.AsyncClient) -> None:
+    answer = await api.delete("/silences", headers=WITH_TOKEN)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-async def test_schemathesis_finds_nothing(api: httpx.AsyncClient, tmp_path: Path) -> None:
+@pytest.mark.parametrize("known", [False, True], ids=["any identifiers", "an alert that exists"])
+async def test_schemathesis_finds_nothing(api: httpx.AsyncClient, tmp_path: Path, known: bool) -> None:
     url = str(api.base_url) + "openapi.json"
     command = [
         *(str(Path(sys.executable).parent / "schemathesis"), "run", url, "--header", f"Authorization: Bearer {TOKEN}"),
         *("--max-examples", "25", "--workers", "1", "--seed", "1", "--checks", "all", "--no-color"),
     ]
+    if known:
+        listed = (await api.get("/alerts", params={"limit": 1}, headers=WITH_TOKEN)).json()["alerts"]
+        (tmp_path / "schemathesis.toml").write_text(f'[parameters]\nalert_id = "{listed[0]["tidewatch"]["alert_id"]}"\n')
+        command += ["--include-path-regex", "alert_id"]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]

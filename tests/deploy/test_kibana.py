@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from elasticsearch import AsyncElasticsearch
 
-from service.alerts.control import Acknowledge, AddSilence, Mark
+from service.alerts.control import Acknowledge, AddSilence, Command, Mark
 from service.alerts.elasticsearch import ElasticsearchAlertStore
 from service.domain import MetricShare, Severity
 from service.settings import ElasticsearchSettings
@@ -86,7 +86,7 @@ async def written(elasticsearch_url: str) -> AsyncIterator[tuple[AsyncElasticsea
     await store.write(life("db-9", Severity.INFO, started_at=START + 60_000, fired_at=None))  # nobody was told
     await store.write(life("db-9", Severity.CRITICAL, started_at=START - 20 * HOUR_MS))  # out of the range
     said = {"alert_id": "a" * 32, "entity": "db-1", "metrics": ("disk",), "author": "Ada"}
-    words = [
+    words: list[Command] = [
         Mark(id="1", verdict="false", at=START + 10, **said),  # type: ignore[arg-type]  # the same fields for all three
         Mark(id="2", verdict="false", at=START + HOUR_MS, **said),  # type: ignore[arg-type]  # see above
         Mark(id="3", verdict="none", at=START + HOUR_MS, **said),  # type: ignore[arg-type]  # see above
