@@ -64,6 +64,11 @@ demo: setup ## Watch this machine and break something on it; DATA=FILE replays a
 bench-quality: setup ## Measure detection quality on the labelled series; BENCH_ARGS="…" is handed on
 	@$(BIN)/python -m bench.quality $(BENCH_ARGS)
 
+.PHONY: chaos
+chaos: setup ## Kill the service 200 times and show that nothing is lost or doubled; CHAOS_ARGS="--seed 7 --kills 50"
+	@$(BIN)/tidewatch local install
+	@$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
 .PHONY: format
 format: setup ## Put the code into its one format
 	@$(BIN)/ruff check --fix --select I
