@@ -74,8 +74,8 @@ async def test_a_receiver_that_refuses_does_not_end_it() -> None:
 def test_it_is_a_part_of_the_service_when_it_is_set_and_only_then() -> None:
     url = {"url": "https://monitor.example.org/s3cret"}
     settings = Settings(http={"enabled": False}, notifications={"heartbeat": url})
-    assert [each.name for each in build_service(settings, ["notify"])] == ["heartbeat", "notify"]
-    assert [each.name for each in build_service(Settings(http={"enabled": False}), ["notify"])] == ["notify"]
+    assert "heartbeat" in [each.name for each in build_service(settings, ["notify"])]
+    assert "heartbeat" not in [each.name for each in build_service(Settings(http={"enabled": False}), ["notify"])]
     with pytest.raises(ConfigError, match=r"notifications\.heartbeat") as raised:
         build_service(
             Settings(http={"enabled": False}, notifications={"heartbeat": {"url": "http://monitor.example.org/s3cret"}}), []
