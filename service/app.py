@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from service.clock import SystemClock
 from service.errors import ConfigError
 from service.observability.logging import get_logger
-from service.settings import Settings
+from service.settings import HeartbeatSettings, Settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from service.alerts.base import Notifier
     from service.alerts.manager import AlertManager
     from service.alerts.notifications import NotificationService, Outcome
+    from service.alerts.people import People
     from service.detectors.base import Detector
     from service.detectors.bundle import Bundle
     from service.observability.health import Health, HealthServer
@@ -141,27 +142,36 @@ def build_service(settings: Settings, parts: Sequence[str] = PARTS) -> list[Part
     built: list[Part] = [_WatchdogPart(Watchdog(health))]
     if settings.http.enabled:
         built.append(_HealthPart(settings, health_app(health, metrics)))
+    if settings.notifications.heartbeat is not None:
+        built.append(build_heartbeat(settings.notifications.heartbeat, health))
     builders = {"scoring": build_scoring, "store": build_store, "notify": build_notify}
     return [*built, *(builders[part](settings, metrics, health) for part in parts)]
 
 
 def build_scoring(settings: Settings, metrics: Metrics, health: Health) -> Part:
     """metrics → codec → windows → detectors → episodes → outbox."""
+    from service.alerts.acknowledging import Acknowledgements
+    from service.alerts.control_topic import ControlReader
     from service.alerts.episodes import Episodes
     from service.state.transactions import TransactionalOutbox
     from service.stream.scoring import ScoringPart
 
     models = build_models(settings)
     codec: Codec = component(CODECS, "native", "codec")(models.schema_of, settings.stream)
+    episodes = Episodes(settings.alerts, settings.config_hash())
+    lifetime_ms = round((settings.alerts.max_episode_seconds + settings.stream.idle_after_seconds) * 1000)
+    acknowledgements = Acknowledgements(episodes, clock=SystemClock(), lifetime_ms=lifetime_ms)
     return ScoringPart(
         settings=settings,
         codec=codec,
         models=models,
-        episodes=Episodes(settings.alerts, settings.config_hash()),
+        episodes=episodes,
         outbox=TransactionalOutbox(settings.kafka),
         metrics=metrics,
         health=health,
         clock=SystemClock(),
+        acknowledgements=acknowledgements,
+        control=ControlReader(settings.kafka, acknowledgements.hear),
     )
 
 
@@ -186,6 +196,20 @@ def build_alert_store(settings: Settings, **options: Any) -> Any:
 def build_history(settings: Settings) -> Any:
     """What reads the alert history back."""
     return component(HISTORIES, "elasticsearch", "store")(settings.elasticsearch)
+
+
+def build_heartbeat(settings: HeartbeatSettings, health: Health) -> Part:
+    """The dead man's switch. Raises ``ConfigError`` for a URL that must not be used."""
+    from service.alerts.heartbeat import HeartbeatPart
+
+    return HeartbeatPart(settings, is_well=health.ready, describe=health.describe)
+
+
+def build_people(settings: Settings, history: Any) -> People:
+    """What writes people's commands, for the command line and the API."""
+    from service.alerts.people import People
+
+    return People(settings.kafka, history, clock=SystemClock())
 
 
 def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:

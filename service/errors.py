@@ -12,6 +12,8 @@
     │   └── DeliveryRefused
     └── Stop               bad configuration or bundle: say it in one sentence and exit non-zero before consuming anything
         ├── ConfigError
+        ├── NotFound               (an alert or a silence that a person named)
+        ├── CommandRefused         (what a person said cannot be obeyed)
         ├── BundleError
         ├── DatasetError
         ├── NotEnoughData
@@ -82,6 +84,14 @@ class Stop(TidewatchError):  # noqa: N818 - named after what the caller does
 
 class ConfigError(Stop):
     """Settings that contradict themselves or name what does not exist."""
+
+
+class NotFound(Stop):
+    """A person named an alert or a silence that does not exist, or not by one name only."""
+
+
+class CommandRefused(Stop):
+    """What a person said of an alert cannot be obeyed: no author, a silence of everything, a note too long."""
 
 
 class BundleError(Stop):

@@ -282,6 +282,15 @@ class MaintenanceSettings(Section):
         return self
 
 
+class HeartbeatSettings(Section):
+    """A webhook called while every part is alive and ready; when it stays silent, Tidewatch has stopped."""
+
+    url: SecretStr | None = None
+    url_file: Path | None = None
+    interval_seconds: Seconds = 60.0
+    allow_http: bool = False
+
+
 class NotificationSettings(Section):
     """Who is told, and how long each delivery is tried. Without ``routes`` every receiver gets every alert."""
 
@@ -290,6 +299,7 @@ class NotificationSettings(Section):
     silences: list[SilenceSettings] = []
     inhibit_rules: list[InhibitRuleSettings] = []
     maintenance: list[MaintenanceSettings] = []
+    heartbeat: HeartbeatSettings | None = None
     send_resolved: bool = True
     attempt_timeout_seconds: Seconds = 10.0
     deadline_seconds: Seconds = 3600.0
@@ -319,6 +329,15 @@ class HttpSettings(Section):
     port: Annotated[int, Field(ge=0, lt=65536)] = 8080
 
 
+class ApiSettings(Section):
+    """Where `tidewatch api` serves, and the token that callers must send. Without a token it can only be read."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, lt=65536)] = 8081
+    token: SecretStr | None = None
+    token_file: Path | None = None
+
+
 class LogSettings(Section):
     """``auto`` is pretty on a terminal and JSON elsewhere."""
 
@@ -340,6 +359,7 @@ class Settings(BaseSettings):
     alerts: EpisodeSettings = EpisodeSettings()
     notifications: NotificationSettings = NotificationSettings()
     http: HttpSettings = HttpSettings()
+    api: ApiSettings = ApiSettings()
     log: LogSettings = LogSettings()
 
     @classmethod

@@ -73,7 +73,7 @@ def test_images_are_pinned_to_the_versions_that_the_tests_run_against() -> None:
     images = {name: service["image"] for name, service in SERVICES.items()}
     assert images["kafka"] == f"apache/kafka:{versions.KAFKA}"
     assert images["elasticsearch"] == f"elasticsearch:{versions.ELASTICSEARCH}"
-    assert images["kibana"] == f"kibana:{versions.ELASTICSEARCH}"
+    assert images["kibana"] == images["kibana-objects"] == f"kibana:{versions.ELASTICSEARCH}"
     bases = [default.split("=", 1)[1] for default in _dockerfile("ARG") if default.startswith("PYTHON_IMAGE=")]
     assert bases
     for image in [*images.values(), *bases]:

@@ -12,11 +12,12 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from service.alerts.muting import FalseMark, Muting, Silence
-from service.domain import Alert
 from service.errors import InvalidMessage
 
 WORDS = 2000  # longest note or comment
 NAMES = 200  # longest author
+LATEST_MS = 253_402_300_799_000  # the end of the year 9999, beyond which a time has no name
+Judgement = Literal["true", "false", "none"]
 
 
 class Acknowledge(msgspec.Struct, frozen=True, kw_only=True, tag="acknowledge", tag_field="command"):
@@ -59,7 +60,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, tag="mark", tag_field="com
 
     id: str
     alert_id: str
-    verdict: Literal["true", "false", "none"]
+    verdict: Judgement
     entity: str
     metrics: tuple[str, ...]
     author: str
@@ -103,6 +104,9 @@ def unusable(command: Command) -> str | None:
         return "it needs an author"
     if len(getattr(command, "note", "") + getattr(command, "comment", "")) > WORDS:
         return f"its note is longer than {WORDS} characters"
+    times = (command.at, *((command.starts_at, command.ends_at) if isinstance(command, AddSilence) else ()))
+    if not all(0 <= each <= LATEST_MS for each in times):
+        return "its times must lie between 1970 and 9999"
     if isinstance(command, AddSilence):
         if not command.match:
             return "a silence without a matcher would mute everything"
@@ -168,24 +172,37 @@ def false_mark(mark: Mark) -> FalseMark:
     return FalseMark(mark.id, mark.alert_id, mark.entity, mark.metrics, mark.author, mark.note)
 
 
-def mark_of(alert: Alert, *, mark_id: str, author: str, at: int, verdict: Literal["true", "false"], note: str = "") -> Mark:
-    """A judgement of ``alert``, with the metrics it mainly rests on: the fewest that hold half of the attribution."""
+def mark_of(
+    document: Mapping[str, Any],
+    *,
+    mark_id: str,
+    author: str,
+    at: int,
+    verdict: Judgement,
+    note: str = "",
+    suppress: bool = False,
+    entity: str | None = None,
+) -> Mark:
+    """A judgement of the alert in ``document`` (``documents.document``), with the metrics it mainly rests on: the fewest that
+    hold half of the attribution. ``entity``: a glob, when more than this alert's own entity is meant."""
+    ours = document["tidewatch"]
     names: list[str] = []
     held = 0.0
-    for metric in alert.metrics:
-        names.append(metric.name)
-        held += metric.share
+    for metric in ours["metrics"]:
+        names.append(metric["name"])
+        held += metric["share"]
         if held >= 0.5:
             break
     return Mark(
         id=mark_id,
-        alert_id=alert.alert_id,
+        alert_id=ours["alert_id"],
         verdict=verdict,
-        entity=alert.entity,
+        entity=entity or ours["entity"],
         metrics=tuple(names),
         author=author,
         at=at,
         note=note,
+        suppress=suppress,
     )
 
 

@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError
 
 from service.alerts.control import Command, decode, encode, encode_key, unusable
 from service.alerts.topic import must_be_among
-from service.errors import BrokerUnavailable, ConfigError, InvalidMessage
+from service.errors import BrokerUnavailable, CommandRefused, InvalidMessage
 from service.kafka_options import connect, disconnect, kafka_client_options
 from service.observability.logging import get_logger
 from service.settings import KafkaSettings
@@ -79,10 +79,13 @@ class ControlReader:
 
 
 async def say(kafka: KafkaSettings, command: Command) -> None:
-    """Write one command, waiting until Kafka has it. Raises ``ConfigError`` for one nobody would obey, ``BrokerUnavailable``."""
+    """Write one command, waiting until Kafka has it.
+
+    Raises ``CommandRefused`` for one nobody would obey, ``ConfigError`` and ``BrokerUnavailable`` as ``connect`` does.
+    """
     why = unusable(command)
     if why is not None:
-        raise ConfigError(f"This is refused: {why}.")
+        raise CommandRefused(f"This is refused: {why}.")
     producer: Any = await connect(lambda: AIOKafkaProducer(enable_idempotence=True, **kafka_client_options(kafka)), kafka)
     try:
         must_be_among((await producer.client.fetch_all_metadata()).topics(), kafka.topics.control)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import stamina
@@ -15,7 +15,9 @@ from elastic_transport import ConnectionError as TransportError
 from elastic_transport import TransportError as AnyTransportError
 from elasticsearch import ApiError, AsyncElasticsearch
 
+from service.alerts.control import Command
 from service.alerts.documents import MAPPINGS, document, event_document, event_id, iso, month
+from service.alerts.words import WORD_MAPPINGS, word_document, word_id
 from service.domain import Alert, Severity, Status
 from service.errors import ConfigError, StoreUnavailable
 from service.observability.logging import get_logger
@@ -30,7 +32,7 @@ BULK_DOCUMENTS = 500
 
 def log_refused(document: Mapping[str, Any], reason: str) -> None:
     """Default ending of a document the server will never take: one error line with its id."""
-    log.error("document refused for good", alert_id=document["tidewatch"]["alert_id"], why=reason)
+    log.error("document refused for good", alert_id=document["tidewatch"].get("alert_id"), why=reason)
 
 
 def never_muted(_alert: Alert) -> str | None:
@@ -78,13 +80,18 @@ class ElasticsearchAlertStore:
         self._attempts = attempts
         self.alerts_alias = f"{settings.index_prefix}-alerts"
         self.events_alias = f"{settings.index_prefix}-alert-events"
+        self.words_alias = f"{settings.index_prefix}-words"
 
     async def install_templates(self) -> None:
         """Create or replace the index templates. Idempotent. Raises ``StoreUnavailable`` or ``ConfigError`` (not allowed)."""
-        for alias in (self.alerts_alias, self.events_alias):
+        for alias, mappings in (
+            (self.alerts_alias, MAPPINGS),
+            (self.events_alias, MAPPINGS),
+            (self.words_alias, WORD_MAPPINGS),
+        ):
             template = {
                 "settings": {"number_of_shards": self._settings.shards, "number_of_replicas": self._settings.replicas},
-                "mappings": MAPPINGS,
+                "mappings": mappings,
                 "aliases": {alias: {}},
             }
             try:
@@ -96,11 +103,7 @@ class ElasticsearchAlertStore:
 
     async def check(self) -> str:
         """Reach the server with these credentials; one sentence. Raises ``StoreUnavailable`` or ``ConfigError``."""
-        try:
-            health = await self._client.cluster.health()
-        except (ApiError, AnyTransportError) as error:
-            raise translated(error, self._settings.url) from error
-        return f"cluster {health['cluster_name']} is {health['status']}"
+        return await cluster_health(self._client, self._settings.url)
 
     async def write(self, alerts: Sequence[Alert]) -> None:
         """Store transitions: the newest state of each alert, and each transition as an event. Safe to repeat.
@@ -109,6 +112,16 @@ class ElasticsearchAlertStore:
         by writing the same transitions again.
         """
         pending = [operation for alert in alerts for operation in self._operations(alert)]
+        for start in range(0, len(pending), BULK_DOCUMENTS):
+            await self._write_chunk(pending[start : start + BULK_DOCUMENTS])
+
+    async def write_words(self, commands: Sequence[Command]) -> None:
+        """Store what people said, an event each. Safe to repeat. Raises ``StoreUnavailable`` as ``write`` does."""
+        pending = []
+        for command in commands:
+            target = {"_index": f"{self.words_alias}-{month(command.at)}", "_id": word_id(command)}
+            # a command never changes, so any version will do to make a repetition a 409
+            pending.append(({"index": {**target, "version": 1, "version_type": "external"}}, word_document(command)))
         for start in range(0, len(pending), BULK_DOCUMENTS):
             await self._write_chunk(pending[start : start + BULK_DOCUMENTS])
 
@@ -153,11 +166,31 @@ class ElasticsearchAlertStore:
         await self._client.close()
 
 
+async def cluster_health(client: AsyncElasticsearch, url: str) -> str:
+    """The cluster's name and state in one sentence. Raises ``StoreUnavailable`` or ``ConfigError``."""
+    try:
+        health = await client.cluster.health()
+    except (ApiError, AnyTransportError) as error:
+        raise translated(error, url) from error
+    return f"cluster {health['cluster_name']} is {health['status']}"
+
+
 class AlertWithEvents(msgspec.Struct, frozen=True):
     """One alert's document and its transitions in order, as ``documents.document`` makes them."""
 
     alert: dict[str, Any]
     events: list[dict[str, Any]]
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Some documents, and the position behind them (``None`` at the end)."""
+
+    documents: list[dict[str, Any]]
+    next: list[Any] | None
+
+
+NEWEST_ALERTS: list[dict[str, Any]] = [{"@timestamp": "desc"}, {"tidewatch.alert_id": "asc"}]
+NEWEST_EVENTS: list[dict[str, Any]] = [*NEWEST_ALERTS, {"event.sequence": "desc"}]
 
 
 class AlertHistory:
@@ -204,15 +237,26 @@ class AlertHistory:
     ) -> AsyncIterator[dict[str, Any]]:
         """As ``find``, every document, a page at a time (``search_after``, so any number of them)."""
         query = history_query(since=since, until=until, entity=entity, severity=severity, status=status, told_only=told_only)
-        order: list[dict[str, Any]] = [{"@timestamp": "desc"}, {"tidewatch.alert_id": "asc"}]
-        after: list[Any] | None = None
+        after: Sequence[Any] | None = None
         while True:
-            hits = await self._search(self._alerts, query, order, page, after)
-            for hit in hits:
-                yield hit["_source"]
-            if len(hits) < page:
+            found = await self.page(query, page, after)
+            for each in found.documents:
+                yield each
+            if found.next is None:
                 return
-            after = hits[-1]["sort"]
+            after = found.next
+
+    async def page(
+        self, query: dict[str, Any], size: int, after: Sequence[Any] | None = None, *, of: Literal["alerts", "events"] = "alerts"
+    ) -> Page:
+        """Up to ``size`` documents of ``query`` (``history_query``), newest first, behind the position ``after``."""
+        index, order = (self._alerts, NEWEST_ALERTS) if of == "alerts" else (self._events, NEWEST_EVENTS)
+        hits = await self._search(index, query, order, size, after)
+        return Page([hit["_source"] for hit in hits], hits[-1]["sort"] if len(hits) == size else None)
+
+    async def reach(self) -> str:
+        """Reach the server with these credentials; one sentence."""
+        return await cluster_health(self._client, self._settings.url)
 
     async def show(self, alert_id: str) -> AlertWithEvents | None:
         """One alert and its transitions; an unambiguous beginning of its id is enough. ``None`` when there is none such."""
@@ -237,7 +281,7 @@ class AlertHistory:
         await self._client.close()
 
     async def _search(
-        self, index: str, query: dict[str, Any], sort: list[dict[str, Any]], size: int, after: list[Any] | None
+        self, index: str, query: dict[str, Any], sort: list[dict[str, Any]], size: int, after: Sequence[Any] | None
     ) -> list[dict[str, Any]]:
         # ignore_unavailable: the alias does not exist before the first alert
         try:
@@ -258,8 +302,10 @@ def history_query(
     severity: Severity | None = None,
     status: Status | None = None,
     told_only: bool = False,
+    alert_id: str | None = None,
+    action: str | None = None,
 ) -> dict[str, Any]:
-    """The Elasticsearch query of these filters. Pure."""
+    """The Elasticsearch query of these filters (see ``AlertHistory.find``; ``action`` is of events). Pure."""
     wanted: list[dict[str, Any]] = []
     bounds = {name: iso(ms) for name, ms in (("gte", since), ("lt", until)) if ms is not None}
     if bounds:
@@ -273,6 +319,10 @@ def history_query(
         wanted.append({"term": {"tidewatch.status": str(status)}})
     if told_only:
         wanted.append({"exists": {"field": "tidewatch.fired_at"}})
+    if alert_id is not None:
+        wanted.append({"term": {"tidewatch.alert_id": alert_id}})
+    if action is not None:
+        wanted.append({"term": {"event.action": action}})
     return {"bool": {"filter": wanted}} if wanted else {"match_all": {}}
 
 

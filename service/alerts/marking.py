@@ -19,6 +19,7 @@ class Marking:
         self._muting = Muting(notifications)
         self._control = Control()
         self._reader = ControlReader(kafka, self._obey)
+        self.unwritten: list[Command] = []  # heard, and not yet in the history
 
     async def start(self) -> None:
         """Hear everything said so far. Raises ``BrokerUnavailable`` or ``ConfigError``."""
@@ -36,4 +37,5 @@ class Marking:
     def _obey(self, commands: list[Command]) -> None:
         for command in commands:
             self._control.apply(command)
+        self.unwritten += commands
         self._control.mute(self._muting, now=0)  # silences that are over still held for what happened in them

@@ -10,6 +10,7 @@ import msgspec
 import stamina
 
 from service.alerts.base import AlertStore, Letters
+from service.alerts.control import Command
 from service.alerts.marking import Marking
 from service.alerts.topic import AlertBatch, AlertTopicReader
 from service.domain import Alert, Record, Rejected
@@ -27,6 +28,10 @@ class InstallsTemplates(AlertStore, Protocol):
 
     async def install_templates(self) -> None:
         """Idempotent preparation. Raises ``StoreUnavailable`` or ``ConfigError``."""
+        ...
+
+    async def write_words(self, commands: Sequence[Command]) -> None:
+        """Keep what people said, beside the alerts. Raises ``StoreUnavailable``."""
         ...
 
 
@@ -69,6 +74,8 @@ class StorePart:
         if not await self._reader.alongside(self._until_taken(self._store.install_templates)):
             return
         async for batch in self._reader.batches():
+            if not await self._keep_words():
+                return
             alerts = batch.alerts
             if alerts and not await self._reader.alongside(self._until_taken(self._store.write, alerts)):
                 return  # stopped while the store was away: uncommitted, so read again by whoever comes next
@@ -92,6 +99,16 @@ class StorePart:
             await self._letters.close()
         await self._store.close()
 
+    async def _keep_words(self) -> bool:
+        """Store what people said since. Nothing is committed for it: a restart hears every word again, and repeating is safe."""
+        if self._marking is None or not self._marking.unwritten:
+            return True
+        words = list(self._marking.unwritten)
+        if not await self._reader.alongside(self._until_taken(self._store.write_words, words)):
+            return False
+        del self._marking.unwritten[: len(words)]
+        return True
+
     async def _commit(self, batch: AlertBatch) -> None:
         if batch.turn != self._turn:
             self._read, self._turn = {}, batch.turn
@@ -99,7 +116,7 @@ class StorePart:
         if self._read and await self._reader.commit(self._read, batch.turn):
             self._read = {}
 
-    async def _until_taken(self, call: Any, *args: Sequence[Alert]) -> bool:
+    async def _until_taken(self, call: Any, *args: Sequence[Alert] | Sequence[Command]) -> bool:
         """Call until it succeeds (True) or the part is asked to stop (False). What is away is tried again."""
         try:
             async for attempt in stamina.retry_context(on=self._still_wanted, attempts=None, timeout=None, wait_max=5.0):

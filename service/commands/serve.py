@@ -1,4 +1,4 @@
-"""``tidewatch run``: the service itself."""
+"""``tidewatch run`` and ``tidewatch api``: the service itself, and the REST API beside it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Only(StrEnum):
 def register(app: typer.Typer) -> None:
     """Add this file's commands to ``app``."""
     app.command("run")(run)
+    app.command("api", epilog="Example: TIDEWATCH_API__TOKEN_FILE=/run/secrets/api_token tidewatch api")(api)
 
 
 def run(
@@ -38,6 +39,22 @@ def run(
     settings = read_settings(config)
     parts = tuple(part.value for part in only or list(Only))
     run_async(_run(settings, parts))
+
+
+def api(config: ConfigOption = None) -> None:
+    """Serve the REST API: alerts, events, silences and feedback, until SIGTERM or Ctrl-C.
+
+    Its description is at /api/v1/openapi.json. Writing needs api.token (or api.token_file) in the settings.
+    """
+    run_async(_api(read_settings(config)))
+
+
+async def _api(settings: Settings) -> None:
+    from service.api.part import ApiPart
+
+    stop = asyncio.Event()
+    with stop_on_signals(stop):
+        await run_parts([ApiPart(settings)], stop)
 
 
 async def _run(settings: Settings, parts: tuple[str, ...]) -> None:

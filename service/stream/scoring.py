@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
+from service.alerts.acknowledging import Acknowledgements
+from service.alerts.control_topic import ControlReader
 from service.alerts.episodes import Episodes
 from service.clock import Clock
 from service.domain import Alert, Rejected, Sample, Verdict, WindowBatch
@@ -38,6 +40,8 @@ class ScoringPart:
         metrics: Metrics,
         health: Health,
         clock: Clock,
+        acknowledgements: Acknowledgements,
+        control: ControlReader,
     ) -> None:
         self._source = KafkaSource(settings, owner=self)
         self._codec = codec
@@ -48,11 +52,14 @@ class ScoringPart:
         self._metrics = metrics
         self._health = health
         self._clock = clock
+        self._acknowledgements = acknowledgements
+        self._control = control
         self._skipped: Counter[str] = Counter()
 
     async def start(self) -> None:
         """Connect to Kafka. Raises ``BrokerUnavailable`` or ``ConfigError``."""
         self._health.beat(self.name, ready=False, detail="connecting")
+        await self._control.start()
         await self._outbox.start()
         await self._source.start()
 
@@ -74,6 +81,7 @@ class ScoringPart:
         """Leave the group and disconnect."""
         await self._source.close()
         await self._outbox.close()
+        await self._control.close()
         for model in self._models.all:
             model.detector.close()
 
@@ -135,6 +143,8 @@ class ScoringPart:
                 gone[partition].append(silent)
                 alerts[partition] += self._episodes.close_idle([silent])
                 model.detector.forget([silent])
+        for taken in self._acknowledgements.apply():
+            alerts[taken.partition].append(taken)
         return alerts, gone
 
     def _outcomes(
@@ -147,7 +157,11 @@ class ScoringPart:
     ) -> dict[int, Outcome]:
         """What each partition of the batch led to, what is to be remembered of it, and where it goes on."""
         commits = self._commits(batch)
-        changed = {partition: {v.entity for v in some} for partition, some in _by_partition(verdicts).items()}
+        changed: dict[int, set[str]] = defaultdict(set)
+        for partition, some in _by_partition(verdicts).items():
+            changed[partition] |= {verdict.entity for verdict in some}
+        for partition, caused in alerts.items():  # an acknowledgement changes an entity that no verdict came for
+            changed[partition] |= {alert.entity for alert in caused} - set(gone.get(partition, ()))
         return {
             at: Outcome(
                 alerts=alerts.get(at, []),
@@ -155,7 +169,7 @@ class ScoringPart:
                 state=self._memory.change(at, changed.get(at, ()), gone.get(at, ())),
                 commit=commits.get(at),
             )
-            for at in {record.partition for record in batch.records} | set(gone)
+            for at in {record.partition for record in batch.records} | set(gone) | set(alerts)
         }
 
     def _commits(self, batch: RecordBatch) -> dict[int, Commit]:

@@ -30,7 +30,7 @@ from service.alerts.control import (
 from service.alerts.control_topic import ControlReader, say
 from service.alerts.documents import document
 from service.alerts.muting import Muting
-from service.errors import ConfigError, InvalidMessage
+from service.errors import CommandRefused, InvalidMessage
 from service.settings import KafkaSettings, NotificationSettings, TopicSettings
 from tests.alerts.makers import alert
 
@@ -61,7 +61,7 @@ def test_expiring_late_or_twice_never_lengthens_a_silence() -> None:
 
 def test_the_newest_judgement_counts_and_the_others_are_remembered() -> None:
     said = alert("db-7")
-    wrong = mark_of(said, mark_id="m1", author="Ada", at=10, verdict="false", note="nightly backup")
+    wrong = mark_of(document(said), mark_id="m1", author="Ada", at=10, verdict="false", note="nightly backup")
     assert wrong.metrics == ("cpu_percent",)  # holds 71 % of the attribution by itself
     quiet = msgspec.structs.replace(wrong, id="m2", at=20, suppress=True)
     back = msgspec.structs.replace(wrong, id="m3", at=30, verdict="none")
@@ -80,7 +80,7 @@ def test_the_newest_judgement_counts_and_the_others_are_remembered() -> None:
 
 def test_the_preview_names_the_past_alerts_a_mark_would_have_kept_quiet() -> None:
     history = [document(alert("db-7")), document(alert("db-8")), document(alert("db-7", metrics=()))]
-    mark = mark_of(alert("db-7"), mark_id="m", author="Ada", at=1, verdict="false")
+    mark = mark_of(document(alert("db-7")), mark_id="m", author="Ada", at=1, verdict="false")
     assert [found["tidewatch"]["entity"] for found in preview(false_mark(mark), history)] == ["db-7"]
     wider = msgspec.structs.replace(mark, entity="db-*")
     assert len(preview(false_mark(wider), history)) == 2
@@ -135,13 +135,15 @@ def test_commands_survive_the_wire_under_keys_of_their_own(command: Command) -> 
         (msgspec.structs.replace(SILENCE, match={}), "would mute everything"),
         (msgspec.structs.replace(SILENCE, ends_at=1000), "must end after"),
         (msgspec.structs.replace(SILENCE, comment="x" * 2001), "longer than"),
+        (msgspec.structs.replace(SILENCE, ends_at=10**15), "between 1970 and 9999"),
+        (msgspec.structs.replace(SILENCE, at=-1), "between 1970 and 9999"),
         (Mark(id="m", alert_id="a", verdict="true", entity="e", metrics=(), author="A", at=0, suppress=True), "marked false"),
     ],
 )
 def test_what_cannot_be_obeyed_is_refused_by_reader_and_writer(command: Command, why: str) -> None:
     with pytest.raises(InvalidMessage, match=why):
         decode(encode(command))
-    with pytest.raises(ConfigError, match=why):
+    with pytest.raises(CommandRefused, match=why):
         asyncio.run(say(KafkaSettings(), command))
 
 

@@ -11,8 +11,9 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from elasticsearch import AsyncElasticsearch
 
-from service.alerts.control import AddSilence, ExpireSilence
+from service.alerts.control import AddSilence, Command, ExpireSilence
 from service.alerts.control_topic import ControlReader, say
 from service.alerts.documents import document
 from service.alerts.elasticsearch import AlertHistory, ElasticsearchAlertStore
@@ -197,6 +198,10 @@ class Flaky(MemoryAlertStore):
     async def install_templates(self) -> None:
         """Nothing to install."""
 
+    async def write_words(self, commands: Sequence[Command]) -> None:
+        """Nobody says anything in these tests."""
+        assert not commands
+
     async def write(self, alerts: Sequence[Alert]) -> None:
         if self.times > 0:
             self.times -= 1
@@ -316,5 +321,12 @@ async def test_silenced_alerts_are_stored_and_marked(
     await history.refresh()
     found = {each["event"]["id"]: each["tidewatch"]["muted_by"] for each in await history.find()}
     await history.close()
+    client = AsyncElasticsearch(elasticsearch_url)
+    await client.indices.refresh(index=f"{settings.index_prefix}-words")
+    words = await client.search(index=f"{settings.index_prefix}-words")
+    await client.close()
+    assert [word["_source"]["message"] for word in words["hits"]["hits"]] == [
+        "Ada silenced entity=db-* until 2025-11-22T01:00:00.000Z."
+    ]
     assert found[during.alert_id] == "silenced by Ada (s1): disks"
     assert [found[each] for each in found if each != during.alert_id] == [None, None]

@@ -1,0 +1,1 @@
+"""The REST API: reads the history, writes people's commands."""
