@@ -1,0 +1,32 @@
+"""What others score on one core, in the same run. A peer that is not installed is skipped by name."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from service.domain import F32
+
+LEARNED, SCORED = 2000, 6000
+
+
+def river_half_space_trees(values: F32) -> float | None:
+    """Samples a second that River's HalfSpaceTrees (its defaults) scores, after learning some; None when it is not installed.
+
+    Scoring only, values scaled to [0, 1] beforehand as it asks for, which favours it: a real run learns and scales too.
+    """
+    try:
+        anomaly: Any = importlib.import_module("river.anomaly")
+    except ImportError:
+        return None
+    scaled = (values - values.min(axis=0)) / (values.max(axis=0) - values.min(axis=0))
+    rows: Sequence[dict[str, float]] = [{f"m{j:02d}": float(value) for j, value in enumerate(row)} for row in scaled]
+    trees = anomaly.HalfSpaceTrees(seed=0)
+    for at in range(LEARNED):
+        trees.learn_one(rows[at % len(rows)])
+    began = time.process_time()
+    for at in range(SCORED):
+        trees.score_one(rows[at % len(rows)])
+    return SCORED / (time.process_time() - began)
