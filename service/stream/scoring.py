@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from service.alerts.episodes import Episodes
 from service.clock import Clock
-from service.domain import Alert, Rejected, Sample, Verdict, WindowBatch
+from service.domain import Alert, Rejected, Verdict, WindowBatch
 from service.kafka_options import Commit
 from service.observability.health import Health
 from service.observability.logging import get_logger
@@ -16,6 +16,7 @@ from service.sources.base import Codec, RecordBatch
 from service.sources.kafka import KafkaSource
 from service.state.transactions import Outbox
 from service.stream.models import Model, Models
+from service.stream.pipeline import Pipeline
 
 log = get_logger("scoring")
 
@@ -38,8 +39,8 @@ class ScoringPart:
         clock: Clock,
     ) -> None:
         self._source = source
-        self._codec = codec
         self._models = models
+        self._pipeline = Pipeline(codec, models, self._detect)
         self._episodes = episodes
         self._outbox = outbox
         self._metrics = metrics
@@ -67,26 +68,16 @@ class ScoringPart:
         """Leave the group and disconnect."""
         await self._source.close()
         await self._outbox.close()
+        self._pipeline.close()
         for model in self._models.all:
             model.detector.close()
 
     async def _handle(self, batch: RecordBatch) -> None:
-        samples, undecodable = self._codec.decode(batch.records)
-        due, unusable = self._slide(samples, batch)
-        verdicts = await self._detect(due)
+        verdicts, refused = await self._pipeline.score(batch.records, batch.resume_at)
         alerts = self._episodes.observe(verdicts) + self._close_silent()
-        rejected = [item for item in (*undecodable, *unusable) if _is_new(item, batch)]
+        rejected = [item for item in refused if _is_new(item, batch)]
         await self._outbox.emit(alerts=alerts, rejected=rejected, offsets=self._offsets(batch))
         self._count(batch, verdicts, alerts, rejected)
-
-    def _slide(self, samples: Sequence[Sample], batch: RecordBatch) -> tuple[list[tuple[Model, WindowBatch]], list[Rejected]]:
-        due: list[tuple[Model, WindowBatch]] = []
-        rejected: list[Rejected] = []
-        for model, part in self._models.split(samples):
-            windows, refused = model.processor.add(part, batch.resume_at)
-            due += [(model, window) for window in windows]
-            rejected += refused
-        return due, rejected
 
     async def _detect(self, due: Sequence[tuple[Model, WindowBatch]]) -> list[Verdict]:
         verdicts: list[Verdict] = []
