@@ -61,7 +61,10 @@ def demo(
         raise Stop(f"The demo needs {error.name}, which is not installed.", hint="Install tidewatch[local].") from error
     configure_logging("critical", "auto")
     stamina.instrumentation.set_on_retry_hooks([])
-    run_async(play(console, data=data, speed=speed))
+    try:
+        run_async(play(console, data=data, speed=speed))
+    except asyncio.CancelledError:
+        raise typer.Exit(143) from None
 
 
 async def _setup(settings: Settings) -> list[tuple[str, str, str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import signal
 import socket
 import tempfile
 import time
@@ -68,6 +69,9 @@ class Stage:
 
 async def play(console: Console, *, data: Path | None = None, speed: float | None = None) -> None:
     """Play the demo. Raises ``Stop`` with what to do when a part of it cannot work here."""
+    playing = asyncio.current_task()
+    assert playing is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, playing.cancel)  # as Ctrl-C: stop what was started, then end
     folder = Path(tempfile.mkdtemp(prefix="tidewatch-demo-"))
     try:
         async with HttpReceiver() as slack, MailReceiver() as inbox:
