@@ -72,6 +72,11 @@ bench: setup ## Measure speed and latency on the local Kafka; BENCH_ARGS="--quic
 profile: setup ## Leave a flame graph of the hot path in bench/results/profile.svg
 	@$(BIN)/python -m bench.profile $(PROFILE_ARGS)
 
+.PHONY: chaos
+chaos: setup ## Kill the service 200 times and show that nothing is lost or doubled; CHAOS_ARGS="--seed 7 --kills 50"
+	@$(BIN)/tidewatch local install
+	@$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
 .PHONY: format
 format: setup ## Put the code into its one format
 	@$(BIN)/ruff check --fix --select I

@@ -27,7 +27,7 @@ from bench.workload import WINDOW, Workload, preload
 from service.app import make_detector
 from service.detectors.bundle import save_bundle
 from service.local.stack import LocalStack
-from service.settings import Settings
+from service.settings import Settings, TopicSettings
 from service.state.topics import create_topics
 from service.training.train import train
 
@@ -137,8 +137,8 @@ class Bench:
         return WINDOW + max(LEAST_ROWS, wanted // workload.entities)
 
     def _config(self, workload: Workload) -> dict[str, Any]:
-        topics = {"metrics": f"{workload.name}.metrics", "alerts": f"{workload.name}.alerts"}
-        topics |= {"control": f"{workload.name}.control", "dead_letter": f"{workload.name}.dead"}
+        names = [name for name, field in TopicSettings.model_fields.items() if field.annotation is str]
+        topics = {name: f"{workload.name}.{name}" for name in names}
         return {
             "kafka": {"bootstrap_servers": self._servers, "group_prefix": workload.name, "topics": topics},
             "models": [{"match": "*", "bundle": str(self._bundle(workload))}],

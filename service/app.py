@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from service.detectors.bundle import Bundle
     from service.observability.health import Health, HealthServer
     from service.observability.metrics import Metrics
+    from service.observability.watchdog import Watchdog
     from service.runtime import Part
     from service.sources.base import Codec
     from service.stream.models import Model, Models
@@ -134,9 +135,10 @@ def build_service(settings: Settings, parts: Sequence[str] = PARTS) -> list[Part
     """
     from service.observability.health import Health, health_app
     from service.observability.metrics import Metrics
+    from service.observability.watchdog import Watchdog
 
     metrics, health = Metrics(), Health(SystemClock())
-    built: list[Part] = []
+    built: list[Part] = [_WatchdogPart(Watchdog(health))]
     if settings.http.enabled:
         built.append(_HealthPart(settings, health_app(health, metrics)))
     builders = {"scoring": build_scoring, "store": build_store, "notify": build_notify}
@@ -146,37 +148,34 @@ def build_service(settings: Settings, parts: Sequence[str] = PARTS) -> list[Part
 def build_scoring(settings: Settings, metrics: Metrics, health: Health) -> Part:
     """metrics → codec → windows → detectors → episodes → outbox."""
     from service.alerts.episodes import Episodes
-    from service.sources.kafka import KafkaSource
-    from service.state.transactions import AtLeastOnceOutbox
+    from service.state.transactions import TransactionalOutbox
     from service.stream.scoring import ScoringPart
 
     models = build_models(settings)
     codec: Codec = component(CODECS, "native", "codec")(models.schema_of, settings.stream)
-    episodes = Episodes(settings.alerts, settings.config_hash())
-    # The source tells the part which partitions to forget; the part is made from the source.
-    source = KafkaSource(settings, on_dropped=lambda partitions: part.forget_partitions(partitions))
-    outbox = AtLeastOnceOutbox(settings.kafka, commit=source.commit)
-    part = ScoringPart(
-        source=source,
+    return ScoringPart(
+        settings=settings,
         codec=codec,
         models=models,
-        episodes=episodes,
-        outbox=outbox,
+        episodes=Episodes(settings.alerts, settings.config_hash()),
+        outbox=TransactionalOutbox(settings.kafka),
         metrics=metrics,
         health=health,
         clock=SystemClock(),
     )
-    return part
 
 
 def build_store(settings: Settings, metrics: Metrics, health: Health) -> Part:
     """tidewatch.alerts → Elasticsearch."""
     from service.alerts.marking import Marking
     from service.alerts.store import StorePart
+    from service.state.letters import DeadLetters
 
     marking = Marking(settings.kafka, settings.notifications)
-    store = build_alert_store(settings, muted=marking.reason)
-    return StorePart(settings.kafka, store, metrics=metrics, health=health, marking=marking)
+    store = build_alert_store(settings, muted=marking.reason, on_refused=lambda document, why: part.refused(document, why))
+    letters = DeadLetters(settings.kafka)
+    part: StorePart = StorePart(settings.kafka, store, metrics=metrics, health=health, marking=marking, letters=letters)
+    return part
 
 
 def build_alert_store(settings: Settings, **options: Any) -> Any:
@@ -192,11 +191,12 @@ def build_history(settings: Settings) -> Any:
 def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
     """tidewatch.alerts → people."""
     from service.alerts.notify import NotifyPart
+    from service.state.ledger import NotifyLedger
 
     service = build_notifications(
         settings, on_outcome=lambda receiver, outcome: metrics.notifications.labels(receiver, outcome).inc()
     )
-    return NotifyPart(settings.kafka, service, metrics=metrics, health=health)
+    return NotifyPart(settings.kafka, service, NotifyLedger(settings.kafka), metrics=metrics, health=health)
 
 
 def build_notifications(settings: Settings, *, on_outcome: Outcome) -> NotificationService:
@@ -229,6 +229,32 @@ def build_notifiers(settings: Settings) -> dict[str, Notifier]:
         )
         for receiver in told.receivers
     }
+
+
+class _WatchdogPart:
+    """The watchdog as a part: it watches until the others are asked to stop."""
+
+    name = "watchdog"
+
+    def __init__(self, watchdog: Watchdog) -> None:
+        self._watchdog = watchdog
+        self._stop = asyncio.Event()
+
+    async def start(self) -> None:
+        """Begin to watch."""
+        self._watchdog.start()
+
+    async def run(self) -> None:
+        """Until asked to stop."""
+        await self._stop.wait()
+
+    def request_stop(self) -> None:
+        """Watch no more."""
+        self._watchdog.stop()
+        self._stop.set()
+
+    async def close(self) -> None:
+        """Nothing is left to do."""
 
 
 class _HealthPart:

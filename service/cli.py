@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from service.commands import admin, alerts, data, model, serve
+from service.commands import admin, alerts, data, dead_letter, model, serve
 from service.commands.common import error_console
 from service.errors import Reject, Retry, Stop, TidewatchError
 from service.local.commands import local_app
@@ -22,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (serve, admin, model, data, alerts):
+for group in (serve, admin, model, data, alerts, dead_letter):
     group.register(app)
 app.add_typer(local_app, name="local")
 

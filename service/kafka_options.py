@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import msgspec
@@ -73,10 +74,24 @@ async def connect(make: Callable[[], Client], kafka: KafkaSettings) -> Client:
     raise AssertionError("stamina either returns or raises")
 
 
+async def disconnect(stop: Coroutine[Any, Any, None], seconds: float = 5.0) -> None:
+    """Await a client's ``stop`` for a bounded time, whatever it raises: without a broker aiokafka's may hang, or raise the
+    cancellation of its own tasks as if it were ours."""
+    stopping = asyncio.ensure_future(stop)
+    await asyncio.wait([stopping], timeout=seconds)
+    if not stopping.done():
+        stopping.cancel()
+    elif not stopping.cancelled():
+        stopping.exception()  # looked at, so that asyncio does not complain
+
+
 async def _start(client: Client, kafka: KafkaSettings) -> Client:
     started: Any = client
     try:
         await started.start()
+    except asyncio.CancelledError:
+        await disconnect(started.close() if hasattr(started, "close") else started.stop())
+        raise
     except (KafkaError, OSError, TimeoutError) as error:
         await (started.close() if hasattr(started, "close") else started.stop())
         await _explain(kafka)

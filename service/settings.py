@@ -43,6 +43,8 @@ class TopicSettings(Section):
     metrics: str = "metrics"
     alerts: str = "tidewatch.alerts"
     control: str = "tidewatch.control"
+    state: str = "tidewatch.state"
+    notify_state: str = "tidewatch.notify-state"
     dead_letter: str = "tidewatch.dead-letter"
     partitions: Positive = 4
     replication_factor: Positive = 1

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from service.domain import Alert
+from service.domain import Alert, Rejected
 
 
 class AlertStore(Protocol):
@@ -34,6 +34,41 @@ class Notifier(Protocol):
 
         One attempt; the caller retries. Raises ``DeliveryFailed`` (try again) or ``DeliveryRefused`` (never will work).
         """
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+class Ledger(Protocol):
+    """Where the notify part remembers, in one step with how far it has read."""
+
+    async def take_over(self) -> tuple[int | None, Mapping[bytes, bytes]]:
+        """Become the only one who writes; the offset to go on from (None: from the beginning) and what was remembered.
+
+        Raises ``BrokerUnavailable`` or ``ConfigError``.
+        """
+        ...
+
+    async def write(self, records: Mapping[bytes, bytes | None], next_offset: int | None) -> bool:
+        """Write records (None deletes) and the offset, all or nothing; False when it is no longer sure that we may."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+class Letters(Protocol):
+    """Where records and documents go that nobody will ever take."""
+
+    def keep(self, rejected: Rejected) -> None:
+        """Have it written by the next ``flush``."""
+        ...
+
+    async def flush(self) -> None:
+        """Write what is kept, and wait for it. Raises ``BrokerUnavailable`` or ``ConfigError``."""
         ...
 
     async def close(self) -> None:

@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 from service.alerts.control import Command, decode, encode, encode_key, unusable
 from service.alerts.topic import must_be_among
 from service.errors import BrokerUnavailable, ConfigError, InvalidMessage
-from service.kafka_options import connect, kafka_client_options
+from service.kafka_options import connect, disconnect, kafka_client_options
 from service.observability.logging import get_logger
 from service.settings import KafkaSettings
 
@@ -51,7 +51,7 @@ class ControlReader:
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)  # getmany is never cancelled
         if self._consumer is not None:
-            await self._consumer.stop()
+            await disconnect(self._consumer.stop())
 
     def _make(self) -> Any:
         return AIOKafkaConsumer(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+import msgspec
 import stamina
 
 from service.alerts.base import Notifier
@@ -36,6 +37,7 @@ from service.settings import NotificationSettings
 
 log = get_logger("notify")
 
+Record = Callable[[], Awaitable[bool]]
 Outcome = Callable[[str, str], None]  # (receiver, "sent" | "retried" | "refused" | "gave_up" | "muted" | "dropped")
 LONGEST_RETRY_AFTER = 900.0
 MAX_OWED = 50_000  # alerts a receiver may be behind by; beyond, the newest arrivals for it are dropped and counted
@@ -64,6 +66,8 @@ class NotificationService:
         self._clock = clock
         self._on_outcome = on_outcome
         self._retry_wait = retry_wait
+        self._record: Record | None = None
+        self._changed: set[str] = set()
         self._workers = {name: _Worker(self, notifier) for name, notifier in notifiers.items()}
 
     async def start(self) -> None:
@@ -90,17 +94,26 @@ class NotificationService:
         owed = [offset for worker in self._workers.values() if (offset := worker.owed_offset()) is not None]
         return min(owed, default=None)
 
-    def groups(self) -> list[Group]:
-        """Everything remembered: what each receiver is to be told and was told."""
-        return [group for worker in self._workers.values() for group in worker.groups.values()]
+    def remember_with(self, record: Record) -> None:
+        """``record`` is awaited before each message is sent and after: it keeps ``take_changes`` where it survives this
+        process, and says whether this process may tell people anything. Without it nothing outlives the process."""
+        self._record = record
+
+    def take_changes(self) -> dict[str, Group | None]:
+        """The groups that changed since this was last asked, by key; None for one that is forgotten."""
+        changed, self._changed = self._changed, set()
+        now = {key: group for worker in self._workers.values() for key, group in worker.groups.items() if key in changed}
+        return {key: now.get(key) for key in changed}
 
     def restore(self, groups: Sequence[Group]) -> None:
-        """Take over what ``groups`` kept, before ``start``; receivers that no longer exist are dropped."""
+        """Take over what another process remembered; receivers that no longer exist are dropped."""
         for group in groups:
             if group.receiver in self._workers and group.route < len(self._routes):
                 self._workers[group.receiver].groups[group.key] = group
                 for entry in group.entries.values():
                     self.muting.observe(entry.alert)
+        for worker in self._workers.values():
+            worker.wake.set()
 
     def obey(self, commands: Sequence[Command]) -> None:
         """Take people's commands in: silences and false-alarm marks hold from now on."""
@@ -113,9 +126,18 @@ class NotificationService:
     def forget(self) -> None:
         """Drop everything remembered, because another process has taken over telling people."""
         self.muting.forget()
+        self._changed.clear()
         for worker in self._workers.values():
-            worker.groups.clear()
-            worker.wake.set()
+            worker.forget()
+
+    async def recorded(self) -> bool:
+        """Keep what changed; False when this process may not tell anybody anything."""
+        return await self._record() if self._record is not None else True
+
+    def note(self, key: str) -> None:
+        """A group changed."""
+        if self._record is not None:
+            self._changed.add(key)
 
     async def drained(self, seconds: float) -> bool:
         """Send everything owed now, waiting no longer than ``seconds``; True when nothing is owed any more."""
@@ -169,6 +191,7 @@ class _Worker:
         self.idle = asyncio.Event()
         self.idle.set()
         self.stopping = False
+        self.forgotten = 0  # how often another process took over
         self._attempting = False
         self._hurry = False
 
@@ -188,10 +211,23 @@ class _Worker:
         if group is None or (not group.entries and group.last_sent_at is None):
             group = Group(receiver=self.name, route=number, labels=labels, opened_at=now)
         group = absorb(group, arrived, now, policy)
-        self.groups[key] = group
+        self._put(key, group)
         if any(news(entry.alert, entry.told, policy) for entry in group.entries.values()):
             self.idle.clear()
         self.wake.set()
+
+    def forget(self) -> None:
+        self.groups.clear()
+        self.forgotten += 1
+        self.idle.set()
+        self.wake.set()
+
+    def _put(self, key: str, group: Group | None) -> None:
+        if group is None:
+            del self.groups[key]
+        else:
+            self.groups[key] = group
+        self.service.note(key)
 
     def owed_offset(self) -> int | None:
         owed = [
@@ -225,8 +261,10 @@ class _Worker:
         best: tuple[Group | None, Decision] = (None, Decision(False, "nothing new"))
         for key, group in list(self.groups.items()):
             policy = self.service.policy(self.name, group.route)
+            if group.owed is not None:  # frozen before a restart: it goes first, as it was
+                return group, Decision(True, group.owed.reason, now)
             if spent(group, now, policy):
-                del self.groups[key]
+                self._put(key, None)
                 continue
             group = self._hush(key, group)
             decision = decide(group, now, policy, self.service.muted)
@@ -242,7 +280,8 @@ class _Worker:
             if entry.hushed and not group.entries[name].hushed:
                 self.service._on_outcome(self.name, "muted")
                 log.info("not told", receiver=self.name, alert_id=name, why=self.service.muted(entry.alert))
-        self.groups[key] = hushed
+        if hushed is not group:
+            self._put(key, hushed)
         return hushed
 
     async def _pause(self, until: int | None) -> None:
@@ -252,28 +291,43 @@ class _Worker:
             await asyncio.wait_for(self.wake.wait(), wait)
 
     async def _tell(self, group: Group, decision: Decision) -> None:
-        policy = self.service.policy(self.name, group.route)
-        message = notification(group, decision.reason, policy, self.service.muted)
-        outcome = await self._deliver(message)
+        """Record that the message is owed, send it, record that it was sent: whenever the process dies, whoever comes next
+        sends it under the same key, or not at all because it is known to have arrived."""
+        forgotten = self.forgotten
+        message = group.owed
+        if message is None:
+            policy = self.service.policy(self.name, group.route)
+            message = notification(group, decision.reason, policy, self.service.muted)
+            self._put(group.key, msgspec.structs.replace(group, owed=message))
+        if not await self.service.recorded() or forgotten != self.forgotten:
+            await self._pause(None)
+            return
+        outcome = await self._deliver(message, forgotten)
         if outcome is None:
             return  # stopped: it stays owed
         self.service._on_outcome(self.name, outcome)
-        current = self.groups.get(group.key)  # it may have taken in news while the message was on its way, or been forgotten
-        if current is not None:
-            self.groups[group.key] = after(current, message, self.service._clock.now_ms())
+        current = self.groups.get(group.key)  # it may have taken in news while the message was on its way
+        if current is not None and forgotten == self.forgotten:
+            self._put(group.key, after(current, message, self.service._clock.now_ms()))
+            await self.service.recorded()
 
-    async def _deliver(self, message: Notification) -> str | None:
-        """``sent``, ``refused`` or ``gave_up``; ``None`` when the service stops first."""
+    async def _deliver(self, message: Notification, forgotten: int) -> str | None:
+        """``sent``, ``refused`` or ``gave_up``; ``None`` when the service stops, or another process takes over, first."""
         first, longest = self.service._retry_wait
         deadline = self.service._settings.deadline_seconds
         try:
             async for attempt in stamina.retry_context(
-                on=self._again, attempts=None, timeout=deadline, wait_initial=first, wait_max=longest, wait_jitter=first
+                on=lambda error: self._again(error, forgotten),
+                attempts=None,
+                timeout=deadline,
+                wait_initial=first,
+                wait_max=longest,
+                wait_jitter=first,
             ):
                 with attempt:
                     await self._try(message)
         except DeliveryFailed as error:
-            if self.stopping:
+            if self.stopping or forgotten != self.forgotten:
                 return None
             log.error("gave up telling a receiver", receiver=self.name, alerts=len(message.entries), why=str(error))
             return "gave_up"
@@ -299,8 +353,8 @@ class _Worker:
         finally:
             self._attempting = False
 
-    def _again(self, error: Exception) -> bool | float:
-        if not isinstance(error, DeliveryFailed) or self.stopping:
+    def _again(self, error: Exception, forgotten: int) -> bool | float:
+        if not isinstance(error, DeliveryFailed) or self.stopping or forgotten != self.forgotten:
             return False
         self.service._on_outcome(self.name, "retried")
         return True if error.retry_after is None else min(error.retry_after, LONGEST_RETRY_AFTER)

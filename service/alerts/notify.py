@@ -1,15 +1,22 @@
 """The notify part: transitions from the alerts topic to people.
 
-First form, at least once: the committed offset never passes a transition somebody has still to be told about, so what was owed
-when a process died is read, grouped and sent again under the same key; a receiver that knows the key drops the double.
+What it remembers (groups, the message owed, what was told) is kept in one transaction with how far it has read. Only one
+notifier is active, because the alerts topic has one partition; a standby takes over where the other one's memory ends. A message
+is doubled only if the notifier dies between the receiver's answer and the record of it, and then under the same key.
 """
 
 from __future__ import annotations
 
+import asyncio
+
+from service.alerts.base import Ledger
 from service.alerts.control_topic import ControlReader
 from service.alerts.notifications import NotificationService
+from service.alerts.remembered import groups_of, records_of
+from service.alerts.stages import Group
 from service.alerts.topic import AlertTopicReader
 from service.domain import Rejected
+from service.errors import BrokerUnavailable
 from service.observability.health import Health
 from service.observability.logging import get_logger
 from service.observability.metrics import Metrics
@@ -23,15 +30,21 @@ class NotifyPart:
 
     name = "notify"
 
-    def __init__(self, kafka: KafkaSettings, service: NotificationService, *, metrics: Metrics, health: Health) -> None:
+    def __init__(
+        self, kafka: KafkaSettings, service: NotificationService, ledger: Ledger, *, metrics: Metrics, health: Health
+    ) -> None:
         self._reader = AlertTopicReader(kafka, "notify", on_poison=self._poison)
         self._control = ControlReader(kafka, service.obey)
         self._service = service
+        self._ledger = ledger
         self._metrics = metrics
         self._health = health
-        self._read_to: dict[int, int] = {}
-        self._committed: dict[int, int] = {}
         self._turn = -1
+        self._active = False
+        self._read_to: int | None = None  # not recorded yet
+        self._recorded: dict[str, Group] = {}
+        self._recording = asyncio.Lock()
+        service.remember_with(self._record)
 
     async def start(self) -> None:
         """Connect to Kafka and begin to deliver. Raises ``BrokerUnavailable`` or ``ConfigError``."""
@@ -43,14 +56,13 @@ class NotifyPart:
     async def run(self) -> None:
         """Work until asked to stop."""
         async for batch in self._reader.batches():
-            if batch.turn != self._turn:  # another notifier may have worked meanwhile: what it told is not ours to repeat
-                self._service.forget()
-                self._read_to, self._committed, self._turn = {}, {}, batch.turn
-            self._service.accept([(item.alert, item.offset) for item in batch.transitions])
-            self._read_to |= batch.next_offsets
-            await self._commit_settled()
-            owed = self._service.owed_from()
-            self._health.beat(self.name, ready=True, detail="nothing owed" if owed is None else f"owed from offset {owed}")
+            if batch.turn != self._turn:
+                await self._take_over(batch.turn)
+            elif self._active:
+                self._service.accept([(item.alert, item.offset) for item in batch.transitions])
+                self._read_to = batch.next_offsets.get(0, self._read_to)
+                await self._record()
+            self._health.beat(self.name, ready=self._turn >= 0, detail=self._detail())
 
     def request_stop(self) -> None:
         """Read no more; start no new message."""
@@ -58,18 +70,65 @@ class NotifyPart:
         self._service.request_stop()
 
     async def close(self) -> None:
-        """Finish the tries in flight, commit what they settled, leave the group."""
+        """Finish the tries in flight, record what they settled, leave the group."""
         await self._service.close()
-        await self._commit_settled()
+        await self._record()
+        await self._ledger.close()
         await self._reader.close()
         await self._control.close()
 
-    async def _commit_settled(self) -> None:
+    async def _take_over(self, turn: int) -> None:
+        """After every rebalance: forget, and, where the partition is ours, go on from what the last notifier recorded."""
+        async with self._recording:
+            self._stand_by()
+            if self._reader.assigned:
+                try:
+                    offset, records = await self._reader.alongside(self._ledger.take_over())
+                except BrokerUnavailable as error:
+                    log.warning("cannot take over telling people yet", error=str(error))
+                    return
+                groups = groups_of(records)
+                self._recorded = {group.key: group for group in groups}
+                self._service.restore(groups)
+                self._reader.seek(offset)
+                self._active = True
+                log.info("telling people from now on", groups=len(groups), offset=offset)
+            self._turn = turn
+
+    def _stand_by(self) -> None:
+        self._active = False
+        self._service.forget()
+        self._recorded, self._read_to = {}, None
+
+    async def _record(self) -> bool:
+        """Record what changed and how far was read; False when another notifier may be at work."""
+        async with self._recording:
+            if not self._active:
+                return False
+            changes, offset = self._service.take_changes(), self._read_to
+            records: dict[bytes, bytes | None] = {}
+            for key, group in changes.items():
+                records |= records_of(key, self._recorded.get(key), group)
+            if not records and offset is None:
+                return True
+            if not await self._ledger.write(records, offset):
+                self._stand_by()
+                self._reader.rejoin()
+                return False
+            if self._read_to == offset:
+                self._read_to = None
+            for key, group in changes.items():
+                if group is None:
+                    self._recorded.pop(key, None)
+                else:
+                    self._recorded[key] = group
+            return True
+
+    def _detail(self) -> str:
+        if not self._active:
+            return "standing by"
         owed = self._service.owed_from()
-        # the alerts topic has one partition, so one offset orders everything owed
-        settled = {p: read if owed is None else min(read, owed) for p, read in self._read_to.items()}
-        if settled != self._committed and await self._reader.commit(settled, self._turn):
-            self._committed = settled
+        return "nothing owed" if owed is None else f"owed from offset {owed}"
 
     def _poison(self, rejected: Rejected) -> None:
         self._metrics.rejected.labels(rejected.reason).inc()

@@ -39,7 +39,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
-    """What one receiver is told together. ``repeats``: messages sent since the news last changed."""
+    """What one receiver is told together. ``repeats``: messages sent since the news last changed; ``owed``: the message being
+    sent, kept so that it goes out once more as it was, under the same key, should the notifier die before it knows."""
 
     receiver: str
     route: int
@@ -48,6 +49,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     entries: dict[str, Entry] = {}
     last_sent_at: int | None = None
     repeats: int = 0
+    owed: Notification | None = None
 
     @property
     def key(self) -> str:
@@ -244,12 +246,16 @@ def after(group: Group, sent: Notification, now: int) -> Group:
             del entries[told.alert.alert_id]
         else:
             entries[told.alert.alert_id] = entry
-    return msgspec.structs.replace(group, entries=entries, last_sent_at=now, repeats=1 if changed else group.repeats + 1)
+    return msgspec.structs.replace(group, entries=entries, last_sent_at=now, repeats=1 if changed else group.repeats + 1, owed=None)
 
 
 def spent(group: Group, now: int, policy: Policy) -> bool:
     """True when an empty group may be forgotten: kept for one interval so that flapping does not restart its wait."""
-    return not group.entries and (group.last_sent_at is None or now >= group.last_sent_at + policy.group_interval)
+    return (
+        not group.entries
+        and group.owed is None
+        and (group.last_sent_at is None or now >= group.last_sent_at + policy.group_interval)
+    )
 
 
 def owed_offset(group: Group, policy: Policy, muted: Muted) -> int | None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import msgspec
 import stamina
 
-from service.alerts.base import AlertStore
+from service.alerts.base import AlertStore, Letters
 from service.alerts.marking import Marking
-from service.alerts.topic import AlertTopicReader
-from service.domain import Alert, Rejected
-from service.errors import StoreUnavailable
+from service.alerts.topic import AlertBatch, AlertTopicReader
+from service.domain import Alert, Record, Rejected
+from service.errors import BrokerUnavailable, StoreUnavailable
 from service.observability.health import Health
 from service.observability.logging import get_logger
 from service.observability.metrics import Metrics
@@ -35,11 +36,23 @@ class StorePart:
     name = "store"
 
     def __init__(
-        self, kafka: KafkaSettings, store: InstallsTemplates, *, metrics: Metrics, health: Health, marking: Marking | None = None
+        self,
+        kafka: KafkaSettings,
+        store: InstallsTemplates,
+        *,
+        metrics: Metrics,
+        health: Health,
+        marking: Marking | None = None,
+        letters: Letters | None = None,
     ) -> None:
+        """``letters``: where the records go that are no alerts, and the documents that ``store`` hands to ``refused``."""
+        self._topic = kafka.topics.alerts
         self._reader = AlertTopicReader(kafka, "store", on_poison=self._poison)
         self._store = store
         self._marking = marking
+        self._letters = letters
+        self._read: dict[int, int] = {}  # not committed yet
+        self._turn = -1
         self._metrics = metrics
         self._health = health
         self._stopping = asyncio.Event()
@@ -59,8 +72,10 @@ class StorePart:
             alerts = batch.alerts
             if alerts and not await self._reader.alongside(self._until_taken(self._store.write, alerts)):
                 return  # stopped while the store was away: uncommitted, so read again by whoever comes next
-            if batch.next_offsets and await self._reader.commit(batch.next_offsets, batch.turn):
-                self._metrics.stored.inc(len(alerts))
+            self._metrics.stored.inc(len(alerts))
+            if self._letters is not None and not await self._reader.alongside(self._until_taken(self._letters.flush)):
+                return
+            await self._commit(batch)
             self._health.beat(self.name, ready=True, detail="up to date" if not alerts else f"stored {len(alerts)}")
 
     def request_stop(self) -> None:
@@ -73,20 +88,29 @@ class StorePart:
         await self._reader.close()
         if self._marking is not None:
             await self._marking.close()
+        if self._letters is not None:
+            await self._letters.close()
         await self._store.close()
 
+    async def _commit(self, batch: AlertBatch) -> None:
+        if batch.turn != self._turn:
+            self._read, self._turn = {}, batch.turn
+        self._read |= batch.next_offsets
+        if self._read and await self._reader.commit(self._read, batch.turn):
+            self._read = {}
+
     async def _until_taken(self, call: Any, *args: Sequence[Alert]) -> bool:
-        """Call until it succeeds (True) or the part is asked to stop (False). Only ``StoreUnavailable`` is tried again."""
+        """Call until it succeeds (True) or the part is asked to stop (False). What is away is tried again."""
         try:
             async for attempt in stamina.retry_context(on=self._still_wanted, attempts=None, timeout=None, wait_max=5.0):
                 with attempt:
                     await call(*args)
-        except StoreUnavailable:
+        except (StoreUnavailable, BrokerUnavailable):
             return False
         return True
 
     def _still_wanted(self, error: Exception) -> bool:
-        if not isinstance(error, StoreUnavailable) or self._stopping.is_set():
+        if not isinstance(error, (StoreUnavailable, BrokerUnavailable)) or self._stopping.is_set():
             return False
         self._health.beat(self.name, ready=False, detail=str(error))
         return True
@@ -94,3 +118,14 @@ class StorePart:
     def _poison(self, rejected: Rejected) -> None:
         self._metrics.rejected.labels(rejected.reason).inc()
         log.warning("alerts topic holds a record that is no alert; skipped", offset=rejected.record.offset, why=rejected.message)
+        if self._letters is not None:
+            self._letters.keep(rejected)
+
+    def refused(self, document: Mapping[str, Any], reason: str) -> None:
+        """The store's word that it will never take this document: it is kept as a dead letter, and the others go on."""
+        alert_id = str(document["tidewatch"]["alert_id"])
+        self._metrics.rejected.labels("document-refused").inc()
+        log.error("document refused for good", alert_id=alert_id, why=reason)
+        if self._letters is not None:
+            record = Record(self._topic, 0, -1, 0, alert_id.encode(), msgspec.json.encode(document))
+            self._letters.keep(Rejected(record, "document-refused", reason))

@@ -28,11 +28,14 @@ from aiokafka.errors import (
 from service.alerts.wire import decode
 from service.domain import Alert, Record, Rejected
 from service.errors import BrokerUnavailable, ConfigError, InvalidMessage
-from service.kafka_options import connect, kafka_client_options
+from service.kafka_options import connect, disconnect, kafka_client_options
+from service.observability.logging import get_logger
 from service.settings import KafkaSettings
 
 T = TypeVar("T")
 POLL_MS = 500
+
+log = get_logger("alerts")
 
 
 def must_be_among(topics: Collection[str], topic: str) -> None:
@@ -81,6 +84,7 @@ class AlertTopicReader:
         self._stopping = False
         self._busy = False
         self._turn = 0
+        self._rejoining = False
 
     async def start(self) -> None:
         """Connect and join the group. Raises ``BrokerUnavailable``, or ``ConfigError`` when credentials are refused."""
@@ -108,6 +112,9 @@ class AlertTopicReader:
     async def batches(self) -> AsyncIterator[AlertBatch]:
         """Batches until ``request_stop``; an empty one about every half second when nothing comes."""
         while not self._stopping:
+            if self._rejoining and not await self._rejoin():
+                yield AlertBatch([], {}, self._turn)
+                continue
             turn = self._turn
             try:
                 fetched = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=self._max_records)
@@ -135,10 +142,8 @@ class AlertTopicReader:
             self._consumer.resume(*self._consumer.assignment())
 
     async def commit(self, next_offsets: dict[int, int], turn: int) -> bool:
-        """Commit ``partition -> next offset`` read in ``turn``. False when a rebalance has made that pointless.
-
-        Raises ``BrokerUnavailable`` when Kafka takes no commit for half a minute.
-        """
+        """Commit ``partition -> next offset`` read in ``turn``. False when a rebalance has made that pointless, or Kafka took no
+        commit for half a minute: what is not committed is read again, and storing it again changes nothing."""
         assigned = {tp.partition for tp in self._consumer.assignment()}
         offsets = {TopicPartition(self._topic, p): offset for p, offset in next_offsets.items() if p in assigned}
         if turn != self._turn or not offsets:
@@ -150,17 +155,44 @@ class AlertTopicReader:
         except (CommitFailedError, IllegalGenerationError, UnknownMemberIdError, RebalanceInProgressError):
             return False
         except KafkaError as error:
-            raise BrokerUnavailable(f"Kafka takes no commits of group {self.group}: {error}.") from error
+            log.warning("Kafka takes no commits now", group=self.group, error=str(error))
+            return False
         return True
+
+    @property
+    def assigned(self) -> bool:
+        """True when this member has a partition; false for one that stands by."""
+        return bool(self._consumer.assignment())
+
+    def seek(self, offset: int | None) -> None:
+        """Go on from there; from the beginning for None. Only where there is one partition."""
+        for tp in self._consumer.assignment():
+            self._consumer.seek(tp, 0 if offset is None else offset)
+
+    def rejoin(self) -> None:
+        """Join the group as a new member before the next batch, to hear from it whose the partitions are now."""
+        self._rejoining = True
 
     def request_stop(self) -> None:
         """End ``batches`` after the batch in hand."""
         self._stopping = True
 
     async def close(self) -> None:
-        """Leave the group and disconnect."""
-        if self._consumer is not None:
-            await self._consumer.stop()
+        """Leave the group and disconnect; bounded, also while Kafka is away."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await disconnect(consumer.stop())
+
+    async def _rejoin(self) -> bool:
+        await self.close()
+        try:
+            self._consumer = await connect(self._make, self._kafka)
+        except BrokerUnavailable as error:
+            log.warning("cannot join the group anew yet", group=self.group, error=str(error))
+            return False
+        self._turn += 1
+        self._rejoining = False
+        return True
 
     def _decoded(self, fetched: dict[Any, list[Any]], turn: int) -> AlertBatch:
         transitions: list[Positioned] = []

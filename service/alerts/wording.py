@@ -157,7 +157,7 @@ def sparkline(values: Sequence[float | None], width: int = 24) -> str:
             continue
         # the value farthest from the middle, so that one odd row is not averaged away
         shown = max(seen, key=lambda value: abs(value - known[0]))
-        place = 0.5 if high == low else (shown - low) / (high - low)
+        place = 0.5 if high == low else (shown / 2 - low / 2) / (high / 2 - low / 2)  # halves: a difference may be infinite
         marks.append(SPARKS[min(int(place * len(SPARKS)), len(SPARKS) - 1)])
     return "".join(marks)
 

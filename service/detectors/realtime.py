@@ -78,6 +78,12 @@ class RealTimeAnomalyDetector:
         """Take over what another process remembered."""
         self._states.update(states)
 
+    def begin_anew(self, entity: str, tracker: budget.State) -> None:
+        """Take over what another version of the bundle remembered: the rest of the alert budget. The level, which means
+        something else for every calibration, begins where this one puts it."""
+        fresh = budget.start(self._params)
+        self._states[entity] = EntityState(-1, (), (), budget.State(fresh.z, min(tracker.tokens, self._params.most_tokens)))
+
     def forget(self, entities: Iterable[str]) -> None:
         """Drop what is remembered of the entities."""
         for name in entities:

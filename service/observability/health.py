@@ -44,6 +44,11 @@ class Health:
         """True when there are parts, and every one can do its work."""
         return self.alive() and bool(self._parts) and all(part.ready for part in self._parts.values())
 
+    def stuck(self, after: float) -> list[str]:
+        """The parts that have not beaten for ``after`` seconds."""
+        now = self._clock.monotonic()
+        return [name for name, part in list(self._parts.items()) if now - part.beat > after]
+
     def describe(self) -> Mapping[str, Mapping[str, object]]:
         """Each part's word and how long ago it was, for people."""
         now = self._clock.monotonic()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
 from service.domain import Record, Rejected, Sample
+from service.kafka_options import Commit
 
 # progress(stage, done, total, detail): called while something long goes on; total is 0 where nobody knows it.
 Progress = Callable[[str, int, int, str], None]
@@ -26,6 +27,21 @@ class RecordBatch(msgspec.Struct, frozen=True):
 
     records: Sequence[Record]
     resume_at: Mapping[int, int]
+
+
+class Owner(Protocol):
+    """Whoever works on the source's partitions, told by its main loop when they come and go."""
+
+    async def take_over(self, partitions: Collection[int]) -> Mapping[int, Commit | None]:
+        """Become the only one who works on them and remember what was known of them; what is committed, None if never.
+
+        Raises ``BrokerUnavailable`` to be asked again, and ``Stop`` to end the process.
+        """
+        ...
+
+    async def give_up(self, partitions: Collection[int]) -> None:
+        """Forget them: they went to another member, or will be taken over anew."""
+        ...
 
 
 class Source(Protocol):

@@ -4,10 +4,11 @@ What aiokafka 0.14 does decides the shape (all of it was tried):
 
 - ``getmany`` is never cancelled (it would leak its fetch counter and switch the max-poll detection off).
 - No heartbeat runs while a rebalance listener works, and what it raises is swallowed. So the assigned-listener only pauses
-  and notes; offsets are read and positions set by the main loop, in ``_take_over``.
+  and notes; partitions are taken over by the main loop, in ``_take_over``.
 - The revoked-listener waits, bounded, until the batch in hand is committed, so that a clean rebalance repeats nothing.
-- Rebalances are eager: every partition is revoked and handed out again. One that comes straight back, committed just
-  behind the last record we handed on, keeps its windows.
+- Rebalances are eager: every partition is revoked and handed out again. One that comes straight back, with all that was
+  handed on settled, keeps its windows and its producer: had another process worked on it meanwhile, the next transaction
+  would be refused, and the partition taken over anew.
 - Static membership is broken there (two members keep one partition), so the group is left on close.
 """
 
@@ -15,56 +16,45 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import (
-    CommitFailedError,
-    GroupAuthorizationFailedError,
-    IllegalGenerationError,
-    IllegalStateError,
-    KafkaError,
-    RebalanceInProgressError,
-    TopicAuthorizationFailedError,
-    UnknownMemberIdError,
-)
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError
 
 from service.domain import Record
 from service.errors import BrokerUnavailable, ConfigError
-from service.kafka_options import Commit, connect, kafka_client_options
+from service.kafka_options import Commit, connect, disconnect, kafka_client_options
 from service.observability.logging import get_logger
 from service.settings import KafkaSettings, Settings
-from service.sources.base import RecordBatch
+from service.sources.base import Owner, RecordBatch
 
 log = get_logger("source")
 
 POLL_MS = 200  # how long an idle poll waits; a record that arrives ends it at once
 FETCH_BYTES = 1 << 20  # a partition's share of one fetch; a larger message still comes, alone
-LOST = (CommitFailedError, IllegalGenerationError, IllegalStateError, RebalanceInProgressError, UnknownMemberIdError)
 
 
 class KafkaSource:
-    """One member of the group ``<group_prefix>.scoring`` on the metrics topic.
+    """One member of the group ``<group_prefix>.scoring`` on the metrics topic; ``owner`` works on its partitions."""
 
-    ``on_dropped(partitions)`` is called, from the main loop, for partitions whose windows must be forgotten: those that
-    went to another member, and those that will be refilled from the topic.
-    """
-
-    def __init__(self, settings: Settings, *, on_dropped: Callable[[Collection[int]], None]) -> None:
+    def __init__(self, settings: Settings, owner: Owner) -> None:
         self._kafka = settings.kafka
         self._limits = settings.stream
         self._topic = settings.kafka.topics.metrics
-        self._on_dropped = on_dropped
+        self._owner = owner
         self.group = f"{settings.kafka.group_prefix}.scoring"
         self._consumer: Any = None
-        self._stopping = False
+        self._listener: _Listener | None = None
+        self._stop = asyncio.Event()
         self._turn = 0  # assignments so far
         self._taken = 0  # the assignment whose positions are set
-        self._batch_turn = 0  # the assignment the batch in hand was read in
         self._revoking = False
+        self._claimed: set[int] = set()  # what the owner was asked to take over and not to give up
+        self._lost: set[int] = set()
         self._handed: dict[int, int] = {}  # by partition, the offset behind the last record handed on
+        self._settled: dict[int, int] = {}  # the same, once the owner was done with them
         self._resume_at: dict[int, int] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -87,13 +77,16 @@ class KafkaSource:
             max_partition_fetch_bytes=FETCH_BYTES,
             **kafka_client_options(self._kafka),
         )
-        self._consumer.subscribe([self._topic], listener=_Listener(self))
+        self._listener = _Listener(self)
+        self._consumer.subscribe([self._topic], listener=self._listener)
         return self._consumer
 
     async def batches(self) -> AsyncIterator[RecordBatch]:
-        """Batches until ``request_stop``; an empty one when nothing came for a moment."""
-        while not self._stopping:
-            await self._take_over()
+        """Batches until ``request_stop``; an empty one when nothing came for a moment, or Kafka is away."""
+        while not self._stop.is_set():
+            if not await self._ready():
+                yield RecordBatch([], {})
+                continue
             turn = self._turn
             try:
                 fetched = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=self._limits.max_batch_records)
@@ -101,43 +94,31 @@ class KafkaSource:
                 raise ConfigError(
                     f"Kafka does not let group {self.group} read {self._topic}.", hint="Grant the user READ on both."
                 ) from error
-            if self._revoking or turn != self._turn:
+            if self._revoking or turn != self._turn or turn != self._taken:
                 continue  # rebalanced meanwhile: _take_over sets every position anew, so nothing fetched is lost
             records = [_record(message) for messages in fetched.values() for message in messages]
             self._handed.update({tp.partition: messages[-1].offset + 1 for tp, messages in fetched.items() if messages})
-            self._batch_turn = turn
             self._idle.clear()
             try:
                 yield RecordBatch(records, dict(self._resume_at))
+                self._settled = dict(self._handed)
             finally:
                 self._idle.set()
 
-    async def commit(self, offsets: Mapping[int, Commit]) -> None:
-        """Commit for the batch in hand. Partitions that were revoked meanwhile are left to their new owner, and those that
-        are still being refilled stay where they are.
+    def lose(self, partitions: Collection[int]) -> None:
+        """The owner's word, during a batch, that it is not sure to own these any more: they will be taken over anew."""
+        self._lost |= set(partitions)
 
-        Raises ``BrokerUnavailable`` when Kafka does not take it now.
-        """
-        if self._batch_turn != self._turn:
-            return
-        told = {
-            TopicPartition(self._topic, at): (commit.offset, commit.metadata)
-            for at, commit in offsets.items()
-            if commit.offset >= self._resume_at.get(at, 0)
-        }
-        if not told:
-            return
-        try:
-            await self._consumer.commit(told)
-        except LOST:
-            log.info("commit refused: the partitions have a new owner", partitions=sorted(offsets))
-            return
-        except (KafkaError, OSError) as error:
-            raise BrokerUnavailable(f"Kafka takes no commits of group {self.group}: {error}.") from error
+    @property
+    def reading(self) -> bool:
+        """True while the partitions assigned are being read; False while they are being taken over, or Kafka is away."""
+        return self._taken == self._turn and self._turn > 0 and not self._lost
 
     def lag(self) -> dict[int, int]:
         """Records each assigned partition is behind, as far as Kafka told."""
-        behind = {}
+        behind: dict[int, int] = {}
+        if self._consumer is None:
+            return behind
         for tp in self._consumer.assignment():
             newest = self._consumer.last_stable_offset(tp)
             if newest is not None and tp.partition in self._handed:
@@ -146,61 +127,88 @@ class KafkaSource:
 
     def request_stop(self) -> None:
         """End ``batches`` after the batch in hand."""
-        self._stopping = True
+        self._stop.set()
 
     async def close(self) -> None:
-        """Leave the group and disconnect."""
-        if self._consumer is not None:
-            await self._consumer.stop()
+        """Leave the group and disconnect; bounded, also while Kafka is away."""
+        consumer, self._consumer, self._listener = self._consumer, None, None
+        if consumer is not None:
+            await disconnect(consumer.stop())
+
+    async def _ready(self) -> bool:
+        """Whether the partitions assigned now can be read. False, after a moment, while Kafka is away."""
+        try:
+            if self._lost:
+                await self._until_stopped(self._rejoin())
+            if self._turn != self._taken and not self._revoking:
+                await self._until_stopped(self._take_over())
+        except (KafkaError, OSError, BrokerUnavailable) as error:
+            log.warning("partitions cannot be taken over yet", error=str(error))
+            await self._until_stopped(asyncio.sleep(POLL_MS / 1000))
+            return False
+        return not self._stop.is_set()
+
+    async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await ``work``, but no longer than until ``request_stop``."""
+        task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            if not task.done():
+                task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    async def _rejoin(self) -> None:
+        """Join the group as a new member. Who was fenced may be a member that the group put out while it slept: it must not
+        claim its partitions back, but hear from the group whose they are now."""
+        log.warning("joining the group anew", lost=sorted(self._lost))
+        await self.close()
+        self._revoking = False
+        await connect(self._make_consumer, self._kafka)
+        for at in self._lost:
+            self._settled.pop(at, None)
+        self._lost.clear()
 
     async def _take_over(self) -> None:
-        """Set the positions of a new assignment. While Kafka is away everything stays paused and it is tried again."""
+        """Give up what is lost, take over what is new, and set every position. Stopped by a further rebalance."""
         turn = self._turn
-        if turn == self._taken:
-            return
         assigned = {tp.partition: tp for tp in self._consumer.assignment()}
-        try:
-            starts = await self._starts(list(assigned.values())) if assigned else {}
-        except (KafkaError, OSError, BrokerUnavailable) as error:
-            log.warning("cannot read the committed offsets yet", error=str(error))
-            await asyncio.sleep(POLL_MS / 1000)
-            return
+        kept = {at for at in assigned if at in self._settled and self._handed.get(at) == self._settled[at]}
+        gone, new = self._claimed - kept, set(assigned) - kept
+        for known in (self._handed, self._settled, self._resume_at):
+            for at in gone:
+                known.pop(at, None)
+        await self._owner.give_up(sorted(gone))
+        self._claimed = kept | new
+        starts = await self._starts(await self._owner.take_over(sorted(new)), assigned) if new else {}
         if turn != self._turn:
-            return  # revoked again while we asked
-        kept = {at for at, (_, resume_at) in starts.items() if self._handed.get(at) == resume_at}
-        forget = (set(self._resume_at) | set(starts)) - kept
-        if forget:
-            self._on_dropped(sorted(forget))
+            return  # revoked again meanwhile
         for at, (rewind_to, resume_at) in starts.items():
-            self._consumer.seek(assigned[at], resume_at if at in kept else rewind_to)
-        self._handed = {at: resume_at if at in kept else rewind_to for at, (rewind_to, resume_at) in starts.items()}
-        self._resume_at = {at: self._resume_at[at] if at in kept else resume_at for at, (_, resume_at) in starts.items()}
+            self._handed[at], self._resume_at[at] = rewind_to, resume_at
+        for at, tp in assigned.items():
+            self._consumer.seek(tp, self._handed[at])
         self._consumer.resume(*assigned.values())
         self._taken = turn
-        refill = sum(resume_at - rewind_to for at, (rewind_to, resume_at) in starts.items() if at not in kept)
-        log.info("partitions taken over", partitions=sorted(starts), kept=sorted(kept), refill_records=refill)
+        refill = sum(resume_at - rewind_to for rewind_to, resume_at in starts.values())
+        log.info("partitions taken over", partitions=sorted(new), kept=sorted(kept), refill_records=refill)
 
-    async def _starts(self, partitions: list[Any]) -> dict[int, tuple[int, int]]:
+    async def _starts(self, committed: Mapping[int, Commit | None], assigned: Mapping[int, Any]) -> dict[int, tuple[int, int]]:
         """By partition: where to begin reading, and the first offset to score."""
-        admin = await connect(lambda: AIOKafkaAdminClient(**kafka_client_options(self._kafka)), self._kafka)
-        try:
-            committed = await admin.list_consumer_group_offsets(self.group, partitions=partitions)
-        finally:
-            await admin.close()
+        partitions = [assigned[at] for at in committed]
         first = await self._consumer.beginning_offsets(partitions)
         end = await self._consumer.end_offsets(partitions)
         starts = {}
-        for tp in partitions:
-            found = committed.get(tp)
-            if found is None or found.offset < 0 or found.offset > end[tp]:  # never committed, or the topic was made anew
+        for at, commit in committed.items():
+            tp = assigned[at]
+            if commit is None or commit.offset > end[tp]:  # never committed, or the topic was made anew
                 begin = first[tp] if self._limits.start_from == "earliest" else end[tp]
-                starts[tp.partition] = (begin, begin)
+                starts[at] = (begin, begin)
                 continue
-            commit = Commit.read(found.offset, found.metadata)
             resume_at = max(commit.offset, first[tp])
             oldest = resume_at if commit.oldest is None else commit.oldest
-            rewind_to = min(resume_at, max(oldest, resume_at - self._limits.max_rewind_records, first[tp]))
-            starts[tp.partition] = (rewind_to, resume_at)
+            starts[at] = (min(resume_at, max(oldest, resume_at - self._limits.max_rewind_records, first[tp])), resume_at)
         return starts
 
     def _assigned(self, partitions: Collection[Any]) -> None:
@@ -217,17 +225,18 @@ class KafkaSource:
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
-    """Only waits, pauses and notes."""
+    """Only waits, pauses and notes; and nothing any more once its consumer is being left."""
 
     def __init__(self, source: KafkaSource) -> None:
         self._source = source
 
     async def on_partitions_revoked(self, revoked: Collection[Any]) -> None:
-        if revoked:
+        if revoked and self._source._listener is self:
             await self._source._revoked()
 
     async def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
-        self._source._assigned(assigned)
+        if self._source._listener is self:
+            self._source._assigned(assigned)
 
 
 async def require_topic(kafka: KafkaSettings, topic: str) -> list[Any]:

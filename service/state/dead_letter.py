@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from service.domain import Rejected
+from service.domain import Record, Rejected
 from service.errors import InvalidMessage
 
 PREFIX = "__streams.errors."
@@ -48,3 +48,33 @@ def truncated(letter: DeadLetter, most: int) -> DeadLetter:
     headers = (*ours, (TRUNCATED, str(len(value)).encode()))
     room = most - len(key) - sum(len(name) + len(told) + 10 for name, told in headers)
     return DeadLetter(key or None, value[: max(0, room)], headers)
+
+
+class Letter(msgspec.Struct, frozen=True):
+    """A dead letter as people ask for it: where it lies (``at``: ``partition:offset``), why, and the record it was."""
+
+    at: str
+    reason: str
+    message: str
+    record: Record
+    truncated: bool = False
+
+
+def read_letter(record: Record) -> Letter:
+    """The inverse of ``dead_letter``; headers that are missing or odd read as unknown."""
+    ours = {name: value.decode(errors="replace") for name, value in record.headers if name.startswith((PREFIX, "tidewatch."))}
+    original = Record(
+        topic=ours.get(f"{PREFIX}topic", ""),
+        partition=_number(ours.get(f"{PREFIX}partition")),
+        offset=_number(ours.get(f"{PREFIX}offset")),
+        timestamp=record.timestamp,
+        key=record.key,
+        value=None if ours.get(NULL_VALUE) else record.value,
+        headers=tuple(header for header in record.headers if header[0] not in ours),
+    )
+    at = f"{record.partition}:{record.offset}"
+    return Letter(at, ours.get(REASON, "unknown"), ours.get(f"{PREFIX}message", ""), original, TRUNCATED in ours)
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text is not None and text.isdecimal() else -1

@@ -8,15 +8,23 @@ from typing import Any, Literal
 
 import msgspec
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from service.errors import BrokerUnavailable, ConfigError
 from service.kafka_options import connect, kafka_client_options
 from service.settings import KafkaSettings
-from service.state.transactions import topic_configs
 
 # A dead letter is as large as the worst message the metrics topic took.
 LARGEST_DEAD_LETTER = 32 << 20
+# Memory is read whole when a partition changes hands, so what is outdated must not pile up: small segments, cleaned early.
+COMPACTED = {
+    "cleanup.policy": "compact",
+    "max.message.bytes": str(16 << 20),
+    "segment.bytes": str(32 << 20),
+    "segment.ms": "600000",
+    "min.cleanable.dirty.ratio": "0.1",
+}
 
 
 class TopicPlan(msgspec.Struct, frozen=True):
@@ -44,6 +52,8 @@ def plan_topics(kafka: KafkaSettings) -> list[TopicPlan]:
         TopicPlan(topics.alerts, 1, kept),
         # people's commands are kept for good: every one has a key of its own
         TopicPlan(topics.control, 1, {"cleanup.policy": "compact"}),
+        TopicPlan(topics.state, topics.partitions, COMPACTED),
+        TopicPlan(topics.notify_state, 1, COMPACTED),
         TopicPlan(topics.dead_letter, topics.partitions, {**kept, "max.message.bytes": str(LARGEST_DEAD_LETTER)}),
     ]
 
@@ -74,7 +84,11 @@ async def _each(
 
 
 async def _create(admin: Any, plan: TopicPlan, kafka: KafkaSettings) -> TopicOutcome:
-    if plan.name not in await admin.list_topics():
+    existing = await admin.list_topics()
+    if plan.name not in existing:
+        if plan.name == kafka.topics.state and kafka.topics.metrics in existing:  # one for each of them, however many they are
+            described = await admin.describe_topics([kafka.topics.metrics])
+            plan = msgspec.structs.replace(plan, partitions=len(described[0]["partitions"]))
         new = NewTopic(plan.name, plan.partitions, kafka.topics.replication_factor, topic_configs=plan.configs)
         response = await admin.create_topics([new])
         name, code, *said = response.topic_errors[0]
@@ -114,3 +128,9 @@ def _compare(plan: TopicPlan, partitions: int, configs: dict[str, str]) -> Topic
     if partitions != plan.partitions:
         differs.insert(0, f"it has {partitions} partitions, not {plan.partitions}")
     return TopicOutcome(plan.name, "differs" if differs else "exists", "; ".join(differs))
+
+
+async def topic_configs(admin: Any, topic: str) -> dict[str, str]:
+    """The configuration of a topic, as the broker tells it."""
+    responses = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+    return {str(entry[0]): str(entry[1]) for response in responses for resource in response.resources for entry in resource[4]}

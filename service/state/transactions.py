@@ -1,23 +1,18 @@
-"""How what a batch led to, and how far the input was read, reach Kafka together.
+"""How what a batch led to reaches Kafka together with how far the input was read: one transaction for each input partition.
 
-``AtLeastOnceOutbox`` produces, waits until everything is acknowledged by all replicas, and only then commits the offsets: a
-kill in between repeats the batch, and what it repeats has the same ids. The transactional form (one fenced producer an
-input partition) has the same seam.
+Alerts, dead letters, what is remembered of the entities, and the offset: all of it or nothing. A transaction that did not go
+through, for whatever reason, puts the ownership of its partition in doubt. There is one answer to that: the partition is lost,
+what memory holds of it is dropped, and it is taken over anew, which shows what Kafka has (``restore.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import msgspec
-import stamina
-from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import InvalidTopicError, KafkaError, TopicAuthorizationFailedError
 
 from service.domain import Alert, Rejected
 from service.errors import BrokerUnavailable, ConfigError
@@ -25,153 +20,117 @@ from service.kafka_options import Commit, connect, kafka_client_options
 from service.observability.logging import get_logger
 from service.settings import KafkaSettings
 from service.state.dead_letter import DeadLetter, dead_letter, truncated
+from service.state.producer import LARGEST_REQUEST, FencedProducer, Outgoing
+from service.state.restore import TakenOver, take_over
+from service.state.topics import topic_configs
 
 log = get_logger("outbox")
 
-LARGEST_REQUEST = 64 << 20  # a dead letter may be as large as anything the metrics topic took
-AT_ONCE = 500  # records waiting for their acknowledgement
 OVERHEAD = 512  # bytes of a batch's and a record's own headers, generously
 
 
-class Outbox(Protocol):
-    """Where a batch's results go. ``emit`` returns when they and the offsets are safe."""
+class Outcome(msgspec.Struct, frozen=True):
+    """What a batch led to for one input partition. ``state``: records of the state topic, None deletes the key;
+    ``commit``: where the partition goes on, None while it is still being refilled."""
 
-    async def start(self) -> None:
-        """Connect. Raises ``BrokerUnavailable`` or ``ConfigError``."""
-        ...
+    alerts: Sequence[Alert] = ()
+    rejected: Sequence[Rejected] = ()
+    state: Mapping[bytes, bytes | None] = {}
+    commit: Commit | None = None
 
-    async def emit(self, *, alerts: Sequence[Alert], rejected: Sequence[Rejected], offsets: Mapping[int, Commit]) -> None:
-        """Write transitions, in order, and dead letters; then commit ``offsets`` (by input partition).
-
-        Waits as long as Kafka is away. Raises ``ConfigError`` when a topic must not be written.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Disconnect."""
-        ...
+    @property
+    def empty(self) -> bool:
+        """True when there is nothing to write."""
+        return not (self.alerts or self.rejected or self.state) and self.commit is None
 
 
-class Outgoing(msgspec.Struct, frozen=True):
-    """One record to write: an explicit partition, never a hash of the key (producers' partitioners differ)."""
+class TransactionalOutbox:
+    """The outbox of one scoring process: a fenced producer for each partition it owns."""
 
-    topic: str
-    partition: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()
-
-
-class AtLeastOnceOutbox:
-    """Produce, flush, then commit. ``commit`` is the source's own, which knows the group's generation."""
-
-    def __init__(self, kafka: KafkaSettings, *, commit: Callable[[Mapping[int, Commit]], Awaitable[None]]) -> None:
+    def __init__(self, kafka: KafkaSettings) -> None:
         self._kafka = kafka
-        self._commit = commit
-        self._producer: Any = None
+        self._group = f"{kafka.group_prefix}.scoring"
+        self._producers: dict[int, FencedProducer] = {}
         self._dead_letter_partitions = 1
         self._largest_dead_letter = 1_000_000
 
     async def start(self) -> None:
-        """Connect. Raises ``BrokerUnavailable``, or ``ConfigError`` for refused credentials and missing topics."""
+        """Look at the topics. Raises ``BrokerUnavailable``, or ``ConfigError`` for refused credentials and unfit topics."""
         topics = self._kafka.topics
         admin: Any = await connect(lambda: AIOKafkaAdminClient(**kafka_client_options(self._kafka)), self._kafka)
         try:
             existing = await admin.list_topics()
-            missing = [topic for topic in (topics.alerts, topics.dead_letter) if topic not in existing]
+            needed = (topics.metrics, topics.alerts, topics.state, topics.dead_letter)
+            missing = [topic for topic in needed if topic not in existing]
             if missing:
                 raise ConfigError(f"The topic {missing[0]!r} does not exist.", hint="Run `tidewatch setup`.")
-            described = await admin.describe_topics([topics.dead_letter])
-            self._dead_letter_partitions = len(described[0]["partitions"])
+            metrics, state, dead = [
+                len(one["partitions"])
+                for one in sorted(
+                    await admin.describe_topics([topics.metrics, topics.state, topics.dead_letter]),
+                    key=lambda one: (topics.metrics, topics.state, topics.dead_letter).index(one["topic"]),
+                )
+            ]
+            if state < metrics:
+                raise ConfigError(
+                    f"The topic {topics.state!r} has {state} partitions, {topics.metrics!r} has {metrics}.",
+                    hint=f"Give {topics.state} as many partitions: each keeps the memory of one.",
+                )
+            self._dead_letter_partitions = dead
             configs = await topic_configs(admin, topics.dead_letter)
             self._largest_dead_letter = int(configs.get("max.message.bytes", self._largest_dead_letter))
         finally:
             await admin.close()
-        self._producer = await connect(self._make_producer, self._kafka)
 
-    def _make_producer(self) -> Any:
-        return AIOKafkaProducer(
-            enable_idempotence=True,
-            acks="all",
-            linger_ms=2,
-            max_request_size=LARGEST_REQUEST,
-            **kafka_client_options(self._kafka),
-        )
+    async def take_over(self, partitions: Collection[int]) -> dict[int, TakenOver]:
+        """Fence the old owners of these partitions and read what Kafka remembers (see ``restore.take_over``)."""
+        await self.give_up(partitions)
+        topics = self._kafka.topics
+        made = {at: FencedProducer(self._kafka, group=self._group, topic=topics.metrics, partition=at) for at in partitions}
+        self._producers.update(made)
+        if not made:
+            return {}
+        return await take_over(self._kafka, made, group=self._group, topic=topics.metrics, state_topic=topics.state)
 
-    async def emit(self, *, alerts: Sequence[Alert], rejected: Sequence[Rejected], offsets: Mapping[int, Commit]) -> None:
-        """See ``Outbox.emit``."""
-        outgoing = [Outgoing(self._kafka.topics.alerts, 0, alert.alert_id.encode(), msgspec.json.encode(alert)) for alert in alerts]
-        outgoing += [self._outgoing(item) for item in rejected]
-        for begin in range(0, len(outgoing), AT_ONCE):
-            await self._until_taken(outgoing[begin : begin + AT_ONCE])
-        async for attempt in _patiently():
-            with attempt:
-                await self._commit(offsets)
+    async def give_up(self, partitions: Collection[int]) -> None:
+        """Let the producers of these partitions go."""
+        going = [self._producers.pop(at) for at in partitions if at in self._producers]
+        await asyncio.gather(*(producer.close() for producer in going))
+
+    async def emit(self, outcomes: Mapping[int, Outcome]) -> set[int]:
+        """One transaction for each partition, side by side. The partitions whose transaction did not go through are given
+        back: they must be taken over again. Bounded in time. Raises ``ConfigError`` when a topic must not be written.
+        """
+        told = {at: outcome for at, outcome in outcomes.items() if not outcome.empty}
+        went = await asyncio.gather(*(self._emit(at, outcome) for at, outcome in told.items()), return_exceptions=True)
+        lost = set()
+        for at, result in zip(told, went, strict=True):
+            if isinstance(result, BrokerUnavailable):
+                log.warning("a batch was not taken; its partition is taken over anew", partition=at, error=str(result))
+                lost.add(at)
+            elif isinstance(result, BaseException):
+                raise result
+        return lost
+
+    async def _emit(self, partition: int, outcome: Outcome) -> None:
+        topics = self._kafka.topics
+        outgoing = [Outgoing(topics.alerts, 0, alert.alert_id.encode(), msgspec.json.encode(alert)) for alert in outcome.alerts]
+        outgoing += [self._dead_letter(item) for item in outcome.rejected]
+        outgoing += [Outgoing(topics.state, partition, key, value) for key, value in outcome.state.items()]
+        await self._producers[partition].commit(outgoing, outcome.commit)
 
     async def close(self) -> None:
-        """Disconnect; everything emitted was acknowledged already."""
-        if self._producer is not None:
-            await self._producer.stop()
+        """Disconnect; everything emitted was committed already."""
+        await self.give_up(list(self._producers))
 
-    def _outgoing(self, rejected: Rejected) -> Outgoing:
+    def _dead_letter(self, rejected: Rejected) -> Outgoing:
         letter = dead_letter(rejected)
         if _size(letter) > min(self._largest_dead_letter, LARGEST_REQUEST):
             letter = truncated(letter, self._largest_dead_letter - OVERHEAD)
         partition = max(rejected.record.partition, 0) % self._dead_letter_partitions
         return Outgoing(self._kafka.topics.dead_letter, partition, letter.key, letter.value, letter.headers)
 
-    async def _until_taken(self, outgoing: Sequence[Outgoing]) -> None:
-        """Write until all are acknowledged, however long that takes; what failed goes again with all behind it, in order."""
-        waiting = list(outgoing)
-        async for attempt in _patiently():
-            with attempt:
-                if self._producer is None:
-                    self._producer = await connect(self._make_producer, self._kafka)
-                waiting = await self._write(waiting)
-                if waiting:
-                    log.warning("Kafka takes no records now; waiting for it", records=len(waiting))
-                    await self._drop_producer()
-                    raise BrokerUnavailable(f"Kafka at {self._kafka.bootstrap_servers} takes no records.")
-
-    async def _write(self, outgoing: Sequence[Outgoing]) -> list[Outgoing]:
-        """Write each once; those from the first failure on are given back."""
-        futures: list[Any] = []
-        taken = 0
-        try:
-            for item in outgoing:  # not a comprehension: what was sent before a failure must be waited for
-                futures.append(  # noqa: PERF401 - see above
-                    await self._producer.send(
-                        item.topic, item.value, key=item.key, partition=item.partition, headers=list(item.headers)
-                    )
-                )
-            for future in futures:
-                await future
-                taken += 1
-        except (TopicAuthorizationFailedError, InvalidTopicError) as error:
-            raise ConfigError(f"Kafka does not let us write: {error}.", hint="Grant the user WRITE on the topics.") from error
-        except (KafkaError, OSError, TimeoutError) as error:
-            log.debug("a write failed", error=repr(error))
-            await asyncio.gather(*futures, return_exceptions=True)  # nothing of this round may arrive after the next
-        return list(outgoing[taken:])
-
-    async def _drop_producer(self) -> None:
-        """A producer that failed may have a hole in its sequence numbers; the next one starts clean."""
-        producer, self._producer = self._producer, None
-        with contextlib.suppress(KafkaError, OSError, TimeoutError):
-            await asyncio.wait_for(producer.stop(), self._kafka.request_timeout_seconds)
-
-
-async def topic_configs(admin: Any, topic: str) -> dict[str, str]:
-    """The configuration of a topic, as the broker tells it."""
-    responses = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
-    return {str(entry[0]): str(entry[1]) for response in responses for resource in response.resources for entry in resource[4]}
-
 
 def _size(letter: DeadLetter) -> int:
     headers = sum(len(name) + len(value) + 10 for name, value in letter.headers)
     return len(letter.key or b"") + len(letter.value or b"") + headers + OVERHEAD
-
-
-def _patiently() -> AsyncIterator[stamina.Attempt]:
-    """Tries that never end: Kafka comes back, or a person stops the process."""
-    return stamina.retry_context(on=BrokerUnavailable, attempts=None, timeout=None, wait_initial=0.1, wait_max=5.0)

@@ -54,7 +54,8 @@ class StreamProcessor:
         self._newest_row: dict[int, int] = {}  # by partition: partitions may be replayed at different speeds
         self._swept_at: dict[int, int] = {}
         self._expired = 0
-        self._silent: list[str] = []
+        self._silent: list[tuple[int, str]] = []
+        self._labels_before: dict[str, Mapping[str, str]] = {}
 
     @property
     def counts(self) -> StreamCounts:
@@ -107,8 +108,22 @@ class StreamProcessor:
             self._swept_at.pop(partition, None)
         return dropped
 
-    def take_expired(self) -> list[str]:
-        """The entities forgotten for their silence since this was last asked."""
+    def labels_of(self, entity: str) -> Mapping[str, str]:
+        """The newest labels of an entity."""
+        slot = self._slots.get(entity)
+        return self._labels_before.get(entity, _NO_LABELS) if slot is None else self._labels[slot]
+
+    def remember_labels(self, entity: str, labels: Mapping[str, str]) -> None:
+        """Labels from before a restart: they hold until a message brings newer ones."""
+        self._labels_before[entity] = labels
+
+    def forget_labels(self, entities: Collection[str]) -> None:
+        """Drop labels from before a restart of entities that were not seen since."""
+        for entity in entities:
+            self._labels_before.pop(entity, None)
+
+    def take_expired(self) -> list[tuple[int, str]]:
+        """The entities forgotten for their silence since this was last asked, each behind its partition."""
         expired, self._silent = self._silent, []
         return expired
 
@@ -148,10 +163,9 @@ class StreamProcessor:
             return None
         self._slots[entity] = slot
         if slot == len(self._entities):
-            self._entities.append(entity)
+            self._entities.append("")
             self._labels.append(_NO_LABELS)
-        else:
-            self._entities[slot], self._labels[slot] = entity, _NO_LABELS
+        self._entities[slot], self._labels[slot] = entity, self._labels_before.pop(entity, _NO_LABELS)
         return slot
 
     def _expire_idle(self, partitions: I64, rows: I64) -> None:
@@ -165,7 +179,7 @@ class StreamProcessor:
             head = self._windows.heads
             idle = np.flatnonzero((head[:, PARTITION] == partition) & (head[:, NEWEST] < newest - self._idle_rows))
             self._expired += len(idle)
-            self._silent += self._forget(idle.tolist())
+            self._silent += [(partition, entity) for entity in self._forget(idle.tolist())]
 
     def _forget(self, slots: Sequence[int]) -> list[str]:
         names = [self._entities[slot] for slot in slots]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 
 from service.alerts.episodes import Episodes
 from service.clock import Clock
@@ -12,9 +12,11 @@ from service.kafka_options import Commit
 from service.observability.health import Health
 from service.observability.logging import get_logger
 from service.observability.metrics import Metrics
+from service.settings import Settings
 from service.sources.base import Codec, RecordBatch
 from service.sources.kafka import KafkaSource
-from service.state.transactions import Outbox
+from service.state.transactions import Outcome, TransactionalOutbox
+from service.stream.memory import Memory
 from service.stream.models import Model, Models
 from service.stream.pipeline import Pipeline
 
@@ -22,26 +24,27 @@ log = get_logger("scoring")
 
 
 class ScoringPart:
-    """Consume, decode, slide, score, follow episodes, emit; then the offsets are committed with what they led to."""
+    """Consume, decode, slide, score, follow episodes, emit: offsets, outputs and memory in one transaction for each partition."""
 
     name = "scoring"
 
     def __init__(
         self,
         *,
-        source: KafkaSource,
+        settings: Settings,
         codec: Codec,
         models: Models,
         episodes: Episodes,
-        outbox: Outbox,
+        outbox: TransactionalOutbox,
         metrics: Metrics,
         health: Health,
         clock: Clock,
     ) -> None:
-        self._source = source
+        self._source = KafkaSource(settings, owner=self)
         self._models = models
         self._pipeline = Pipeline(codec, models, self._detect)
         self._episodes = episodes
+        self._memory = Memory(models, episodes)
         self._outbox = outbox
         self._metrics = metrics
         self._health = health
@@ -58,7 +61,11 @@ class ScoringPart:
         """Work until asked to stop."""
         async for batch in self._source.batches():
             await self._handle(batch)
-            self._health.beat(self.name, ready=True, detail=f"lag {sum(self._source.lag().values())} records")
+            reading = self._source.reading
+            detail = (
+                f"lag {sum(self._source.lag().values())} records" if reading else "taking over partitions, or waiting for Kafka"
+            )
+            self._health.beat(self.name, ready=reading, detail=detail)
 
     def request_stop(self) -> None:
         """Finish the batch in hand, then stop."""
@@ -72,12 +79,32 @@ class ScoringPart:
         for model in self._models.all:
             model.detector.close()
 
+    async def take_over(self, partitions: Collection[int]) -> Mapping[int, Commit | None]:
+        """See ``sources.base.Owner``: the old owners are fenced, and what they remembered is ours."""
+        taken = await self._outbox.take_over(partitions)
+        for partition, found in taken.items():
+            self._memory.restore(partition, found.state)
+        return {partition: found.commit for partition, found in taken.items()}
+
+    async def give_up(self, partitions: Collection[int]) -> None:
+        """See ``sources.base.Owner``: nothing of these partitions is known any more."""
+        await self._outbox.give_up(partitions)
+        for partition in partitions:
+            remembered = self._memory.forget(partition)
+            for model in self._models.all:
+                model.processor.forget_labels(remembered)
+                entities = {*remembered, *model.processor.drop_partitions([partition])}
+                model.detector.forget(entities)
+                self._episodes.forget(entities)
+
     async def _handle(self, batch: RecordBatch) -> None:
         verdicts, refused = await self._pipeline.score(batch.records, batch.resume_at)
-        alerts = self._episodes.observe(verdicts) + self._close_silent()
+        alerts, gone = self._follow(verdicts)
         rejected = [item for item in refused if _is_new(item, batch)]
-        await self._outbox.emit(alerts=alerts, rejected=rejected, offsets=self._offsets(batch))
-        self._count(batch, verdicts, alerts, rejected)
+        outcomes = self._outcomes(batch, verdicts, alerts, gone, rejected)
+        lost = await self._outbox.emit(outcomes)
+        self._source.lose(lost)
+        self._count(batch, verdicts, [outcome for at, outcome in outcomes.items() if at not in lost])
 
     async def _detect(self, due: Sequence[tuple[Model, WindowBatch]]) -> list[Verdict]:
         verdicts: list[Verdict] = []
@@ -87,38 +114,56 @@ class ScoringPart:
             self._metrics.scoring_seconds.observe(self._clock.monotonic() - started)
         return verdicts
 
-    def _close_silent(self) -> list[Alert]:
-        """What is still open of entities that stopped sending so long ago that their windows were forgotten."""
-        closed: list[Alert] = []
+    def _follow(self, verdicts: Sequence[Verdict]) -> tuple[Mapping[int, list[Alert]], Mapping[int, list[str]]]:
+        """By partition: the transitions caused, and the entities forgotten, which stopped sending long ago; what is still open
+        of those is closed."""
+        alerts: dict[int, list[Alert]] = defaultdict(list)
+        gone: dict[int, list[str]] = defaultdict(list)
+        for partition, some in _by_partition(verdicts).items():
+            alerts[partition] += self._episodes.observe(some)
         for model in self._models.all:
-            silent = model.processor.take_expired()
-            if silent:
-                model.detector.forget(silent)
-                closed += self._episodes.close_idle(silent)
-        return closed
+            for partition, silent in model.processor.take_expired():
+                gone[partition].append(silent)
+                alerts[partition] += self._episodes.close_idle([silent])
+                model.detector.forget([silent])
+        return alerts, gone
 
-    def _offsets(self, batch: RecordBatch) -> dict[int, Commit]:
-        """Where each partition of the batch goes on, and the oldest record that its windows still need."""
+    def _outcomes(
+        self,
+        batch: RecordBatch,
+        verdicts: Sequence[Verdict],
+        alerts: Mapping[int, list[Alert]],
+        gone: Mapping[int, list[str]],
+        rejected: Sequence[Rejected],
+    ) -> dict[int, Outcome]:
+        """What each partition of the batch led to, what is to be remembered of it, and where it goes on."""
+        commits = self._commits(batch)
+        changed = {partition: {v.entity for v in some} for partition, some in _by_partition(verdicts).items()}
+        return {
+            at: Outcome(
+                alerts=alerts.get(at, []),
+                rejected=[item for item in rejected if item.record.partition == at],
+                state=self._memory.change(at, changed.get(at, ()), gone.get(at, ())),
+                commit=commits.get(at),
+            )
+            for at in {record.partition for record in batch.records} | set(gone)
+        }
+
+    def _commits(self, batch: RecordBatch) -> dict[int, Commit]:
+        """Where each partition of the batch goes on, and the oldest record that its windows still need; nothing while it is
+        being refilled."""
         behind: dict[int, int] = {record.partition: record.offset + 1 for record in batch.records}
-        offsets = {}
+        commits = {}
         for partition, offset in behind.items():
-            needed = [model.processor.oldest_offset(partition) for model in self._models.all]
-            offsets[partition] = Commit(offset, min((one for one in needed if one is not None), default=None))
-        return offsets
+            if offset > batch.resume_at[partition]:
+                needed = [model.processor.oldest_offset(partition) for model in self._models.all]
+                commits[partition] = Commit(offset, min((one for one in needed if one is not None), default=None))
+        return commits
 
-    def forget_partitions(self, partitions: Collection[int]) -> None:
-        """Drop everything known of the entities of partitions that are another's now, or will be refilled."""
-        for model in self._models.all:
-            entities = model.processor.drop_partitions(partitions)
-            model.detector.forget(entities)
-            self._episodes.forget(entities)
-
-    def _count(
-        self, batch: RecordBatch, verdicts: Sequence[Verdict], alerts: Sequence[Alert], rejected: Sequence[Rejected]
-    ) -> None:
+    def _count(self, batch: RecordBatch, verdicts: Sequence[Verdict], outcomes: Sequence[Outcome]) -> None:
         metrics = self._metrics
         metrics.consumed.inc(len(batch.records))
-        for reason, count in Counter(item.reason for item in rejected).items():
+        for reason, count in Counter(item.reason for outcome in outcomes for item in outcome.rejected).items():
             metrics.rejected.labels(reason).inc(count)
         for bundle, count in Counter(verdict.bundle for verdict in verdicts if verdict.not_scored is None).items():
             metrics.scored.labels(bundle).inc(count)
@@ -129,7 +174,7 @@ class ScoringPart:
                 metrics.anomalies.labels(verdict.severity).inc()
         for silent, count in Counter((m.name, m.state) for v in verdicts for m in v.members if m.state != "ok").items():
             metrics.member_failures.labels(*silent).inc(count)
-        for action, count in Counter(alert.action for alert in alerts).items():
+        for action, count in Counter(alert.action for outcome in outcomes for alert in outcome.alerts).items():
             metrics.transitions.labels(action).inc(count)
         for partition, lag in self._source.lag().items():
             metrics.lag.labels(str(partition)).set(lag)
@@ -147,3 +192,10 @@ class ScoringPart:
 def _is_new(item: Rejected, batch: RecordBatch) -> bool:
     """False for a record that only refilled windows: it was set aside when it was first read."""
     return item.record.offset >= batch.resume_at.get(item.record.partition, 0)
+
+
+def _by_partition(verdicts: Sequence[Verdict]) -> dict[int, list[Verdict]]:
+    parts: dict[int, list[Verdict]] = defaultdict(list)
+    for verdict in verdicts:
+        parts[verdict.partition].append(verdict)
+    return parts

@@ -14,7 +14,9 @@ from pydantic import SecretStr
 from service.alerts.base import Notifier
 from service.alerts.email import EmailNotifier
 from service.alerts.notifications import NotificationService
+from service.alerts.remembered import groups_of, records_of
 from service.alerts.slack import SlackNotifier
+from service.alerts.stages import Group
 from service.alerts.webhook import WebhookNotifier
 from service.clock import SystemClock
 from service.domain import Alert, Severity
@@ -64,6 +66,25 @@ async def service(settings: NotificationSettings) -> AsyncIterator[tuple[Notific
 
 def give(to: NotificationService, alerts: Sequence[Alert]) -> None:
     to.accept([(each, -1) for each in alerts])
+
+
+def remembering(sending: NotificationService) -> dict[bytes, bytes]:
+    """What the service records, as the topic would hold it."""
+    kept: dict[bytes, bytes] = {}
+    recorded: dict[str, Group | None] = {}
+
+    async def record() -> bool:
+        for key, group in sending.take_changes().items():
+            for name, value in records_of(key, recorded.get(key), group).items():
+                if value is None:
+                    kept.pop(name, None)
+                else:
+                    kept[name] = value
+            recorded[key] = group
+        return True
+
+    sending.remember_with(record)
+    return kept
 
 
 async def test_firing_and_resolved_reach_slack_and_mail() -> None:
@@ -191,15 +212,57 @@ async def test_state_given_to_another_service_goes_on() -> None:
         settings = NotificationSettings(receivers=[slack(server)])
         opened, fired, resolved = life()
         async with service(settings) as (first, _):
+            kept = remembering(first)
             give(first, [opened, fired])
             assert await first.drained(30)
-            kept = first.groups()
         async with service(settings) as (second, _):
-            second.restore(kept)
+            second.restore(groups_of(kept))
             give(second, [opened, fired])  # read again: nothing new
             give(second, [resolved])
             assert await second.drained(30)
         assert [r.json["text"].split("]")[0] for r in server.requests] == ["🔴 [CRITICAL", "✅ [RESOLVED"]
+
+
+async def test_a_message_owed_at_a_death_goes_out_as_it_was_before_anything_newer() -> None:
+    async with http_receiver(otherwise=HANG) as server:
+        settings = NotificationSettings(receivers=[slack(server)], attempt_timeout_seconds=30)
+        opened, fired, resolved = life()
+        async with service(settings) as (first, _):
+            kept = remembering(first)
+            give(first, [opened, fired])
+            async with asyncio.timeout(30):
+                while not server.requests:
+                    await asyncio.sleep(0.01)
+            owed = dict(kept)  # what the topic holds when the process dies here
+            server.otherwise = Behaviour()
+            server.release()
+        async with service(settings) as (second, _):
+            second.restore(groups_of(owed))
+            give(second, [resolved, *life("db-8")[:2]])
+            assert await second.drained(30)
+        again = [
+            request
+            for request in server.requests
+            if request.headers["idempotency-key"] == server.requests[0].headers["idempotency-key"]
+        ]
+        assert len(again) >= 2
+        assert {request.body for request in again} == {server.requests[0].body}
+        assert b"db-8" in server.requests[-1].body
+        assert b"db-8" not in server.requests[0].body
+
+
+async def test_nobody_is_told_anything_while_it_cannot_be_recorded() -> None:
+    async with http_receiver() as server:
+        async with service(NotificationSettings(receivers=[slack(server)])) as (sending, _):
+
+            async def refuse() -> bool:
+                sending.forget()
+                return False
+
+            sending.remember_with(refuse)
+            give(sending, life()[:2])
+            await asyncio.sleep(0.5)  # ten times its group wait
+        assert server.requests == []
 
 
 async def test_secrets_reach_no_log(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:

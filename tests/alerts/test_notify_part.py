@@ -20,6 +20,7 @@ from service.domain import Alert
 from service.observability.health import Health
 from service.observability.metrics import Metrics
 from service.settings import KafkaSettings, NotificationSettings, RouteSettings, TopicSettings, WebhookReceiver
+from service.state.ledger import NotifyLedger
 from tests.alerts.makers import life
 from tests.alerts.servers import HANG, OK, HttpReceiver, http_receiver
 
@@ -31,11 +32,10 @@ async def kafka(kafka_servers: str) -> KafkaSettings:
     name = f"alerts-{uuid.uuid4().hex[:8]}"
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka_servers)
     await admin.start()
-    await admin.create_topics([NewTopic(topic, 1, 1) for topic in (name, f"{name}-control")])
+    topics = TopicSettings(alerts=name, control=f"{name}-control", notify_state=f"{name}-state")
+    await admin.create_topics([NewTopic(topic, 1, 1) for topic in (topics.alerts, topics.control, topics.notify_state)])
     await admin.close()
-    return KafkaSettings(
-        bootstrap_servers=kafka_servers, group_prefix=name, topics=TopicSettings(alerts=name, control=f"{name}-control")
-    )
+    return KafkaSettings(bootstrap_servers=kafka_servers, group_prefix=name, topics=topics)
 
 
 async def publish(kafka: KafkaSettings, alerts: Sequence[Alert]) -> None:
@@ -65,7 +65,7 @@ def part(kafka: KafkaSettings, server: HttpReceiver, metrics: Metrics) -> Notify
         on_outcome=lambda name, outcome: metrics.notifications.labels(name, outcome).inc(),
         retry_wait=(0.05, 0.2),
     )
-    return NotifyPart(kafka, service, metrics=metrics, health=Health(SystemClock()))
+    return NotifyPart(kafka, service, NotifyLedger(kafka), metrics=metrics, health=Health(SystemClock()))
 
 
 async def _until(count: int, server: HttpReceiver) -> None:
@@ -82,8 +82,8 @@ async def test_what_a_dying_notifier_owed_is_told_by_the_next_under_the_same_key
         await first.start()
         work = asyncio.create_task(first.run())
         await _until(1, server)
-        await asyncio.sleep(1.2)  # long enough for a commit, if it made one too far
-        assert await committed(kafka) == 1  # the pending one is settled, the fired one is owed
+        await asyncio.sleep(1.2)  # long enough for a commit
+        assert await committed(kafka) == 2  # both are read, and the message that is owed lies beside the offset
         # dies without a word to anybody
         dead = [work, *(worker.task for worker in first._service._workers.values() if worker.task is not None)]
         for task in dead:
@@ -91,6 +91,7 @@ async def test_what_a_dying_notifier_owed_is_told_by_the_next_under_the_same_key
         await asyncio.gather(*dead, return_exceptions=True)
         await first._reader.close()
         await first._control.close()
+        await publish(kafka, [resolved])  # meanwhile it is over
         server.otherwise = OK
         server.release()
 
@@ -98,8 +99,6 @@ async def test_what_a_dying_notifier_owed_is_told_by_the_next_under_the_same_key
         second = part(kafka, server, metrics)
         await second.start()
         work = asyncio.create_task(second.run())
-        await _until(2, server)
-        await publish(kafka, [resolved])
         await _until(3, server)
         second.request_stop()
         await work
@@ -107,5 +106,58 @@ async def test_what_a_dying_notifier_owed_is_told_by_the_next_under_the_same_key
         assert await committed(kafka) == 3
     keys = [request.headers["idempotency-key"] for request in server.requests[:2]]
     assert keys[0] == keys[1]
+    assert server.requests[0].body == server.requests[1].body
     assert [request.json["alerts"][0]["status"] for request in server.requests[1:3]] == ["firing", "resolved"]
     assert metrics.notifications.labels("hook", "sent")._value.get() == 2
+
+
+async def test_a_notifier_that_was_fenced_tells_nobody_until_it_took_over_again(kafka: KafkaSettings) -> None:
+    metrics = Metrics()
+    async with http_receiver() as server:
+        one = part(kafka, server, metrics)
+        await one.start()
+        work = asyncio.create_task(one.run())
+        async with asyncio.timeout(60):
+            while not one._active:
+                await asyncio.sleep(0.05)
+        stranger = NotifyLedger(kafka)
+        assert await stranger.take_over() == (None, {})
+        turn = one._turn
+        await publish(kafka, life("host-1")[:2])
+        await _until(1, server)
+        assert one._turn > turn  # it was put out, joined again, and read again what it had not recorded
+        assert not await stranger.write({b"[]": b""}, 2)
+        await publish(kafka, life("host-1")[2:])
+        await _until(2, server)
+        await asyncio.sleep(0.6)
+        one.request_stop()
+        await work
+        await one.close()
+        await stranger.close()
+    assert [request.json["alerts"][0]["status"] for request in server.requests] == ["firing", "resolved"]
+
+
+async def test_a_standby_takes_over_what_the_active_one_had_told(kafka: KafkaSettings) -> None:
+    opened, fired, resolved = life("host-1")
+    async with http_receiver() as server:
+        one, two = part(kafka, server, Metrics()), part(kafka, server, Metrics())
+        works = []
+        for each in (one, two):
+            await each.start()
+            works.append(asyncio.create_task(each.run()))
+        await publish(kafka, [opened, fired])
+        await _until(1, server)
+        await asyncio.sleep(1.0)
+        assert sorted((one._active, two._active)) == [False, True]
+        active, standby = (0, 1) if one._active else (1, 0)
+        parts = (one, two)
+        parts[active].request_stop()
+        await works[active]
+        await parts[active].close()
+        await publish(kafka, [resolved])
+        await _until(2, server)
+        await asyncio.sleep(0.6)
+        parts[standby].request_stop()
+        await works[standby]
+        await parts[standby].close()
+    assert [request.json["alerts"][0]["status"] for request in server.requests] == ["firing", "resolved"]

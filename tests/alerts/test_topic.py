@@ -7,12 +7,14 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from service.alerts.control import AddSilence, ExpireSilence
 from service.alerts.control_topic import ControlReader, say
+from service.alerts.documents import document
 from service.alerts.elasticsearch import AlertHistory, ElasticsearchAlertStore
 from service.alerts.marking import Marking
 from service.alerts.memory import MemoryAlertStore
@@ -25,7 +27,9 @@ from service.errors import BrokerUnavailable, ConfigError, StoreUnavailable
 from service.observability.health import Health
 from service.observability.metrics import Metrics
 from service.settings import ElasticsearchSettings, KafkaSettings, NotificationSettings, TopicSettings
+from service.state.letters import DeadLetters
 from tests.alerts.makers import BORN, alert, life
+from tests.sources.rig import read_all
 
 pytestmark = pytest.mark.kafka
 
@@ -240,6 +244,45 @@ async def test_transitions_become_the_history(kafka: KafkaSettings, producer: AI
     await history.refresh()
     assert {found["event"]["action"] for found in await history.find()} == {"resolved"}
     assert len(await history.find()) == 30
+    await history.close()
+
+
+@pytest.mark.elasticsearch
+async def test_what_will_never_be_stored_lies_in_the_dead_letter_before_anything_is_committed(
+    kafka: KafkaSettings, producer: AIOKafkaProducer, elasticsearch_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(each: Any, muted_by: str | None) -> dict[str, Any]:
+        made = document(each, muted_by)
+        if each.entity == "bad":
+            made["event"]["start"] = "not a date"
+        return made
+
+    monkeypatch.setattr("service.alerts.elasticsearch.document", broken)
+    dead = f"{kafka.topics.alerts}-dead"
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
+    await admin.start()
+    await admin.create_topics([NewTopic(dead, 1, 1)])
+    await admin.close()
+    kafka = kafka.model_copy(update={"topics": kafka.topics.model_copy(update={"dead_letter": dead})})
+    settings, metrics = ElasticsearchSettings(url=elasticsearch_url, index_prefix=kafka.topics.alerts), Metrics()
+    store = ElasticsearchAlertStore(settings, on_refused=lambda document, why: part.refused(document, why))
+    part: StorePart = StorePart(kafka, store, metrics=metrics, health=Health(SystemClock()), letters=DeadLetters(kafka))
+    await part.start()
+    task = asyncio.create_task(part.run())
+    await producer.send_and_wait(kafka.topics.alerts, b"no alert", partition=0)
+    await publish(producer, kafka, [alert("good"), alert("bad"), alert("better")])
+    await _until(lambda: metrics.stored._value.get() == 3)
+    part.request_stop()
+    await task
+    await part.close()
+    letters = await read_all(kafka.bootstrap_servers, dead)
+    reasons = [dict(letter.headers)["tidewatch.reason"] for letter in letters]
+    assert reasons == [b"not-an-alert", b"document-refused", b"document-refused"]  # the alert's state and its event
+    assert letters[0].value == b"no alert"
+    assert [msgspec.json.decode(letter.value or b"")["tidewatch"]["entity"] for letter in letters[1:]] == ["bad", "bad"]
+    history = AlertHistory(settings)
+    await history.refresh()
+    assert {found["tidewatch"]["entity"] for found in await history.find()} == {"good", "better"}
     await history.close()
 
 

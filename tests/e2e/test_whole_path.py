@@ -39,7 +39,8 @@ class Rig:
             {"name": "email", "type": "email", "to": ["oncall@example.org"], "tls": "none", "port": inbox.port},
         ]
         route = {"receivers": ["slack", "email"], "group_by": ["entity"], "group_wait_seconds": 0.2, "group_interval_seconds": 0.5}
-        topics = {"metrics": f"{name}.metrics", "alerts": f"{name}.alerts", "dead_letter": f"{name}.dead-letter", "partitions": 2}
+        ours = ("metrics", "alerts", "control", "state", "notify_state", "dead_letter")
+        topics = {topic: f"{name}.{topic}" for topic in ours} | {"partitions": 2}
         self.config: dict[str, Any] = {
             "kafka": {"bootstrap_servers": kafka, "group_prefix": name, "topics": topics},
             "elasticsearch": {"url": elasticsearch, "index_prefix": name},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -16,7 +16,7 @@ from service.sources.codecs.message import encode
 from service.sources.codecs.native import NativeCodec
 from service.sources.kafka import KafkaSource
 from service.sources.publisher import Message
-from service.state.transactions import AtLeastOnceOutbox
+from service.state.transactions import Outcome, TransactionalOutbox
 from service.stream.processor import StreamProcessor
 
 SCHEMA = Schema(("cpu", "mem"), 1000)
@@ -30,6 +30,8 @@ def kafka_settings(servers: str, *, partitions: int = 2, stream: StreamSettings 
         "metrics": f"metrics-{tag}",
         "alerts": f"alerts-{tag}",
         "control": f"control-{tag}",
+        "state": f"state-{tag}",
+        "notify_state": f"notify-state-{tag}",
         "dead_letter": f"dead-{tag}",
         "partitions": partitions,
     }
@@ -94,14 +96,18 @@ class Worker:
         self.dropped: list[int] = []
         self.processor = StreamProcessor(SCHEMA, window=window, stride=stride, settings=settings.stream)
         self.codec = NativeCodec(lambda _: SCHEMA, settings.stream)
-        self.source = KafkaSource(settings, on_dropped=self._drop)
-        self.outbox = AtLeastOnceOutbox(settings.kafka, commit=self.source.commit)
+        self.source = KafkaSource(settings, owner=self)
+        self.outbox = TransactionalOutbox(settings.kafka)
         self.windows: list[WindowBatch] = []
         self.before_emit: Callable[[], Any] | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def _drop(self, partitions: Collection[int]) -> None:
+    async def take_over(self, partitions: Collection[int]) -> Mapping[int, Commit | None]:
+        return {at: found.commit for at, found in (await self.outbox.take_over(partitions)).items()}
+
+    async def give_up(self, partitions: Collection[int]) -> None:
         self.dropped += partitions
+        await self.outbox.give_up(partitions)
         self.processor.drop_partitions(partitions)
 
     async def start(self) -> Worker:
@@ -120,11 +126,20 @@ class Worker:
             behind = {record.partition: record.offset + 1 for record in batch.records}
             if self.before_emit is not None and batch.records:
                 await self.before_emit()
-            offsets = {at: Commit(offset, self.processor.oldest_offset(at)) for at, offset in behind.items()}
-            await self.outbox.emit(alerts=[], rejected=new, offsets=offsets)
+            lost = await self.outbox.emit(
+                {
+                    at: Outcome(
+                        rejected=[item for item in new if item.record.partition == at],
+                        commit=Commit(offset, self.processor.oldest_offset(at)) if offset > batch.resume_at[at] else None,
+                    )
+                    for at, offset in behind.items()
+                }
+            )
+            self.source.lose(lost)
             for part in due:
                 self.windows.append(part)
-                self.due += [(entity, int(row) - T0 // 1000) for entity, row in zip(part.entities, part.end_rows, strict=True)]
+                columns = zip(part.entities, part.end_rows, part.partitions.tolist(), strict=True)
+                self.due += [(entity, int(row) - T0 // 1000) for entity, row, at in columns if at not in lost]
             self.refilled += sum(record.offset < batch.resume_at[record.partition] for record in batch.records)
             self.consumed += len(batch.records)
             self.batches += 1

@@ -1,26 +1,26 @@
-"""Alerts and dead letters reach Kafka before the offsets are committed, in order, also across a restart of the broker."""
+"""A batch's outputs, state and offset reach Kafka together or not at all, and a fenced process writes nothing."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from service.domain import Alert, Record, Rejected, Severity, Status
-from service.errors import BrokerUnavailable, ConfigError
+from service.errors import ConfigError, Stop
 from service.kafka_options import Commit
 from service.local.stack import LocalStack
 from service.settings import Settings
 from service.state import transactions
 from service.state.dead_letter import TRUNCATED
+from service.state.records import BUCKETS, StateBook, bucket_of
 from service.state.topics import create_topics
-from service.state.transactions import AtLeastOnceOutbox
-from tests.sources.rig import kafka_settings, read_all
-
-pytestmark = pytest.mark.kafka
+from service.state.transactions import Outcome, TransactionalOutbox
+from tests.sources.rig import kafka_settings
 
 
 def alert(seq: int) -> Alert:
@@ -35,77 +35,138 @@ def refused(offset: int, value: bytes, partition: int = 0) -> Rejected:
     return Rejected(Record("metrics", partition, offset, 0, b"host-1", value), "not-json", "The message is not JSON.")
 
 
-class Commits:
-    """Stands for the source's commit; fails as often as told."""
-
-    def __init__(self, failures: int = 0) -> None:
-        self.seen: list[Mapping[int, Commit]] = []
-        self.failures = failures
-
-    async def __call__(self, offsets: Mapping[int, Commit]) -> None:
-        if self.failures:
-            self.failures -= 1
-            raise BrokerUnavailable("Kafka takes no commits.")
-        self.seen.append(offsets)
-
-
-async def opened(settings: Settings, commits: Commits) -> AtLeastOnceOutbox:
+async def opened(settings: Settings, *partitions: int) -> TransactionalOutbox:
     await create_topics(settings.kafka)
-    outbox = AtLeastOnceOutbox(settings.kafka, commit=commits)
+    outbox = TransactionalOutbox(settings.kafka)
     await outbox.start()
+    await outbox.take_over(partitions)
     return outbox
 
 
-async def sequence(servers: str, settings: Settings) -> Sequence[int]:
-    return [msgspec.json.decode(one.value or b"", type=Alert).seq for one in await read_all(servers, settings.kafka.topics.alerts)]
-
-
-async def test_alerts_and_letters_are_written_in_order_and_then_committed(kafka_servers: str) -> None:
-    settings, commits = kafka_settings(kafka_servers, partitions=2), Commits()
-    outbox = await opened(settings, commits)
+async def visible(servers: str, topic: str) -> list[Any]:
+    """What a reader of committed records sees, by partition and offset."""
+    consumer: Any = AIOKafkaConsumer(bootstrap_servers=servers, isolation_level="read_committed", auto_offset_reset="earliest")
+    await consumer.start()
     try:
-        many = range(1, 1201)  # more than are on their way at once
-        letters = [refused(at, b"?" * at, partition=at % 3) for at in range(6)]
-        await outbox.emit(alerts=[alert(seq) for seq in many], rejected=letters, offsets={0: Commit(9, 4)})
-        assert commits.seen == [{0: Commit(9, 4)}]
-        written = await read_all(kafka_servers, settings.kafka.topics.alerts)
-        assert [msgspec.json.decode(one.value or b"", type=Alert) for one in written] == [alert(seq) for seq in many]
-        assert {(one.partition, one.key) for one in written} == {(0, b"a" * 32)}
-        dead = await read_all(kafka_servers, settings.kafka.topics.dead_letter)
-        assert sorted((one.partition, one.value) for one in dead) == sorted((at % 3 % 2, b"?" * at) for at in range(6))
+        await consumer._client.force_metadata_update()
+        await consumer._client._wait_on_metadata(topic)
+        tps = [TopicPartition(topic, at) for at in sorted(consumer.partitions_for_topic(topic))]
+        end = await consumer.end_offsets(tps)
+        consumer.assign(tps)
+        found: list[Any] = []
+        for tp in tps:
+            while await consumer.position(tp) < end[tp]:
+                found += (await consumer.getmany(tp, timeout_ms=200)).get(tp, [])
+        return found
+    finally:
+        await consumer.stop()
+
+
+async def sequence(servers: str, settings: Settings) -> list[int]:
+    return [msgspec.json.decode(one.value, type=Alert).seq for one in await visible(servers, settings.kafka.topics.alerts)]
+
+
+@pytest.mark.kafka
+async def test_everything_of_a_partition_is_committed_together(kafka_servers: str) -> None:
+    settings = kafka_settings(kafka_servers, partitions=3)
+    outbox = await opened(settings, 0, 2)
+    try:
+        many = range(1, 1201)
+        letters = [refused(at, b"?" * at) for at in range(3)]
+        first = Outcome([alert(seq) for seq in many], letters, {b"0007": b"seven", b"0001": b"one"}, Commit(9, 4))
+        assert await outbox.emit({0: first, 2: Outcome(commit=Commit(5, 5))}) == set()
+        assert await outbox.emit({0: Outcome(state={b"0001": None}), 2: Outcome()}) == set()
     finally:
         await outbox.close()
-
-
-async def test_a_commit_is_tried_until_kafka_takes_it(kafka_servers: str) -> None:
-    settings, commits = kafka_settings(kafka_servers), Commits(failures=3)
-    outbox = await opened(settings, commits)
+    written = await visible(kafka_servers, settings.kafka.topics.alerts)
+    assert [msgspec.json.decode(one.value, type=Alert) for one in written] == [alert(seq) for seq in many]
+    assert {(one.partition, one.key) for one in written} == {(0, b"a" * 32)}
+    dead = await visible(kafka_servers, settings.kafka.topics.dead_letter)
+    assert [(one.partition, one.value) for one in dead] == [(0, b"?" * at) for at in range(3)]
+    state = await visible(kafka_servers, settings.kafka.topics.state)
+    assert [(one.partition, one.key, one.value) for one in state] == [
+        (0, b"0007", b"seven"),
+        (0, b"0001", b"one"),
+        (0, b"0001", None),
+    ]
+    second = await opened(settings)
     try:
-        await outbox.emit(alerts=[alert(1)], rejected=[], offsets={0: Commit(1)})
-        assert commits.seen == [{0: Commit(1)}]
-        assert await sequence(kafka_servers, settings) == [1]
+        found = await second.take_over([0, 1, 2])
     finally:
-        await outbox.close()
+        await second.close()
+    assert {at: one.commit for at, one in found.items()} == {0: Commit(9, 4), 1: None, 2: Commit(5, 5)}
+    assert {at: one.state for at, one in found.items()} == {0: {b"0007": b"seven"}, 1: {}, 2: {}}
 
 
+@pytest.mark.kafka
+async def test_the_old_owner_writes_nothing_once_another_took_over(kafka_servers: str) -> None:
+    settings = kafka_settings(kafka_servers, partitions=2)
+    old = await opened(settings, 0, 1)
+    new = TransactionalOutbox(settings.kafka)
+    await new.start()
+    try:
+        assert await old.emit({0: Outcome([alert(1)], state={b"1": b"old"}, commit=Commit(1))}) == set()
+        assert (await new.take_over([0]))[0].commit == Commit(1, 1)
+        late = Outcome([alert(2)], [refused(1, b"?")], {b"1": b"late"}, Commit(2))
+        assert await old.emit({0: late, 1: Outcome([alert(10)], commit=Commit(1))}) == {0}  # only the partition it lost
+        assert await new.emit({0: Outcome([alert(3)], state={b"2": b"new"}, commit=Commit(2))}) == set()
+        assert await sequence(kafka_servers, settings) in ([1, 10, 3], [1, 3, 10])
+        found = (await old.take_over([0]))[0]  # and back again
+        assert (found.commit, found.state) == (Commit(2, 2), {b"1": b"old", b"2": b"new"})
+        assert await new.emit({0: Outcome([alert(4)])}) == {0}
+        assert await visible(kafka_servers, settings.kafka.topics.dead_letter) == []
+    finally:
+        await old.close()
+        await new.close()
+
+
+@pytest.mark.kafka
+async def test_what_was_written_but_not_committed_never_was(kafka_servers: str) -> None:
+    settings = kafka_settings(kafka_servers, partitions=1)
+    old = await opened(settings, 0)
+    producer = old._producers[0]._producer
+    await producer.begin_transaction()
+    await producer.send_and_wait(settings.kafka.topics.alerts, msgspec.json.encode(alert(1)), partition=0)
+    await producer.send_and_wait(settings.kafka.topics.state, b"half", key=b"0001", partition=0)
+    await producer.send_offsets_to_transaction({TopicPartition(settings.kafka.topics.metrics, 0): (7, "")}, old._group)
+    # dies here, without a word
+    new = TransactionalOutbox(settings.kafka)
+    await new.start()
+    try:
+        found = (await new.take_over([0]))[0]
+        assert (found.commit, found.state) == (None, {})
+        assert await new.emit({0: Outcome([alert(2)], commit=Commit(3))}) == set()
+        assert await sequence(kafka_servers, settings) == [2]
+    finally:
+        await new.close()
+        await old.close()
+
+
+@pytest.mark.kafka
 async def test_a_letter_larger_than_the_topic_takes_is_cut(kafka_servers: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = kafka_settings(kafka_servers)
-    outbox = await opened(settings, Commits())
+    outbox = await opened(settings, 0)
     monkeypatch.setattr(transactions, "LARGEST_REQUEST", 1 << 20)
     try:
-        await outbox.emit(alerts=[], rejected=[refused(0, b"x" * (2 << 20))], offsets={})
-        (letter,) = await read_all(kafka_servers, settings.kafka.topics.dead_letter)
+        assert await outbox.emit({0: Outcome(rejected=[refused(0, b"x" * (2 << 20))])}) == set()
+        (letter,) = await visible(kafka_servers, settings.kafka.topics.dead_letter)
         assert dict(letter.headers)[TRUNCATED] == str(2 << 20).encode()
     finally:
         await outbox.close()
 
 
-async def test_missing_topics_are_told_at_the_start(kafka_servers: str) -> None:
-    outbox = AtLeastOnceOutbox(kafka_settings(kafka_servers).kafka, commit=Commits())
+@pytest.mark.kafka
+async def test_topics_that_do_not_fit_are_told_at_the_start(kafka_servers: str) -> None:
+    missing = TransactionalOutbox(kafka_settings(kafka_servers).kafka)
     with pytest.raises(ConfigError, match="does not exist") as error:
-        await outbox.start()
+        await missing.start()
     assert "tidewatch setup" in error.value.hint
-    await outbox.close()
+    wide, narrow = kafka_settings(kafka_servers, partitions=3).kafka, kafka_settings(kafka_servers, partitions=2).kafka
+    await create_topics(wide)
+    await create_topics(narrow)
+    mixed = wide.model_copy(update={"topics": wide.topics.model_copy(update={"state": narrow.topics.state})})
+    with pytest.raises(ConfigError, match=r"has 2 partitions, .* has 3"):
+        await TransactionalOutbox(mixed).start()
 
 
 @pytest.fixture
@@ -116,29 +177,58 @@ def own_stack(tmp_path: Any, kafka_servers: str) -> Iterator[LocalStack]:  # kaf
     stack.down()
 
 
+@pytest.mark.kafka
 @pytest.mark.slow
-async def test_an_outage_is_waited_out_and_nothing_is_lost_or_reordered(own_stack: LocalStack) -> None:
+async def test_an_outage_ends_the_wait_and_taking_over_shows_what_arrived(own_stack: LocalStack) -> None:
     servers = own_stack.kafka_servers
-    settings, commits = kafka_settings(servers, request_timeout_seconds=3.0), Commits()
-    outbox = await opened(settings, commits)
+    settings = kafka_settings(servers, request_timeout_seconds=2.0, connect_timeout_seconds=60.0)
+    outbox = await opened(settings, 0)
     try:
-        await outbox.emit(alerts=[alert(1)], rejected=[], offsets={0: Commit(1)})
+        assert await outbox.emit({0: Outcome([alert(1)], commit=Commit(1))}) == set()
         await asyncio.to_thread(own_stack.stop_kafka, kill=True)
-        waiting = asyncio.create_task(
-            outbox.emit(alerts=[alert(seq) for seq in range(2, 30)], rejected=[refused(0, b"?")], offsets={0: Commit(2)})
-        )
-        await asyncio.sleep(8)
-        assert not waiting.done()
-        assert commits.seen == [{0: Commit(1)}]
+        tried = Outcome([alert(seq) for seq in range(2, 30)], [refused(0, b"?")], {b"1": b"x"}, Commit(2))
+        async with asyncio.timeout(30):  # an upper bound against hanging, not a speed
+            assert await outbox.emit({0: tried}) == {0}
         await asyncio.to_thread(own_stack.start_kafka)
-        await asyncio.wait_for(waiting, 60)
-        await outbox.emit(alerts=[alert(30)], rejected=[], offsets={0: Commit(3)})
-        assert [one[0].offset for one in commits.seen] == [1, 2, 3]
-        got = await sequence(servers, settings)
-        assert set(got) == set(range(1, 31))
-        # A try that was cut off may have arrived: what is written again is the whole rest, in order.
-        restarts = [at for at in range(1, len(got)) if got[at] != got[at - 1] + 1]
-        assert all(got[at] < got[at - 1] + 1 for at in restarts)
-        assert got[-1] == 30
+        found = (await outbox.take_over([0]))[0]
+        if found.commit == Commit(1, 1):  # as a rule: nothing of it arrived
+            assert found.state == {}
+            assert await outbox.emit({0: tried}) == set()
+        assert await sequence(servers, settings) == list(range(1, 30))
     finally:
         await outbox.close()
+
+
+def test_only_the_buckets_that_changed_are_written() -> None:
+    book = StateBook()
+    names = [f"host-{at}" for at in range(3000)]
+    records = book.change(0, {name: msgspec.msgpack.encode(name) for name in names})
+    assert set(records) == {b"%04d" % bucket_of(name) for name in names}
+    changed = book.change(0, {"host-7": msgspec.msgpack.encode(7)})
+    assert list(changed) == [b"%04d" % bucket_of("host-7")]
+    known = {key: value for key, value in (records | changed).items() if value is not None}
+    other = StateBook()
+    assert other.load(0, known) == {name: msgspec.msgpack.encode(7 if name == "host-7" else name) for name in names}
+    assert sorted(other.entities(0)) == sorted(names)
+    alone = [name for name in names if sum(bucket_of(name) == bucket_of(other) for other in names) == 1]
+    assert other.change(0, {alone[0]: None, "never seen": None}) == {b"%04d" % bucket_of(alone[0]): None}
+    other.drop(0)
+    assert other.entities(0) == []
+
+
+def test_entities_of_one_bucket_come_due_on_the_same_rows() -> None:
+    import zlib
+
+    for stride in (1, 2, 5, 10, 20, 25, 50):
+        assert BUCKETS % stride == 0
+        phases = {(bucket_of(name), zlib.crc32(name.encode()) % stride) for name in (f"host-{at}" for at in range(5000))}
+        assert len(phases) == len({bucket for bucket, _ in phases})
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"junk", msgspec.msgpack.encode({"v": 99, "entities": {}}), msgspec.msgpack.encode({"v": 1})]
+)
+def test_a_state_that_cannot_be_read_ends_the_process_with_a_sentence(value: bytes) -> None:
+    with pytest.raises(Stop, match="The state of partition 3") as error:
+        StateBook().load(3, {b"0001": value})
+    assert "kafka.topics.state" in error.value.hint

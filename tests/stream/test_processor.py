@@ -79,7 +79,7 @@ def test_too_many_entities_are_refused_until_one_is_silent_long_enough() -> None
     for row in range(1, 130):
         _, rejected = one.add([sample("a", row)], {})
         assert not rejected
-    assert one.take_expired() == ["b"]
+    assert one.take_expired() == [(0, "b")]
     assert one.take_expired() == []
     assert (one.counts.entities, one.counts.expired) == (1, 1)
     _, rejected = one.add([sample("c", 130)], {})

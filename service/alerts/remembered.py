@@ -1,0 +1,86 @@
+"""How groups lie in ``tidewatch.notify-state``: one record for each group, one for each alert in it; only changes are written.
+
+The keys are JSON: ``[group]`` and ``[group, alert id]``. Groups are immutable values, so what changed is what is another object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from service.alerts.stages import Entry, Group
+from service.errors import Stop
+
+
+class _Alert(msgspec.Struct, frozen=True):
+    """One alert of a group: as it stands, and as it is in the message that is owed."""
+
+    entry: Entry | None
+    owed: Entry | None
+
+
+_encode = msgspec.msgpack.encode
+_group = msgspec.msgpack.Decoder(Group)
+_alert = msgspec.msgpack.Decoder(_Alert)
+
+
+def records_of(key: str, before: Group | None, now: Group | None) -> dict[bytes, bytes | None]:
+    """The records that turn what is remembered of a group from ``before`` into ``now`` (None: there is no such group)."""
+    records: dict[bytes, bytes | None] = {}
+    old, new = _entries(before), _entries(now)
+    for name in old.keys() | new.keys():
+        held = new.get(name)
+        if not _same(old.get(name), held):
+            records[_key(key, name)] = None if held is None else _encode(held)
+    head = None if now is None else _encode(_head(now))
+    if head != (None if before is None else _encode(_head(before))):
+        records[_key(key)] = head
+    return records
+
+
+def groups_of(records: Mapping[bytes, bytes]) -> list[Group]:
+    """The inverse: all groups that the topic holds. Raises ``Stop`` when a record cannot be read."""
+    groups: dict[str, Group] = {}
+    alerts: dict[str, dict[str, _Alert]] = {}
+    try:
+        for key, value in records.items():
+            match msgspec.json.decode(key, type=list[str]):
+                case [group]:
+                    groups[group] = _group.decode(value)
+                case [group, name]:
+                    alerts.setdefault(group, {})[name] = _alert.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Stop(
+            f"What the notifier remembered cannot be read: {error}.",
+            hint="Delete the topic kafka.topics.notify_state to begin without memory (alerts still firing are told again).",
+        ) from error
+    return [_whole(group, alerts.get(key, {})) for key, group in groups.items()]
+
+
+def _key(*parts: str) -> bytes:
+    return msgspec.json.encode(parts)
+
+
+def _entries(group: Group | None) -> dict[str, _Alert]:
+    if group is None:
+        return {}
+    owed = {} if group.owed is None else {entry.alert.alert_id: entry for entry in group.owed.entries}
+    return {name: _Alert(group.entries.get(name), owed.get(name)) for name in group.entries.keys() | owed.keys()}
+
+
+def _same(old: _Alert | None, new: _Alert | None) -> bool:
+    return old is not None and new is not None and old.entry is new.entry and old.owed is new.owed
+
+
+def _head(group: Group) -> Group:
+    owed = None if group.owed is None else msgspec.structs.replace(group.owed, entries=[])
+    return msgspec.structs.replace(group, entries={}, owed=owed)
+
+
+def _whole(group: Group, alerts: Mapping[str, _Alert]) -> Group:
+    entries = {name: one.entry for name, one in alerts.items() if one.entry is not None}
+    owed = group.owed
+    if owed is not None:
+        owed = msgspec.structs.replace(owed, entries=[one.owed for _, one in sorted(alerts.items()) if one.owed is not None])
+    return msgspec.structs.replace(group, entries=entries, owed=owed)

@@ -1,0 +1,135 @@
+"""``tidewatch dead-letter``: what was set aside, why, and the way back once the cause is mended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from service.clock import SystemClock
+from service.commands.common import ConfigOption, JsonOption, console, parse_moment, read_settings, run_async
+from service.errors import ConfigError
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.state.dead_letter import Letter
+
+Reason = Annotated[str | None, typer.Option(help="Set aside for this reason; * stands for anything.", show_default=False)]
+Key = Annotated[str | None, typer.Option(help="With this key (as a rule the entity); * stands for anything.", show_default=False)]
+Since = Annotated[str | None, typer.Option(help="Set aside after this: 30m, 6h, 7d ago, or an ISO time.", show_default=False)]
+
+dead_letter_app = typer.Typer(help="Records that were set aside.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands to ``app``."""
+    app.add_typer(dead_letter_app, name="dead-letter")
+
+
+@dead_letter_app.command("list", epilog="Example: tidewatch dead-letter list --reason not-json --since 6h")
+def list_letters(
+    reason: Reason = None,
+    key: Key = None,
+    since: Since = None,
+    limit: Annotated[int, typer.Option(min=1, help="Show the newest this many; all are counted.")] = 20,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Count dead letters by reason, and show the newest."""
+    settings = read_settings(config, quiet=True)
+    letters = run_async(_find(settings, reason, key, since))
+    counts = Counter(letter.reason for letter in letters)
+    if as_json:
+        console.print_json(data={"count": counts, "letters": [_plain(letter) for letter in letters[-limit:]]})
+        return
+    totals = Table("reason", "count")
+    for name, count in counts.most_common():
+        totals.add_row(name, f"{count:,}")
+    console.print(totals if counts else "There are no dead letters like that.")
+    if letters:
+        table = Table("at", "reason", "key", "from", "why")
+        for letter in letters[-limit:]:
+            told = _plain(letter)
+            table.add_row(told["at"], told["reason"], Text(told["key"] or "–"), told["from"], Text(told["why"]))
+        console.print(table)
+
+
+@dead_letter_app.command("show", epilog="Example: tidewatch dead-letter show 0:41")
+def show_letter(
+    at: Annotated[str, typer.Argument(help="PARTITION:OFFSET, as `tidewatch dead-letter list` shows it.")],
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show one dead letter whole."""
+    letters = run_async(_find(read_settings(config, quiet=True), None, None, None))
+    found = next((letter for letter in letters if letter.at == at), None)
+    if found is None:
+        raise ConfigError(f"There is no dead letter at {at!r}.", hint="`tidewatch dead-letter list` shows where they lie.")
+    told = {**_plain(found), "value": (found.record.value or b"").decode(errors="backslashreplace")}
+    if as_json:
+        console.print_json(data=told)
+        return
+    for name, value in told.items():
+        console.print(Text(f"{name}: {value}"))
+
+
+@dead_letter_app.command("replay", epilog="Example: tidewatch dead-letter replay --reason unknown-entity --since 1d --yes")
+def replay_letters(
+    reason: Reason = None,
+    key: Key = None,
+    since: Since = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; otherwise only say what would be done.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Write metrics messages back to where they came from, after the cause was mended.
+
+    They come later than they were meant to: rows older than stream.allowed_lateness_seconds are counted and dropped. The dead
+    letters stay.
+    """
+    from service.state.letters import send_again
+
+    settings = read_settings(config, quiet=True)
+    letters = run_async(_find(settings, reason, key, since))
+    topic = settings.kafka.topics.metrics
+    able = [letter for letter in letters if letter.record.topic == topic and letter.record.partition >= 0 and not letter.truncated]
+    left = len(letters) - len(able)
+    also = f" {left:,} cannot be: they were cut, or did not come from there." if left else ""
+    if not yes:
+        console.print(f"{len(able):,} messages would be written back to {topic}.{also} Add --yes to do it.")
+        return
+    run_async(send_again(settings.kafka, [letter.record for letter in able]))
+    console.print(f"Wrote {len(able):,} messages back to {topic}.{also}")
+
+
+async def _find(settings: Settings, reason: str | None, key: str | None, since: str | None) -> list[Letter]:
+    """The letters that match, oldest first."""
+    from service.sources.kafka import read_range
+    from service.state.dead_letter import read_letter
+
+    begin = parse_moment(since, SystemClock().now_ms())
+    found: list[tuple[int, Letter]] = []
+    async for records in read_range(settings.kafka, settings.kafka.topics.dead_letter, since_ms=begin, last_records=None):
+        for record in records:
+            letter = read_letter(record)
+            if _matches(letter.reason, reason) and _matches((record.key or b"").decode(errors="replace"), key):
+                found.append((record.timestamp, letter))
+    return [letter for _, letter in sorted(found, key=lambda one: one[0])]
+
+
+def _matches(text: str, pattern: str | None) -> bool:
+    return pattern is None or fnmatchcase(text, pattern)
+
+
+def _plain(letter: Letter) -> dict[str, Any]:
+    record = letter.record
+    return {
+        "at": letter.at,
+        "reason": letter.reason,
+        "key": None if record.key is None else record.key.decode(errors="backslashreplace"),
+        "from": f"{record.topic} {record.partition}:{record.offset}",
+        "why": letter.message,
+    }

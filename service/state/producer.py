@@ -1,0 +1,134 @@
+"""One transactional producer for one input partition: what fences a process that lost the partition and does not know it.
+
+aiokafka sends no group generation with the offsets of a transaction, so the group itself fences nobody. Only a new producer
+with the same transactional id does: starting it settles the transaction its predecessor left open, and from then on whatever
+that one still tries is refused. Therefore the id is fixed by group, topic and partition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    InvalidTopicError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
+from aiokafka.structs import OffsetAndMetadata
+
+from service.errors import BrokerUnavailable, ConfigError
+from service.kafka_options import Commit, connect, disconnect, kafka_client_options
+from service.settings import KafkaSettings
+
+LARGEST_REQUEST = 64 << 20  # a dead letter may be as large as anything the metrics topic took
+RETRY_BACKOFF_MS = 5  # with the default of 100 the 95th percentile of one commit was 131 ms, with this 34 ms
+_REFUSED = (TopicAuthorizationFailedError, TransactionalIdAuthorizationFailed, GroupAuthorizationFailedError, InvalidTopicError)
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """One record to write: an explicit partition, never a hash of the key (producers' partitioners differ)."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class FencedProducer:
+    """The one producer that may write what partition ``partition`` of ``topic`` led to, for consumer group ``group``."""
+
+    def __init__(self, kafka: KafkaSettings, *, group: str, topic: str, partition: int) -> None:
+        self._kafka = kafka
+        self._group = group
+        self._input = TopicPartition(topic, partition)
+        self._producer: Any = None
+        self.transactional_id = f"tidewatch-{group}-{topic}-{partition}"
+
+    async def claim(self) -> None:
+        """Fence whoever wrote for this partition before and settle what it left open.
+
+        Raises ``BrokerUnavailable``, or ``ConfigError`` when Kafka does not let us.
+        """
+        try:
+            self._producer = await connect(self._make, self._kafka)
+        except _REFUSED as error:
+            raise _not_allowed(error) from error
+
+    def _make(self) -> Any:
+        return AIOKafkaProducer(
+            transactional_id=self.transactional_id,
+            transaction_timeout_ms=round(self.limit * 3000),
+            retry_backoff_ms=RETRY_BACKOFF_MS,
+            max_request_size=LARGEST_REQUEST,
+            compression_type="lz4",
+            **kafka_client_options(self._kafka),
+        )
+
+    @property
+    def limit(self) -> float:
+        """Seconds a transaction may take."""
+        return self._kafka.request_timeout_seconds
+
+    async def commit(self, outgoing: Sequence[Outgoing], commit: Commit | None) -> None:
+        """Write the records and the input's offset, all or nothing.
+
+        Raises ``BrokerUnavailable`` when it did not go through, or may not have: the partition must be taken over anew, which
+        shows what Kafka has. Raises ``ConfigError`` when Kafka does not let us write.
+        """
+        try:
+            async with asyncio.timeout(self.limit):
+                await self._commit(outgoing, commit)
+        except _REFUSED as error:
+            raise _not_allowed(error) from error
+        except MessageSizeTooLargeError as error:
+            raise ConfigError(
+                f"Kafka takes no record that large: {error}.", hint="Raise max.message.bytes of that topic."
+            ) from error
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise BrokerUnavailable(f"The transaction of {self.transactional_id} did not go through: {error!r}.") from error
+
+    async def _commit(self, outgoing: Sequence[Outgoing], commit: Commit | None) -> None:
+        producer = self._producer
+        await producer.begin_transaction()
+        arriving: list[Any] = []
+        try:
+            for item in outgoing:
+                where = {"partition": item.partition, "headers": list(item.headers)}
+                arriving.append(await producer.send(item.topic, item.value, key=item.key, **where))
+            for future in arriving:
+                await future
+        finally:
+            for future in arriving:
+                future.add_done_callback(_noted)
+        if commit is not None:
+            offsets = {self._input: OffsetAndMetadata(commit.offset, commit.metadata)}
+            await producer.send_offsets_to_transaction(offsets, self._group)
+        await producer.commit_transaction()
+
+    async def close(self) -> None:
+        """Disconnect, waiting a little. What is still open is aborted by whoever claims the partition next."""
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        await disconnect(producer.stop())
+        await disconnect(producer.client.close())  # which a stop that was cut off did not come to
+
+
+def _noted(future: Any) -> None:
+    # The first failure is the one that is told; asyncio complains about the others unless somebody looks at them.
+    if not future.cancelled():
+        future.exception()
+
+
+def _not_allowed(error: Exception) -> ConfigError:
+    return ConfigError(
+        f"Kafka does not let us write: {error}.", hint="Grant the user WRITE on the topics and the transactional ids tidewatch-*."
+    )

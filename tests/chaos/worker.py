@@ -1,0 +1,141 @@
+"""One worker: ``tidewatch run --only PART``, with the places where the harness may end or stop it wrapped from outside.
+
+The control block is a few bytes shared with the harness: whether the worker has work in flight, where it shall die or stop, and
+whether it did. ``MUTATIONS`` are the mistakes the chaos run must find: each takes away one step of the design.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+# Imported here so that the fork server has them already and a new worker starts at once.
+from aiokafka import AIOKafkaProducer
+
+import service.alerts.elasticsearch
+import service.alerts.notifications
+import service.alerts.notify
+import service.alerts.store
+import service.alerts.webhook
+import service.app
+import service.cli
+import service.commands.serve
+import service.detectors.realtime
+import service.stream.scoring
+from service.state import ledger, producer, restore, transactions
+
+POINTS = (
+    "none",
+    "after-score",
+    "after-produce",
+    "before-commit",
+    "after-commit",
+    "during-restore",
+    "after-store",
+    "before-notify",
+    "after-notify",
+)
+BUSY, POINT, ACTION, HIT = range(4)
+KILL, STOP = 1, 2
+MUTATIONS = ("none", "skip-restore", "random-id", "offsets-first")
+
+
+class Control:
+    """The shared bytes, from either side."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            path.write_bytes(bytes(8))
+        with path.open("r+b") as file:
+            self.bytes = mmap.mmap(file.fileno(), 8)
+
+    def arm(self, point: str, action: int) -> None:
+        """Die (or stop) at ``point`` the next time it is passed."""
+        self.bytes[HIT], self.bytes[ACTION] = 0, action
+        self.bytes[POINT] = POINTS.index(point)
+
+    def pass_by(self, point: str) -> None:
+        """Called by the worker at each point."""
+        if self.bytes[POINT] == POINTS.index(point):
+            self.bytes[POINT], self.bytes[HIT] = 0, 1
+            os.kill(os.getpid(), signal.SIGKILL if self.bytes[ACTION] == KILL else signal.SIGSTOP)
+
+
+def main(part: str, config: str, control: str, log: str, mutation: str) -> None:
+    """The process."""
+    told = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(told, 1)
+    os.dup2(told, 2)
+    os.environ["TIDEWATCH_CONFIG"] = config
+    instrument(Control(Path(control)))
+    mutate(mutation)
+    sys.argv = ["tidewatch", "run", "--only", part]
+    service.cli.main()
+
+
+def instrument(control: Control) -> None:
+    """Wrap the parts."""
+
+    def wrapped(owner: Any, name: str, *, before: str = "", after: str = "", busy: Callable[..., bool] | None = None) -> None:
+        original: Callable[..., Awaitable[Any]] = getattr(owner, name)
+
+        async def replacement(*args: Any, **kwargs: Any) -> Any:
+            if busy is not None and busy(*args):
+                control.bytes[BUSY] = 1
+            try:
+                if before:
+                    control.pass_by(before)
+                result = await original(*args, **kwargs)
+                if after:
+                    control.pass_by(after)
+                return result
+            finally:
+                if busy is not None:
+                    control.bytes[BUSY] = 0
+
+        setattr(owner, name, replacement)
+
+    wrapped(service.stream.scoring.ScoringPart, "_handle", busy=lambda _, batch: bool(batch.records))
+    wrapped(service.detectors.realtime.RealTimeAnomalyDetector, "detect", after="after-score")
+    wrapped(AIOKafkaProducer, "send_offsets_to_transaction", before="after-produce")
+    wrapped(AIOKafkaProducer, "commit_transaction", before="before-commit", after="after-commit")
+    wrapped(restore, "read_state", before="during-restore")
+    wrapped(service.alerts.elasticsearch.ElasticsearchAlertStore, "write", after="after-store", busy=lambda _, alerts: bool(alerts))
+    wrapped(service.alerts.webhook.WebhookNotifier, "send", before="before-notify", after="after-notify", busy=lambda *_: True)
+
+
+def mutate(mutation: str) -> None:
+    """Build one mistake in."""
+    if mutation == "skip-restore":
+
+        async def nothing(kafka: Any, topic: str, partitions: list[int]) -> dict[int, dict[bytes, bytes]]:
+            return {at: {} for at in partitions}
+
+        restore.read_state = nothing
+    elif mutation == "random-id":
+        init = producer.FencedProducer.__init__
+
+        def at_random(self: Any, *args: Any, **kwargs: Any) -> None:
+            init(self, *args, **kwargs)
+            self.transactional_id += f"-{uuid.uuid4().hex}"
+
+        producer.FencedProducer.__init__ = at_random  # type: ignore[method-assign]  # that is the mutation
+    elif mutation == "offsets-first":
+
+        async def wrong_order(kafka: Any, producers: Any, *, group: str, topic: str, state_topic: str) -> Any:
+            commits = await restore.committed(kafka, group, topic, list(producers))
+            await asyncio.sleep(1.0)  # the race is real without it, but rare
+            for each in producers.values():
+                await each.claim()
+            state = await restore.read_state(kafka, state_topic, list(producers))
+            return {at: restore.TakenOver(commits.get(at), state[at]) for at in producers}
+
+        for module in (transactions, ledger):
+            module.__dict__["take_over"] = wrong_order
