@@ -64,6 +64,14 @@ demo: setup ## Watch this machine and break something on it; DATA=FILE replays a
 bench-quality: setup ## Measure detection quality on the labelled series; BENCH_ARGS="…" is handed on
 	@$(BIN)/python -m bench.quality $(BENCH_ARGS)
 
+.PHONY: bench
+bench: setup ## Measure speed and latency on the local Kafka; BENCH_ARGS="--quick" is the short form
+	@$(BIN)/python -m bench.throughput $(BENCH_ARGS)
+
+.PHONY: profile
+profile: setup ## Leave a flame graph of the hot path in bench/results/profile.svg
+	@$(BIN)/python -m bench.profile $(PROFILE_ARGS)
+
 .PHONY: chaos
 chaos: setup ## Kill the service 200 times and show that nothing is lost or doubled; CHAOS_ARGS="--seed 7 --kills 50"
 	@$(BIN)/tidewatch local install

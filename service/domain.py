@@ -2,6 +2,7 @@
 
 Units: times are integer milliseconds since the Unix epoch (event time unless the name says otherwise); rows are
 ``floor(event time / interval)``; ``p`` is a tail probability (smaller is stranger); ``surprise`` is ``-log10 p``.
+``gc=False`` marks what is made by the thousand and can be part of no cycle: the collector need not look at it.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Schema(msgspec.Struct, frozen=True):
         return len(self.metrics)
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One message as it lay in the topic: bytes and position, nothing decoded. ``timestamp`` is the record's own, in ms."""
 
     topic: str
@@ -187,7 +188,7 @@ class WindowBatch:
 MemberState = Literal["ok", "failed", "timeout", "untrained"]
 
 
-class MemberScore(msgspec.Struct, frozen=True):
+class MemberScore(msgspec.Struct, frozen=True, gc=False):
     """One detector's word on one window: raw score (higher is stranger), its tail probability, and whether it spoke at all."""
 
     name: str
@@ -197,7 +198,7 @@ class MemberScore(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-class MetricShare(msgspec.Struct, frozen=True):
+class MetricShare(msgspec.Struct, frozen=True, gc=False):
     """One metric's part in an anomaly: ``share`` in [0, 1] of the attribution, what was seen and what was normal.
 
     ``expected`` is the centre and ``spread`` one robust standard deviation, both in the metric's own unit.
@@ -212,7 +213,7 @@ class MetricShare(msgspec.Struct, frozen=True):
     recent: tuple[float | None, ...] = ()
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the ensemble says of one window.
 
     ``surprise``: -log10 of the ensemble's calibrated tail probability, before drift adjustment; ``level``: the surprise

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from service.commands.common import ConfigOption, read_settings, run_async
-from service.runtime import run_parts, stop_on_signals
+from service.runtime import run_parts, settle_memory, stop_on_signals
 from service.settings import Settings
+from service.workers import supervise, worker_command, worker_environments
 
 
 class Only(StrEnum):
@@ -30,14 +31,19 @@ def register(app: typer.Typer) -> None:
 def run(
     config: ConfigOption = None,
     only: Annotated[list[Only] | None, typer.Option("--only", help="Run just this part (may be given more than once).")] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="Processes that share the partitions; one that dies is started again.")
+    ] = 1,
 ) -> None:
     """Watch the metrics topic, keep the history and send the notifications, until SIGTERM or Ctrl-C.
 
     Example: [bold]tidewatch run --config tidewatch.yaml[/], or one part a process:
-    [bold]tidewatch run --only scoring[/].
+    [bold]tidewatch run --only scoring --workers 4[/]. Worker k serves its health on http.port + k.
     """
     settings = read_settings(config)
     parts = tuple(part.value for part in only or list(Only))
+    if workers > 1:
+        raise typer.Exit(run_async(_supervise(settings, parts, workers)))
     run_async(_run(settings, parts))
 
 
@@ -62,4 +68,12 @@ async def _run(settings: Settings, parts: tuple[str, ...]) -> None:
 
     stop = asyncio.Event()
     with stop_on_signals(stop):
-        await run_parts(build_service(settings, parts), stop)
+        built = build_service(settings, parts)
+        settle_memory()
+        await run_parts(built, stop)
+
+
+async def _supervise(settings: Settings, parts: tuple[str, ...], workers: int) -> int:
+    stop = asyncio.Event()
+    with stop_on_signals(stop):
+        return await supervise([worker_command(parts)] * workers, worker_environments(settings.http.port, workers), stop)

@@ -57,17 +57,18 @@ class RealTimeAnomalyDetector:
     async def detect(self, batch: WindowBatch) -> list[Verdict]:
         """One verdict per window, in the batch's order. Windows of one entity must come in row order, batch after batch."""
         async with self._turn:
-            covered = await self._in_thread(self._coverage, batch)
-            verdicts = [self._blank(batch, at, _uncovered(share, self.min_coverage)) for at, share in enumerate(covered)]
+            covered, features = await self._in_thread(self._prepare, batch)
             chosen = np.flatnonzero(covered >= self.min_coverage)
+            bare = np.flatnonzero(covered < self.min_coverage).tolist()
+            blank = {at: self._blank(batch, at, _uncovered(covered[at], self.min_coverage)) for at in bare}
             if not len(chosen):
-                return verdicts
-            features = (await self._in_thread(self.bundle.scaler.transform, batch)).take(chosen)
+                return [blank[at] for at in bare]
             answers = await asyncio.gather(*(self._ask(member, features) for member in self._members))
             judged = await self._in_thread(self._judge, batch, chosen, features, dict(answers))
-            for at, verdict in zip(chosen, judged, strict=True):
-                verdicts[at] = verdict
-            return verdicts
+            if not blank:
+                return judged
+            by_place = blank | dict(zip(chosen.tolist(), judged, strict=True))
+            return [by_place[at] for at in range(len(batch))]
 
     def snapshot(self, entities: Iterable[str] | None = None) -> dict[str, EntityState]:
         """What is remembered of the entities (all of them by default); unknown ones are left out."""
@@ -118,9 +119,14 @@ class RealTimeAnomalyDetector:
         self._pool.shutdown(wait=False)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="detect")
 
-    def _coverage(self, batch: WindowBatch) -> F64:
+    def _prepare(self, batch: WindowBatch) -> tuple[F64, Features]:
+        """The observed share of each window, float64 (n,), and the features of those that have enough of it."""
+        if batch.mask.all():
+            return np.ones(len(batch)), self.bundle.scaler.transform(batch)
         covered: F64 = batch.mask.mean(axis=(1, 2), dtype=np.float64)
-        return covered
+        features = self.bundle.scaler.transform(batch)
+        whole = bool((covered >= self.min_coverage).all())
+        return covered, features if whole else features.take(np.flatnonzero(covered >= self.min_coverage))
 
     def _judge(
         self, batch: WindowBatch, chosen: NDArray[Any], features: Features, answers: Mapping[str, F64 | MemberScore]

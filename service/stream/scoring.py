@@ -9,7 +9,7 @@ from service.alerts.acknowledging import Acknowledgements
 from service.alerts.control_topic import ControlReader
 from service.alerts.episodes import Episodes
 from service.clock import Clock
-from service.domain import Alert, Rejected, Sample, Verdict, WindowBatch
+from service.domain import Alert, Rejected, Verdict, WindowBatch
 from service.kafka_options import Commit
 from service.observability.health import Health
 from service.observability.logging import get_logger
@@ -20,6 +20,7 @@ from service.sources.kafka import KafkaSource
 from service.state.transactions import Outcome, TransactionalOutbox
 from service.stream.memory import Memory
 from service.stream.models import Model, Models
+from service.stream.pipeline import Pipeline
 
 log = get_logger("scoring")
 
@@ -44,8 +45,8 @@ class ScoringPart:
         control: ControlReader,
     ) -> None:
         self._source = KafkaSource(settings, owner=self)
-        self._codec = codec
         self._models = models
+        self._pipeline = Pipeline(codec, models, self._detect)
         self._episodes = episodes
         self._memory = Memory(models, episodes)
         self._outbox = outbox
@@ -82,6 +83,7 @@ class ScoringPart:
         await self._source.close()
         await self._outbox.close()
         await self._control.close()
+        self._pipeline.close()
         for model in self._models.all:
             model.detector.close()
 
@@ -104,24 +106,13 @@ class ScoringPart:
                 self._episodes.forget(entities)
 
     async def _handle(self, batch: RecordBatch) -> None:
-        samples, undecodable = self._codec.decode(batch.records)
-        due, unusable = self._slide(samples, batch)
-        verdicts = await self._detect(due)
+        verdicts, refused = await self._pipeline.score(batch.records, batch.resume_at)
         alerts, gone = self._follow(verdicts)
-        rejected = [item for item in (*undecodable, *unusable) if _is_new(item, batch)]
+        rejected = [item for item in refused if _is_new(item, batch)]
         outcomes = self._outcomes(batch, verdicts, alerts, gone, rejected)
         lost = await self._outbox.emit(outcomes)
         self._source.lose(lost)
         self._count(batch, verdicts, [outcome for at, outcome in outcomes.items() if at not in lost])
-
-    def _slide(self, samples: Sequence[Sample], batch: RecordBatch) -> tuple[list[tuple[Model, WindowBatch]], list[Rejected]]:
-        due: list[tuple[Model, WindowBatch]] = []
-        rejected: list[Rejected] = []
-        for model, part in self._models.split(samples):
-            windows, refused = model.processor.add(part, batch.resume_at)
-            due += [(model, window) for window in windows]
-            rejected += refused
-        return due, rejected
 
     async def _detect(self, due: Sequence[tuple[Model, WindowBatch]]) -> list[Verdict]:
         verdicts: list[Verdict] = []

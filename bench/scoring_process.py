@@ -1,0 +1,107 @@
+"""``tidewatch run --only scoring`` as people run it, with what it costs and what it counts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import psutil
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.local.processes import free_port
+
+START_SECONDS, STOP_SECONDS = 120.0, 60.0
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A look at the process: totals since its start, when, and how long the look took (its event loop answered so late)."""
+
+    at: float
+    cpu_seconds: float
+    consumed: int
+    scored: int
+    not_scored: int
+    rejected: int
+    waited: float
+
+
+class ScoringProcess:
+    """Starts on entering, drains on leaving. ``config`` is the settings tree."""
+
+    def __init__(self, config: dict[str, Any], folder: Path) -> None:
+        self._port = free_port()
+        self._file, self.log = folder / "scoring.yaml", folder / "scoring.log"
+        self._file.write_text(yaml.safe_dump({**config, "http": {"port": self._port}}))
+        self._client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self._port}", timeout=30)
+
+    async def __aenter__(self) -> Self:
+        environment = {**os.environ, "TIDEWATCH_LOG__FORMAT": "json"}
+        command = [sys.executable, "-m", "service", "run", "--only", "scoring", "--config", str(self._file)]
+        with self.log.open("ab") as log:
+            self._process = await asyncio.to_thread(
+                subprocess.Popen, command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment
+            )
+        self._seen = psutil.Process(self._process.pid)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._client.aclose()
+        self._process.terminate()
+        try:
+            await asyncio.to_thread(self._process.wait, STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+    async def look(self) -> Counted | None:
+        """What it counted so far; None while it does not answer yet. Raises ``RuntimeError`` when it ended."""
+        if self._process.poll() is not None:
+            tail = " | ".join(self.log.read_text(errors="replace").splitlines()[-5:])
+            raise RuntimeError(f"scoring ended with status {self._process.returncode}: {tail}")
+        began = time.perf_counter()
+        try:
+            text = (await self._client.get("/metrics")).text
+        except httpx.TransportError:
+            return None
+        now = time.perf_counter()
+        times = self._seen.cpu_times()
+        totals: dict[str, float] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+        return Counted(
+            at=now,
+            cpu_seconds=times.user + times.system,
+            consumed=int(totals["tidewatch_records_consumed_total"]),
+            scored=int(totals.get("tidewatch_windows_scored_total", 0)),
+            not_scored=int(totals.get("tidewatch_windows_not_scored_total", 0)),
+            rejected=int(totals.get("tidewatch_records_dead_lettered_total", 0)),
+            waited=now - began,
+        )
+
+    async def until_consumed(self, records: int, seconds: float, every: float = 0.1) -> list[Counted]:
+        """Look until it consumed so many; every look. Raises ``TimeoutError``."""
+        looks: list[Counted] = []
+        async with asyncio.timeout(seconds):
+            while not looks or looks[-1].consumed < records:
+                await asyncio.sleep(every)
+                if (look := await self.look()) is not None:
+                    looks.append(look)
+        return looks
+
+    def peak_rss_mb(self) -> float:
+        """The most memory it ever held, MB."""
+        status = Path(f"/proc/{self._process.pid}/status")
+        if status.exists():
+            line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+            return int(line.split()[1]) / 1024
+        return float(self._seen.memory_info().rss) / 2**20

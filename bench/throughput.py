@@ -1,0 +1,207 @@
+"""How fast the whole path is on the local Kafka: ``make bench`` (``--quick`` is the smaller form that CI runs).
+
+For each cell of the grid: train the default ensemble on a generated series, preload a topic, let ``tidewatch run --only scoring``
+work it off, and check that every window due was scored once. The first cell is the reference: beside it stand the raw-ingest
+rate on the same topic, River where it is installed, and the latency under live load. Fails only on wrong results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+from rich.console import Console
+
+from bench import latency, peers
+from bench.report import draw, show
+from bench.scoring_process import Counted, ScoringProcess
+from bench.workload import WINDOW, Workload, preload
+from service.app import make_detector
+from service.detectors.bundle import save_bundle
+from service.local.stack import LocalStack
+from service.settings import Settings, TopicSettings
+from service.state.topics import create_topics
+from service.training.train import train
+
+REFERENCE = Workload(1000, 38, 10)
+GRID = (
+    REFERENCE,
+    Workload(1, 38, 10),
+    Workload(100, 38, 10),
+    Workload(10_000, 38, 10),
+    Workload(100, 8, 10),
+    Workload(10_000, 8, 10),
+    Workload(100_000, 8, 10),
+    Workload(1000, 200, 10),
+    Workload(1000, 38, 1),
+    Workload(100, 8, 1),
+)
+QUICK = (Workload(40, 8, 10), Workload(40, 8, 1))
+LEAST_RECORDS = 400_000  # measured, once the windows are full; a tenth at stride 1
+LEAST_ROWS = 10
+LATENCY_SECONDS = 20.0
+QUICK_RECORDS = 4000
+WORK_SECONDS = 900.0
+
+console = Console()
+
+
+class Bench:
+    """One Kafka, one folder; bundles are trained once for each number of metrics and stride."""
+
+    def __init__(self, folder: Path, servers: str, *, quick: bool) -> None:
+        self._folder, self._servers, self._quick = folder, servers, quick
+        self._bundles: dict[tuple[int, int], Path] = {}
+
+    async def run(self, grid: tuple[Workload, ...]) -> dict[str, Any]:
+        """All cells; the first with everything that is compared with it."""
+        results: dict[str, Any] = {"machine": f"{platform.machine()}, {platform.system()}", "grid": [], "latency": []}
+        for at, workload in enumerate(grid):
+            console.print(f"[dim]{workload.name}[/]")
+            results["grid"].append(await self._cell(workload, results, reference=at == 0))
+        return results
+
+    async def _cell(self, workload: Workload, results: dict[str, Any], *, reference: bool) -> dict[str, Any]:
+        rows = self._rows(workload)
+        config = self._config(workload)
+        settings = Settings(**config)
+        await create_topics(settings.kafka)
+        await preload(workload, settings.kafka, rows)
+        if reference:
+            results |= await self._raw(workload, settings, rows)
+        async with ScoringProcess(config, self._folder) as process:
+            cell = await self._throughput(workload, process, rows)
+            if reference:
+                if not self._quick:
+                    results["latency"] = await self._latency(workload, settings, process, rows, cell["samples_per_s"])
+                results["peak_rss_mb"] = process.peak_rss_mb()
+        if reference:
+            results |= _compared(results, cell, peers.river_half_space_trees(workload.values()))
+        return cell
+
+    async def _throughput(self, workload: Workload, process: ScoringProcess, rows: int) -> dict[str, Any]:
+        total, full = workload.entities * rows, workload.entities * WINDOW
+        looks = await process.until_consumed(total, WORK_SECONDS)
+        # From full windows on; a look is a moment in the middle of the work, so the speed is that between two looks.
+        begin = next((look for look in looks if look.consumed >= full), looks[-1])
+        begin = begin if begin.consumed < total else looks[0]
+        end = next(look for look in looks if look.consumed >= total)
+        _check(workload, rows, end)
+        seconds = max(end.at - begin.at, 1e-9)
+        samples = max(end.consumed - begin.consumed, 1)
+        return {
+            "entities": workload.entities,
+            "dims": workload.dims,
+            "stride": workload.stride,
+            "samples_per_s": samples / seconds,
+            "windows_per_s": (end.scored - begin.scored) / seconds,
+            "cpu_seconds_per_million": (end.cpu_seconds - begin.cpu_seconds) / samples * 1e6,
+            "peak_rss_mb": process.peak_rss_mb(),
+            "slowest_answer_ms": max(look.waited for look in looks) * 1000,
+        }
+
+    async def _latency(
+        self, workload: Workload, settings: Settings, process: ScoringProcess, rows: int, top: float
+    ) -> list[dict[str, float]]:
+        measured, row = [], rows
+        for share in (0.5, 0.9):
+            more = max(30, int(top * share * LATENCY_SECONDS) // workload.entities)
+            told = await latency.measure(workload, settings.kafka, row, more, top * share)
+            row += more
+            end = (await process.until_consumed(workload.entities * row, WORK_SECONDS))[-1]
+            _check(workload, row, end)
+            measured.append({"share": share, **told})
+        return measured
+
+    async def _raw(self, workload: Workload, settings: Settings, rows: int) -> dict[str, float]:
+        command = [sys.executable, "-m", "bench.raw_ingest", "--servers", self._servers, "--topic", settings.kafka.topics.metrics]
+        command += ["--dims", str(workload.dims), "--entities", str(workload.entities), "--records", str(rows * workload.entities)]
+        command += ["--partitions", str(settings.kafka.topics.partitions)]
+        done = await asyncio.to_thread(subprocess.run, command, stdout=subprocess.PIPE, check=True)
+        told = msgspec.json.decode(done.stdout, type=dict[str, float])
+        return {
+            "raw_ingest_samples_per_s": told["records"] / told["seconds"],
+            "raw_ingest_cpu_seconds_per_million": told["cpu_seconds"] / told["records"] * 1e6,
+        }
+
+    def _rows(self, workload: Workload) -> int:
+        wanted = QUICK_RECORDS if self._quick else LEAST_RECORDS // (10 if workload.stride == 1 else 1)
+        return WINDOW + max(LEAST_ROWS, wanted // workload.entities)
+
+    def _config(self, workload: Workload) -> dict[str, Any]:
+        names = [name for name, field in TopicSettings.model_fields.items() if field.annotation is str]
+        topics = {name: f"{workload.name}.{name}" for name in names}
+        return {
+            "kafka": {"bootstrap_servers": self._servers, "group_prefix": workload.name, "topics": topics},
+            "models": [{"match": "*", "bundle": str(self._bundle(workload))}],
+        }
+
+    def _bundle(self, workload: Workload) -> Path:
+        key = (workload.dims, workload.stride)
+        if key not in self._bundles:
+            told = {"stride": workload.stride, "window": WINDOW} | ({"epochs": 3} if self._quick else {})
+            training = Settings.model_validate({"training": told}).training
+            made = train(workload.dataset(), training, name="bench", detectors=training.detectors, factory=make_detector)
+            self._bundles[key] = self._folder / f"bundle-{workload.dims}-{workload.stride}"
+            save_bundle(made, self._bundles[key])
+        return self._bundles[key]
+
+
+def _check(workload: Workload, rows: int, end: Counted) -> None:
+    """Every window due was scored, once; nothing was refused. Raises ``SystemExit`` saying what is wrong."""
+    wanted = (workload.entities * rows, workload.windows(rows), 0, 0)
+    counted = (end.consumed, end.scored, end.not_scored, end.rejected)
+    if counted != wanted:
+        names = ("records", "windows scored", "windows not scored", "records refused")
+        wrong = [f"{name}: {is_} instead of {want}" for name, is_, want in zip(names, counted, wanted, strict=True) if is_ != want]
+        raise SystemExit(f"Wrong results in {workload.name}: {'; '.join(wrong)}.")
+
+
+def _compared(results: dict[str, Any], cell: dict[str, Any], river: dict[str, float] | None) -> dict[str, Any]:
+    speed, half = cell["samples_per_s"], results["latency"][0] if results["latency"] else {}
+    raw_cpu = results["raw_ingest_cpu_seconds_per_million"]
+    return {
+        "end_to_end_samples_per_s": speed,
+        "river_samples_per_s": river["samples_per_s"] if river else None,
+        "river_scoring_only_samples_per_s": river["scoring_only"] if river else None,
+        "ratio_raw": speed / results["raw_ingest_samples_per_s"],
+        "ratio_river": speed / river["samples_per_s"] if river else None,
+        # What the speed costs beside raw ingest, whoever else uses the machine: 4 is the target's price on two cores.
+        "cpu_ratio_raw": cell["cpu_seconds_per_million"] / raw_cpu,
+        "p50_ms": half.get("p50_ms"),
+        "p99_ms": half.get("p99_ms"),
+    }
+
+
+def main() -> None:
+    """Measure, print, save ``throughput.json`` and a picture."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a small grid without the latency runs, for CI")
+    parser.add_argument("--only-reference", action="store_true", help="the first cell of the grid alone")
+    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    told = parser.parse_args()
+    grid = QUICK if told.quick else GRID[:1] if told.only_reference else GRID
+    with tempfile.TemporaryDirectory(prefix="tidewatch-bench-") as folder:
+        stack = LocalStack(Path(folder) / "stack")
+        try:
+            stack.start_kafka()
+            results = uvloop.run(Bench(Path(folder), stack.kafka_servers, quick=told.quick).run(grid))
+        finally:
+            stack.down()
+    show(results, console)
+    told.out.mkdir(parents=True, exist_ok=True)
+    (told.out / "throughput.json").write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=2))
+    draw(results, told.out / "throughput.png")
+    console.print(f"Saved {told.out / 'throughput.json'} and throughput.png.")
+
+
+if __name__ == "__main__":
+    main()

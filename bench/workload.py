@@ -1,0 +1,134 @@
+"""What the throughput bench feeds in: generated metrics of many entities, as messages, and how many windows they make due.
+
+As a script it is the live load of the latency runs: a process of its own that writes at a fixed rate with ``send_batch``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import uvloop
+
+from service.domain import F32, Dataset, Schema, Series
+from service.settings import KafkaSettings
+from service.sources.publisher import Message, MetricsPublisher
+
+WINDOW = 100
+INTERVAL_MS = 1000
+SERIES_ROWS = 3000
+START_ROW = 1_700_000_000  # in the past, so that no speed can run ahead of the clock
+TICK_SECONDS = 0.02
+# While the load is live one entity in FAULT_EVERY is broken for FAULT_ROWS of every FAULT_PERIOD rows: transitions to time.
+FAULT_PERIOD, FAULT_ROWS, FAULT_EVERY = 150, 10, 12
+
+
+@dataclass(frozen=True)
+class Workload:
+    """``entities`` hosts with ``dims`` metrics each, scored every ``stride`` rows."""
+
+    entities: int
+    dims: int
+    stride: int
+
+    @property
+    def name(self) -> str:
+        """For tables and files."""
+        return f"{self.entities}x{self.dims}s{self.stride}"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Short names, so that 38 metrics come to about 450 bytes."""
+        return tuple(f"m{at:02d}" for at in range(self.dims))
+
+    @property
+    def names(self) -> list[str]:
+        """The entities."""
+        return [f"host-{at:06d}" for at in range(self.entities)]
+
+    def values(self) -> F32:
+        """float32 (SERIES_ROWS, dims): slow drifts and noise, the same on every run."""
+        rng = np.random.default_rng(7)
+        drift = 0.02 * np.cumsum(rng.normal(size=(SERIES_ROWS, self.dims)), axis=0)
+        return (drift + rng.normal(size=(SERIES_ROWS, self.dims))).astype(np.float32)
+
+    def dataset(self) -> Dataset:
+        """What the bundle is trained on."""
+        return Dataset(Schema(self.metrics, INTERVAL_MS), [Series("host", 0, self.values())])
+
+    def messages(self, first_row: int, rows: int, *, faults: bool = False) -> Iterator[Message]:
+        """Every entity's message of a row, then the next row."""
+        values = self.values()
+        calm, broken = self._texts(values), self._texts(values + 6.0) if faults else []
+        heads = [f'{{"entity":"{name}","timestamp":'.encode() for name in self.names]
+        entities = list(zip(self.names, heads, range(0, 37 * self.entities, 37), strict=True))
+        for row in range(first_row, first_row + rows):
+            stamp = str((START_ROW + row) * INTERVAL_MS).encode()
+            for at, (name, head, shift) in enumerate(entities):
+                texts = calm
+                if faults and row % FAULT_PERIOD < FAULT_ROWS and (at + row // FAULT_PERIOD) % FAULT_EVERY == 0:
+                    texts = broken
+                yield Message(name, b"%b%b%b" % (head, stamp, texts[(row + shift) % SERIES_ROWS]))
+
+    def _texts(self, values: F32) -> list[bytes]:
+        rounded = np.round(values.astype(np.float64), 3).tolist()
+        return [b',"values":' + msgspec.json.encode(dict(zip(self.metrics, row, strict=True))) + b"}" for row in rounded]
+
+    def windows(self, rows: int) -> int:
+        """How many windows come due in all entities' first ``rows`` rows."""
+        phases = np.array([zlib.crc32(name.encode()) for name in self.names], np.int64)
+        first, last = START_ROW + WINDOW - 1 + phases, START_ROW + rows - 1 + phases
+        due = last // self.stride - (first - 1) // self.stride
+        return int(np.maximum(due, 0).sum())
+
+
+async def preload(workload: Workload, kafka: KafkaSettings, rows: int) -> None:
+    """Write the first ``rows`` rows of every entity."""
+    publisher = MetricsPublisher(kafka)
+    await publisher.start()
+    try:
+        messages = workload.messages(0, rows)
+        while part := [message for _, message in zip(range(20_000), messages, strict=False)]:
+            await publisher.publish(part)
+    finally:
+        await publisher.close()
+
+
+async def load(workload: Workload, kafka: KafkaSettings, first_row: int, rows: int, rate: float) -> None:
+    """Write ``rows`` rows at ``rate`` messages a second; prints the rate that was reached."""
+    publisher = MetricsPublisher(kafka)
+    await publisher.start()
+    messages = workload.messages(first_row, rows, faults=True)
+    total, sent, began = rows * workload.entities, 0, time.monotonic()
+    try:
+        while sent < total:
+            wanted = min(total, int((time.monotonic() - began + TICK_SECONDS) * rate))
+            await publisher.publish([next(messages) for _ in range(min(wanted - sent, 20_000))])
+            sent = min(wanted, sent + 20_000)
+            await asyncio.sleep(max(0.0, began + sent / rate - time.monotonic()))
+        print(sent / (time.monotonic() - began))
+    finally:
+        await publisher.close()
+
+
+def main() -> None:
+    """The live load."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--servers", required=True)
+    parser.add_argument("--topic", required=True)
+    for name in ("entities", "dims", "first-row", "rows"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--rate", type=float, required=True)
+    told = parser.parse_args()
+    kafka = KafkaSettings.model_validate({"bootstrap_servers": told.servers, "topics": {"metrics": told.topic}})
+    uvloop.run(load(Workload(told.entities, told.dims, 1), kafka, told.first_row, told.rows, told.rate))
+
+
+if __name__ == "__main__":
+    main()
