@@ -43,6 +43,7 @@ DETECTORS: dict[str, str] = {
     "gan": "service.detectors.gan:GANAnomalyDetector",
     "statistical": "service.detectors.statistical:StatisticalAnomalyDetector",
     "mahalanobis": "service.detectors.mahalanobis:MahalanobisDetector",
+    "metricwise": "service.detectors.metricwise:MetricwiseDetector",
     "pca_residual": "service.detectors.residual:PcaResidualDetector",
     "forecast": "service.detectors.residual:ForecastDetector",
 }

@@ -47,8 +47,9 @@ class Explainer:
     def __init__(self) -> None:
         self._shapes = _Shapes(SPANS)
         self._centre = np.zeros(0, np.float32)
-        self._precision = np.zeros((0, 0), np.float32)  # (k · dims, k · dims); empty where metrics are judged one by one
-        self._freedom = np.zeros((0, 0, 0), np.float32)  # (dims, k, k): (P_jj)⁻¹, or S_jj⁻¹ one by one
+        # With L_j L_j' = (P_jj)⁻¹, metric j's part is the squared length of L_j' (P z)_j: one product for all metrics. (k · dims,
+        # dims · k), or (dims, k, k) where metrics are judged one by one.
+        self._turn = np.zeros((0, 0), np.float32)
 
     def fit(self, features: Features) -> Self:
         """Learn from normal windows."""
@@ -63,39 +64,47 @@ class Explainer:
             covariance = ledoit_wolf(columns, assume_centered=True)[0]
             ridge = RIDGE * np.trace(covariance) / width + 1e-6
             precision = np.linalg.inv(covariance + ridge * np.eye(width))
-            self._precision = precision.astype(np.float32)
-            freedom = [np.linalg.inv(precision[np.ix_(block, block)]) for block in blocks]
+            free = [np.linalg.cholesky(np.linalg.inv(precision[np.ix_(block, block)])) for block in blocks]
+            turn = np.concatenate([precision[:, block] @ root for block, root in zip(blocks, free, strict=True)], axis=1)
         else:
-            self._precision = np.zeros((0, 0), np.float32)
             own = RIDGE * float(np.mean(columns**2)) + 1e-6
-            freedom = [np.linalg.inv(_covariance(columns[:, block]) + own * np.eye(len(block))) for block in blocks]
-        self._freedom = np.stack(freedom).astype(np.float32)
+            covariances = [_covariance(columns[:, block]) + own * np.eye(len(block)) for block in blocks]
+            turn = np.stack([np.linalg.cholesky(np.linalg.inv(covariance)) for covariance in covariances])
+        self._turn = np.ascontiguousarray(turn, np.float32)
         return self
 
-    def shares(self, features: Features) -> F64:
-        """Float64 (n, dims), each row adding up to 1: every metric's part in what is strange about the window.
+    def parts(self, features: Features) -> F32:
+        """float32 (n, dims): by how much the squared distance falls when each metric by itself is let free.
 
         A metric that was hardly observed in the window counts by the share of rows in which it was.
         """
         columns = self._shapes.transform(features) - self._centre
-        if len(self._precision):
-            columns = columns @ self._precision
-        by_metric = columns.reshape(len(columns), -1, features.dims)
-        drop = np.maximum(np.einsum("nkj,jkl,nlj->nj", by_metric, self._freedom, by_metric, optimize=True), 0.0)
-        drop = drop.astype(np.float64) * features.mask.mean(axis=1, dtype=np.float64)
-        shares: F64 = drop / np.maximum(drop.sum(axis=1, keepdims=True), 1e-12)
+        n, dims = len(columns), features.dims
+        if self._turn.ndim == 2:
+            turned = (columns @ self._turn).reshape(n, dims, -1)
+        else:
+            turned = np.einsum("nkj,jkl->njl", columns.reshape(n, -1, dims), self._turn, optimize=True)
+        parts: F32 = np.einsum("njl,njl->nj", turned, turned)
+        if features.seen is not None:
+            parts *= features.mask.mean(axis=1, dtype=np.float32)
+        return parts
+
+    def shares(self, features: Features) -> F64:
+        """Float64 (n, dims), each row adding up to 1: every metric's part in what is strange about the window."""
+        parts = self.parts(features).astype(np.float64)
+        shares: F64 = parts / np.maximum(parts.sum(axis=1, keepdims=True), 1e-12)
         return shares
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """JSON-safe settings and plain arrays."""
         told, arrays = self._shapes.state()
         kept = {f"shapes/{key}": value for key, value in arrays.items()}
-        return told, kept | {"middle": self._centre, "precision": self._precision, "freedom": self._freedom}
+        return told, kept | {"middle": self._centre, "turn": self._turn}
 
     def restore(self, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of ``state``."""
         self._shapes.restore(settings, {key.removeprefix("shapes/"): value for key, value in arrays.items()})
-        self._centre, self._precision, self._freedom = arrays["middle"], arrays["precision"], arrays["freedom"]
+        self._centre, self._turn = arrays["middle"], arrays["turn"]
         return self
 
 

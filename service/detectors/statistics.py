@@ -82,6 +82,11 @@ class WindowStatistics:
         return self
 
 
+def covering(spans: Sequence[int], stride: int) -> tuple[int, ...]:
+    """``spans``, the short ones lengthened to ``stride``: rows that came since the last window must not go unseen."""
+    return tuple(max(span, stride) for span in spans)
+
+
 def least(features: Features, windows: int, name: str) -> None:
     """Raise ``NotEnoughData`` when ``name`` would have fewer than ``windows`` windows to learn from."""
     if len(features) < windows:

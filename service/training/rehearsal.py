@@ -49,7 +49,7 @@ async def score_series(bundle: Bundle, settings: Settings, before: Series, test:
     alerts: list[Alert] = []
     seconds = 0.0
     try:
-        for start, batch in _batches(bundle, test, values, ends, history):
+        for start, batch in batches(bundle, test, values, ends, history):
             began = time.perf_counter()
             verdicts = await detector.detect(batch)
             seconds += time.perf_counter() - began
@@ -75,7 +75,9 @@ def due_rows(entity: str, first_row: int, count: int, window: int, stride: int) 
     return due
 
 
-def _batches(bundle: Bundle, test: Series, values: object, ends: I64, history: int) -> Iterator[tuple[int, WindowBatch]]:
+def batches(bundle: Bundle, test: Series, values: object, ends: I64, history: int) -> Iterator[tuple[int, WindowBatch]]:
+    """The windows of ``values`` (``history`` rows, then ``test``'s own) that end at the positions ``ends``, in batches; each with
+    the index of its first window."""
     filled, mask = carry_forward(np.asarray(values, np.float32))
     views = np.lib.stride_tricks.sliding_window_view(filled, bundle.window, axis=0).swapaxes(1, 2)
     masks = np.lib.stride_tricks.sliding_window_view(mask, bundle.window, axis=0).swapaxes(1, 2)
