@@ -197,23 +197,18 @@ def _cut_short(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> s
     return None
 
 
-def drift(verdict: Verdict) -> float:
-    """How far the tracker has shifted this verdict: its surprise less the one its drift-adjusted ``p`` stands for."""
-    return verdict.surprise + math.log10(max(verdict.p, 1e-300))
-
-
 def _seen_from(verdict: Verdict, shift: float, policy: EpisodeSettings, *, anomalous: bool) -> Told:
     """The verdict under the drift adjustment ``shift``, instead of the one of now."""
-    surprise = max(0.0, verdict.surprise - shift)
-    score = min(surprise / 6, 1.0)
+    p = max(10 ** -max(verdict.surprise - shift, 0.0), verdict.floor, 1e-300)
+    score = min(-math.log10(p) / 6, 1.0)
     severity = severity_of(score)
     fresh = verdict.fresh_p <= policy.fresh_p_below
     loud = anomalous and severity.rank >= Severity(policy.min_severity).rank
-    return Told(score, 10**-surprise, severity, loud, loud and fresh)
+    return Told(score, p, severity, loud, loud and fresh)
 
 
 def _open(closed: Closed | None, verdict: Verdict, policy: EpisodeSettings, config_hash: str) -> tuple[Standing, tuple[Alert, ...]]:
-    told = _seen_from(verdict, drift(verdict), policy, anomalous=verdict.is_anomaly)
+    told = _seen_from(verdict, verdict.shift, policy, anomalous=verdict.is_anomaly)
     if not told.loud:
         return Standing(closed=closed if verdict.is_anomaly else None), ()
     if closed is not None and not (told.evidence and (closed.accepted is None or verdict.surprise > closed.accepted)):
@@ -252,7 +247,7 @@ def _open(closed: Closed | None, verdict: Verdict, policy: EpisodeSettings, conf
         last_row=verdict.end_row,
         evidence_row=verdict.end_row,
         level=verdict.level,
-        shift=drift(verdict),
+        shift=verdict.shift,
         peak_surprise=verdict.surprise,
         evidence=int(told.evidence),
         quiet=int(not told.evidence),

@@ -78,14 +78,27 @@ def test_the_level_is_frozen_at_onset() -> None:
     verdicts = drawn("...ww")
     # the tracker moves up until it no longer calls this anomalous; p follows it
     for slot, level in enumerate((3.0, 4.0, 5.0, 6.0, 7.0), start=5):
-        verdicts.append(
-            verdict(slot, 0.8, level=level, fresh=True, p=min(1.0, 10 ** -(4.8 - (level - 2.0))), is_anomaly=level < 4.8)
-        )
+        verdicts.append(verdict(slot, 0.8, level=level, fresh=True, shift=level - 2.0, is_anomaly=level < 4.8))
     episodes = Episodes(EpisodeSettings())
     assert actions(episodes.observe(verdicts)) == ["opened", "fired"]
     (still,) = episodes.open_alerts()
     assert still.severity is Severity.WARNING
     assert still.score == pytest.approx(0.8)
+
+
+def test_a_short_calibration_keeps_the_whole_episode_quiet() -> None:
+    # surprises far beyond what calibration can vouch for: the alert claims one in 10,000, at its onset and ever after
+    transitions = Episodes(EpisodeSettings()).observe([verdict(slot, 2.0, floor=1e-4, p=1e-4) for slot in range(5)])
+    assert [t.severity for t in transitions] == [Severity.INFO, Severity.INFO]
+    assert transitions[-1].peak_p == pytest.approx(1e-4)
+
+
+def test_a_fault_beyond_the_floor_is_still_told_apart_from_drift() -> None:
+    # no drift so far (shift 0), though surprise and p differ by the floor; a weaker window of the same fault is as it looks
+    episodes = Episodes(EpisodeSettings())
+    episodes.observe([verdict(0, 2.0, floor=1e-5, p=1e-5), verdict(1, 0.75, floor=1e-5, level=20.0, fresh=True)])
+    (alert,) = episodes.open_alerts()
+    assert alert.score == pytest.approx(0.75)
 
 
 def test_severity_is_lowered_only_after_staying_well_below() -> None:
