@@ -14,7 +14,8 @@ from service.demo.fault import PROCESSES, machine_fault
 def test_the_fault_starts_loads_and_leaves_nothing() -> None:
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     with machine_fault(20):
-        deadline, children = time.monotonic() + 20, []
+        children: list[psutil.Process] = []
+        deadline = time.monotonic() + 20
         while len(children) < (psutil.cpu_count() or 1) + 4 + PROCESSES and time.monotonic() < deadline:
             time.sleep(0.1)
             children = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
