@@ -232,6 +232,7 @@ class RealTimeAnomalyDetector:
             "end_row": row,
             "timestamp": row * interval,
             "stride": self.bundle.stride,
+            "window": self.bundle.window,
             "bundle": self.bundle.name,
             "bundle_version": self.bundle.version,
             "interval_ms": interval,
