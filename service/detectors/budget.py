@@ -7,8 +7,9 @@ anomaly to end waits for ever when the anomaly is the new normal.
 
 The tracked share is the budget itself, or one row in a thousand where the budget is rarer than that: rarer levels move
 too slowly to be followed, so from there on the level is extrapolated along the calibrated tail, where a surprise *is* the
-logarithm of the rarity. ``shift`` is how far the level has drifted from its calibrated start; taking it off the surprise
-gives the drift-adjusted score, severity and "one in N".
+logarithm of the rarity. The followed level then never rises beyond the surprise it learns from: the alert level stands higher
+still, and a fault that takes a few windows to grow would push it ahead of itself. ``shift`` is how far the level has drifted
+from its calibrated start; taking it off the surprise gives the drift-adjusted score, severity and "one in N".
 
 A bucket of tokens, one per onset and filled at ``REFILL`` times the budget, holds the budget in bursts: with the bucket empty
 an onset is suppressed, while the tracker still learns from it. Everything runs in event time: the state knows the row it
@@ -178,5 +179,7 @@ def _follow(
                 tokens[s] -= 1.0
                 code[i] = _ABOVE
         risen = GAIN if surprises[i] > followed else 0.0
+        if beyond > 0.0 and risen > 0.0:
+            risen = min(risen, math.log(surprises[i]) - z[s])
         passed = min(elapsed, MOST_SKIPPED * stride)
         z[s] = max(z[s] + risen - GAIN * AIM * tracked * passed, floor)

@@ -108,6 +108,15 @@ def test_an_empty_bucket_suppresses_and_says_so_while_the_level_learns() -> None
     assert third.reason == QUIET
 
 
+def test_a_growing_fault_does_not_push_the_level_of_a_rare_budget_ahead_of_itself() -> None:
+    params = budget.params_for(1 / 7, 60_000, 1)  # one a week on minute data
+    quiet = np.random.default_rng(5).exponential(0.2, 300)
+    surprises = np.concatenate([quiet, np.linspace(1, 10, 10)])  # ten windows from nothing to far beyond the level
+    _, decisions = budget.steps([budget.start(params)], np.zeros(310, np.int64), np.arange(310), surprises, params)
+    assert not decisions.is_anomaly[:300].any()
+    assert decisions.is_anomaly[300:].sum() == 1
+
+
 def test_a_gap_nobody_saw_does_not_melt_the_level() -> None:
     params = budget.params_at(0.01, stride=10)
     state, _ = budget.step(budget.start(params), 10, 9.0, params)
