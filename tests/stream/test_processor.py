@@ -86,6 +86,32 @@ def test_too_many_entities_are_refused_until_one_is_silent_long_enough() -> None
     assert not rejected
 
 
+def test_made_up_names_neither_keep_the_places_nor_push_anybody_out() -> None:
+    """Each row brings two real entities and a name that never comes again; the third real one gets in once the flood ends."""
+    one = processor(window=3, max_entities=5, max_gap_rows=1)
+    refused, ended = set(), []
+    for row in range(40):
+        names = ["a", "b"] + ([f"made-up-{row}-{at}" for at in range(9)] if row < 20 else ["c"])
+        batches, rejected = one.add([sample(name, row) for name in names], {})
+        refused |= {(item.record.key, item.reason) for item in rejected}
+        ended += ends(batches)
+    assert {reason for _, reason in refused} == {"too-many-entities"}
+    assert not {key for key, _ in refused} & {b"a", b"b"}
+    assert [end for end in ended if end[0] in "ab"] == [(name, row) for row in range(2, 40) for name in "ab"]
+    assert ("c", 39) in ended
+    assert not [end for end in ended if end[0].startswith("made")]
+    assert one.counts.entities <= one.counts.most_entities == 5
+    assert one.counts.expired == len({name for _, name in one.take_expired()}) > 3
+
+
+def test_who_filled_a_window_keeps_its_place_while_it_is_silent() -> None:
+    one = processor(window=3, max_entities=2, max_gap_rows=1, idle_after_seconds=100)
+    one.add([sample("a", row) for row in range(3)] + [sample("b", 0)], {})
+    for row in range(3, 90):
+        one.add([sample("new", row)], {})
+    assert one.take_expired() == [(0, "b")]
+
+
 def test_a_partition_replayed_behind_the_other_keeps_its_entities() -> None:
     one = processor(idle_after_seconds=100)
     for step in range(300):

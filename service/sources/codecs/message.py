@@ -17,6 +17,7 @@ from service.domain import F32, Record, Schema
 from service.errors import InvalidMessage
 
 MAX_NAME = 256  # characters in an entity's name, a label's name or a label's value
+MAX_LABELS_TOGETHER = 2048  # characters of all labels of a message: they are kept for every entity
 # As milliseconds 1973 and 5138: a number outside this range is surely in another unit.
 EARLIEST_MS = 100_000_000_000
 LATEST_MS = 100_000_000_000_000
@@ -157,13 +158,21 @@ def labels_of(message: Mapping[str, Any], most: int) -> dict[str, str] | None:
     if len(labels) > most:
         raise InvalidMessage("bad-labels", f"The message has {len(labels)} labels; at most {most} are taken.")
     if not labels_fit(labels, most):
-        raise InvalidMessage("bad-labels", f"A label's name or value is longer than {MAX_NAME} characters.")
+        sentence = f"A label's name or value is longer than {MAX_NAME} characters, or all of them than {MAX_LABELS_TOGETHER:,}."
+        raise InvalidMessage("bad-labels", sentence)
     return labels
 
 
 def labels_fit(labels: Mapping[str, str], most: int) -> bool:
-    """Whether there are at most ``most`` labels and none of them is too long."""
-    return len(labels) <= most and all(len(name) <= MAX_NAME and len(value) <= MAX_NAME for name, value in labels.items())
+    """Whether there are at most ``most`` labels, and neither one of them nor all together are too long."""
+    if len(labels) > most:
+        return False
+    together = 0
+    for name, value in labels.items():
+        if len(name) > MAX_NAME or len(value) > MAX_NAME:
+            return False
+        together += len(name) + len(value)
+    return together <= MAX_LABELS_TOGETHER
 
 
 def _number(name: str, value: Any) -> float | None:
