@@ -77,6 +77,10 @@ chaos: setup ## Kill the service 200 times and show that nothing is lost or doub
 	@$(BIN)/tidewatch local install
 	@$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
+.PHONY: hostile
+hostile: setup ## Send a million malformed and hostile records; HOSTILE_ARGS="--count 20000" is handed on
+	@$(BIN)/python -m tests.hostile $(HOSTILE_ARGS)
+
 .PHONY: format
 format: setup ## Put the code into its one format
 	@$(BIN)/ruff check --fix --select I

@@ -190,7 +190,7 @@ def decide(group: Group, now: int, policy: Policy, muted: Muted) -> Decision:
     fresh = [(entry, why) for entry in group.entries.values() if (why := news(entry.alert, entry.told, policy)) is not None]
     audible = [(entry, why) for entry, why in fresh if muted(entry.alert) is None]
     if audible:
-        at = min(_due_at(group, entry, policy) for entry, _ in audible)
+        at = min(_due_at(group, entry, policy, now) for entry, _ in audible)
         reason = ", ".join(sorted({why for _, why in audible}))
         return Decision(now >= at, reason, at)
     standing = [e for e in group.entries.values() if e.told is not None and _wants_repeat(e) and muted(e.alert) is None]
@@ -200,7 +200,9 @@ def decide(group: Group, now: int, policy: Policy, muted: Muted) -> Decision:
     return Decision(False, "everything new is muted" if fresh else "nothing new")
 
 
-def _due_at(group: Group, entry: Entry, policy: Policy) -> int:
+def _due_at(group: Group, entry: Entry, policy: Policy, now: int) -> int:
+    if max(group.opened_at, group.last_sent_at or 0, entry.news_at) > now:
+        return now  # the clock was set back since; nobody is made to wait until it is that late again
     if group.last_sent_at is None:
         return group.opened_at + policy.group_wait
     if entry.told is None and entry.alert.severity is Severity.CRITICAL and entry.alert.status is Status.FIRING:

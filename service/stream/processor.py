@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 import msgspec
 import numpy as np
 
+from service.clock import Clock, SystemClock
 from service.domain import F32, I64, Mask, Record, Rejected, Sample, Samples, Schema, WindowBatch
 from service.settings import StreamSettings
 from service.stream.windows import DUPLICATE, EMPTY, LATE, LOW_COVERAGE, NEWEST, PARTITION, RESETS, START, Due, Shape, Windows
@@ -36,8 +37,9 @@ class StreamProcessor:
     silent before they ever filled a window are forgotten at once: made-up names cannot keep the places, nor push out who has one.
     """
 
-    def __init__(self, schema: Schema, *, window: int, stride: int, settings: StreamSettings) -> None:
+    def __init__(self, schema: Schema, *, window: int, stride: int, settings: StreamSettings, clock: Clock | None = None) -> None:
         self.schema = schema
+        self._clock = clock or SystemClock()
         shape = Shape(
             dims=schema.dims,
             window=window,
@@ -176,9 +178,15 @@ class StreamProcessor:
 
     def _expire_idle(self, partitions: I64, rows: I64) -> None:
         """Forget entities that are far behind their partition's newest row, looking again each tenth of that distance; and where
-        places are wanting also those that broke off before they ever filled a window."""
+        places are wanting also those that broke off before they ever filled a window.
+
+        What claims to be from the future moves nobody: a producer whose clock is wrong stamps its records wrongly too, and
+        would make everybody else look silent.
+        """
+        now = self._clock.now_ms() // self.schema.interval_ms
+        latest = now + int(self._settings.max_ahead_seconds * 1000) // self.schema.interval_ms
         for partition in np.unique(partitions).tolist():
-            newest = max(int(rows[partitions == partition].max()), self._newest_row.get(partition, EMPTY))
+            newest = max(min(int(rows[partitions == partition].max()), now), self._newest_row.get(partition, EMPTY))
             self._newest_row[partition] = newest
             if not self._full and newest - self._swept_at.setdefault(partition, newest) < max(1, self._idle_rows // 10):
                 continue
@@ -187,7 +195,7 @@ class StreamProcessor:
             silent = head[:, NEWEST] < newest - self._idle_rows
             if self._full:
                 unfilled = head[:, NEWEST] - head[:, START] + 1 < self._windows.shape.window
-                silent |= unfilled & (head[:, NEWEST] < newest - self._broken_rows)
+                silent |= unfilled & ((head[:, NEWEST] < newest - self._broken_rows) | (head[:, NEWEST] > latest))
             idle = np.flatnonzero((head[:, PARTITION] == partition) & silent)
             self._expired += len(idle)
             self._silent += [(partition, entity) for entity in self._forget(idle.tolist())]

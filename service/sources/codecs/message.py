@@ -6,6 +6,7 @@ Nothing here is fast; ``native`` reads good messages by itself and comes here fo
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -21,6 +22,7 @@ MAX_LABELS_TOGETHER = 2048  # characters of all labels of a message: they are ke
 # As milliseconds 1973 and 5138: a number outside this range is surely in another unit.
 EARLIEST_MS = 100_000_000_000
 LATEST_MS = 100_000_000_000_000
+_NOT_FINITE = re.compile(rb"NaN|Infinity|nan|inf").search
 
 
 def encode(entity: str, timestamp: int, values: Mapping[str, float | None], labels: Mapping[str, str] | None = None) -> bytes:
@@ -44,7 +46,7 @@ def parse(record: Record, max_bytes: int) -> dict[str, Any]:
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         if "out of range" in str(error):
             raise InvalidMessage("not-finite", "A number in the message is too large.") from None
-        if any(word in record.value for word in (b"NaN", b"Infinity", b"nan", b"inf")):
+        if _NOT_FINITE(record.value):
             raise InvalidMessage("not-finite", "The message is not JSON: it holds NaN or Infinity; send null.") from None
         raise InvalidMessage("not-json", f"The message is not JSON: {error}.") from None
     if not isinstance(message, dict):
