@@ -31,6 +31,8 @@ def main() -> int:
     told.add_argument("--only", choices=OTHERS, help="of the faults beside the kills, this one alone")
     told.add_argument("--keep", type=Path, help="keep the workers' logs in this folder")
     asked = told.parse_args()
+    if asked.keep is not None and asked.keep.exists() and any(asked.keep.iterdir()):
+        told.error(f"{asked.keep} is not empty: what another run left there would be taken for this one's")
     with tempfile.TemporaryDirectory(prefix="tidewatch-chaos-") as temporary:
         folder = asked.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
