@@ -201,13 +201,14 @@ def decide(group: Group, now: int, policy: Policy, muted: Muted) -> Decision:
 
 
 def _due_at(group: Group, entry: Entry, policy: Policy, now: int) -> int:
-    if max(group.opened_at, group.last_sent_at or 0, entry.news_at) > now:
+    if max(group.opened_at, group.last_sent_at or 0) > now:
         return now  # the clock was set back since; nobody is made to wait until it is that late again
     if group.last_sent_at is None:
         return group.opened_at + policy.group_wait
+    news_at = entry.news_at if entry.news_at <= now else group.last_sent_at
     if entry.told is None and entry.alert.severity is Severity.CRITICAL and entry.alert.status is Status.FIRING:
-        return max(entry.news_at, group.last_sent_at) + policy.group_wait
-    return max(group.last_sent_at + policy.group_interval, entry.news_at)
+        return max(news_at, group.last_sent_at) + policy.group_wait
+    return max(group.last_sent_at + policy.group_interval, news_at)
 
 
 def _wants_repeat(entry: Entry) -> bool:
