@@ -201,7 +201,7 @@ def decide(group: Group, now: int, policy: Policy, muted: Muted) -> Decision:
 
 
 def _due_at(group: Group, entry: Entry, policy: Policy, now: int) -> int:
-    if max(group.opened_at, group.last_sent_at or 0) > now:
+    if (group.opened_at if group.last_sent_at is None else group.last_sent_at) > now:
         return now  # the clock was set back since; nobody is made to wait until it is that late again
     if group.last_sent_at is None:
         return group.opened_at + policy.group_wait
