@@ -68,6 +68,16 @@ bench-quality: setup ## Measure detection quality on the labelled series; BENCH_
 bench: setup ## Measure speed and latency on the local Kafka; BENCH_ARGS="--quick" is the short form
 	@$(BIN)/python -m bench.throughput $(BENCH_ARGS)
 
+.PHONY: bench-outage
+bench-outage: setup ## Measure catching up after an outage; BENCH_ARGS="--samples 3600000" is an hour's worth
+	@$(BIN)/tidewatch local install
+	@$(BIN)/python -m bench.outage $(BENCH_ARGS)
+
+.PHONY: bench-rolling
+bench-rolling: setup ## Measure latency while two workers are restarted under load; BENCH_ARGS="--rate 5000"
+	@$(BIN)/tidewatch local install
+	@$(BIN)/python -m bench.rolling $(BENCH_ARGS)
+
 .PHONY: profile
 profile: setup ## Leave a flame graph of the hot path in bench/results/profile.svg
 	@$(BIN)/python -m bench.profile $(PROFILE_ARGS)

@@ -364,7 +364,7 @@ class Chaos:
         await asyncio.to_thread(self._stack.stop_kafka, kill=self._random.random() < 0.5)
         await asyncio.sleep(self._random.uniform(0.5, 6))
         await asyncio.to_thread(self._stack.start_kafka)
-        await asyncio.sleep(8)
+        await asyncio.sleep(5)
 
     async def _restart_elasticsearch(self) -> None:
         await asyncio.to_thread(self._stack.stop_elasticsearch, kill=self._random.random() < 0.5)
