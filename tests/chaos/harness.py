@@ -483,7 +483,8 @@ class Chaos:
         detector.close()
         self._report.windows, self._report.left_out = expected.windows, expected.left_out_windows
         self._say(f"{expected.windows} windows, {len(expected.transitions)} transitions expected; waiting for the workers")
-        while time.monotonic() - begun < SETTLE:
+        deadline = time.monotonic() + SETTLE
+        while time.monotonic() < deadline:
             now = await self._compare(expected)
             if now.good:
                 self._report.recovery.append(time.monotonic() - begun)
