@@ -19,6 +19,7 @@ from service.clock import ManualClock
 from service.detectors.bundle import Bundle
 from service.detectors.realtime import RealTimeAnomalyDetector
 from service.domain import Dataset, Record, Rejected, Schema, Series, WindowBatch
+from service.runtime import settle_memory
 from service.settings import DetectionSettings, StreamSettings, TrainingSettings
 from service.sources.codecs.message import encode
 from service.state.dead_letter import dead_letter
@@ -141,6 +142,8 @@ async def run(codec: str, bundle: Bundle, *, seed: int, count: int, made: int, s
     bad, good = hostile(seed, count, made, limits), good_records(bundle.schema.dims)
     alone, mixed = Path(codec, limits, bundle), Path(codec, limits, bundle)
     per_piece = max(1, round(PIECE * share))
+    bad = itertools.chain([next(bad)], bad)  # hypothesis has done its work
+    settle_memory()  # as the service does
     for number in itertools.count():
         harmful = list(itertools.islice(bad, per_piece))
         if not harmful:
@@ -149,7 +152,11 @@ async def run(codec: str, bundle: Bundle, *, seed: int, count: int, made: int, s
         report.hostile += len(harmful)
         report.good += len(harmless)
         together = interleaved(harmless, harmful)
-        _settle(report, together, await mixed.take(together), (await alone.take(harmless))[2])
+        if number % 2:  # neither is always the first
+            told, before = await mixed.take(together), await alone.take(harmless)
+        else:
+            before, told = await alone.take(harmless), await mixed.take(together)
+        _settle(report, together, told, before[2])
         if number % 100 == 99:
             say(f"{codec}: {report.hostile:,} of {count:,} hostile records")
     alone.close()
