@@ -45,6 +45,7 @@ class TopicSettings(Section):
     control: str = "tidewatch.control"
     state: str = "tidewatch.state"
     notify_state: str = "tidewatch.notify-state"
+    notifications: str = "tidewatch.notifications"
     dead_letter: str = "tidewatch.dead-letter"
     partitions: Positive = 4
     replication_factor: Positive = 1

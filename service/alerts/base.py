@@ -51,8 +51,11 @@ class Ledger(Protocol):
         """
         ...
 
-    async def write(self, records: Mapping[bytes, bytes | None], next_offset: int | None) -> bool:
-        """Write records (None deletes) and the offset, all or nothing; False when it is no longer sure that we may."""
+    async def write(
+        self, records: Mapping[bytes, bytes | None], next_offset: int | None, deliveries: Mapping[bytes, bytes]
+    ) -> bool:
+        """Write records (None deletes), the offset, and how messages fared (by key), all or nothing; False when it is no longer
+        sure that we may."""
         ...
 
     async def close(self) -> None:

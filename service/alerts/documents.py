@@ -73,7 +73,6 @@ def document(alert: Alert, muted_by: str | None = None) -> dict[str, Any]:
     }
     if alert.fired_at is not None:
         ours["fired_at"] = iso(alert.fired_at)
-        ours["told_anyone"] = True
     return {
         "@timestamp": iso(alert.started_at),
         "ecs": {"version": ECS_VERSION},
@@ -147,7 +146,6 @@ MAPPINGS: dict[str, Any] = {
                 "windows": _LONG,
                 "updated_at": _DATE,
                 "fired_at": _DATE,
-                "told_anyone": {"type": "boolean"},
                 "metrics": _KEPT,
                 "detectors": _KEPT,
                 "bundle": {"properties": {"name": _KEYWORD, "version": _KEYWORD}},

@@ -2,7 +2,8 @@
 
 What it remembers (groups, the message owed, what was told) is kept in one transaction with how far it has read. Only one
 notifier is active, because the alerts topic has one partition; a standby takes over where the other one's memory ends. A message
-is doubled only if the notifier dies between the receiver's answer and the record of it, and then under the same key.
+is doubled only if the notifier dies between the receiver's answer and the record of it, and then under the same key. How each
+message fares goes, in the same transaction, to ``tidewatch.notifications``, from where the store part keeps it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 
 from service.alerts.base import Ledger
 from service.alerts.control_topic import ControlReader
+from service.alerts.deliveries import encode
 from service.alerts.notifications import NotificationService
 from service.alerts.remembered import groups_of, records_of
 from service.alerts.stages import Group
@@ -33,6 +35,7 @@ class NotifyPart:
     def __init__(
         self, kafka: KafkaSettings, service: NotificationService, ledger: Ledger, *, metrics: Metrics, health: Health
     ) -> None:
+        self._topic = kafka.topics.alerts
         self._reader = AlertTopicReader(kafka, "notify", on_poison=self._poison)
         self._control = ControlReader(kafka, service.obey)
         self._service = service
@@ -60,7 +63,7 @@ class NotifyPart:
                 await self._take_over(batch.turn)
             elif self._active:
                 self._service.accept([(item.alert, item.offset) for item in batch.transitions])
-                self._read_to = batch.next_offsets.get(0, self._read_to)
+                self._read_to = batch.next_offsets.get((self._topic, 0), self._read_to)
                 await self._record()
             self._health.beat(self.name, ready=self._turn >= 0, detail=self._detail())
 
@@ -109,9 +112,10 @@ class NotifyPart:
             records: dict[bytes, bytes | None] = {}
             for key, group in changes.items():
                 records |= records_of(key, self._recorded.get(key), group)
-            if not records and offset is None:
+            told = {each.key.encode(): encode(each) for each in self._service.take_deliveries()}
+            if not records and not told and offset is None:
                 return True
-            if not await self._ledger.write(records, offset):
+            if not await self._ledger.write(records, offset, told):
                 self._stand_by()
                 self._reader.rejoin()
                 return False

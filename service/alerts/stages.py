@@ -39,7 +39,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
-    """What one receiver is told together. ``repeats``: messages sent since the news last changed; ``owed``: the message being
+    """What one receiver is told together. ``repeats``: messages sent so far; ``hurried``: those of them
+    in a row that did not wait a whole ``group_interval``; ``owed``: the message being
     sent, kept so that it goes out once more as it was, under the same key, should the notifier die before it knows."""
 
     receiver: str
@@ -49,6 +50,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     entries: dict[str, Entry] = {}
     last_sent_at: int | None = None
     repeats: int = 0
+    hurried: int = 0
     owed: Notification | None = None
 
     @property
@@ -76,7 +78,8 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Notification(msgspec.Struct, frozen=True):
-    """One message owed: frozen when it became due, so that every try sends the same under the same key."""
+    """One message owed: frozen when it became due, so that every try sends the same under the same key. ``attempts``: tries that
+    have failed so far, the last of them because of ``problem``."""
 
     group_key: str
     receiver: str
@@ -84,6 +87,9 @@ class Notification(msgspec.Struct, frozen=True):
     entries: Sequence[Entry]
     reason: str
     key: str
+    owed_at: int = 0
+    attempts: int = 0
+    problem: str | None = None
 
     @property
     def alerts(self) -> list[Alert]:
@@ -186,7 +192,8 @@ def hush(group: Group, muted: Muted) -> Group:
 
 def decide(group: Group, now: int, policy: Policy, muted: Muted) -> Decision:
     """Whether this group is due now. New news waits ``group_wait`` in a fresh group and ``group_interval`` in one already
-    told; a critical alert nobody was told about waits only ``group_wait`` in either."""
+    told; a critical alert nobody was told about waits only ``group_wait`` in either, twice as long after each message that was
+    hurried like this, so that a storm of them does not."""
     fresh = [(entry, why) for entry in group.entries.values() if (why := news(entry.alert, entry.told, policy)) is not None]
     audible = [(entry, why) for entry, why in fresh if muted(entry.alert) is None]
     if audible:
@@ -204,7 +211,9 @@ def _due_at(group: Group, entry: Entry, policy: Policy) -> int:
     if group.last_sent_at is None:
         return group.opened_at + policy.group_wait
     if entry.told is None and entry.alert.severity is Severity.CRITICAL and entry.alert.status is Status.FIRING:
-        return max(entry.news_at, group.last_sent_at) + policy.group_wait
+        quiet = entry.news_at >= group.last_sent_at + policy.group_interval
+        wait = policy.group_wait << (0 if quiet else min(group.hurried, 20))
+        return max(entry.news_at, group.last_sent_at) + max(policy.group_wait, min(wait, policy.group_interval))
     return max(group.last_sent_at + policy.group_interval, entry.news_at)
 
 
@@ -229,24 +238,30 @@ def notification(group: Group, reason: str, policy: Policy, muted: Muted) -> Not
 # --- told ------------------------------------------------------------------------------------------------------------
 
 
-def after(group: Group, sent: Notification, now: int) -> Group:
+def after(group: Group, sent: Notification, now: int, policy: Policy) -> Group:
     """The group once ``sent`` was delivered (or given up): what was told is remembered, what is over and told is dropped.
 
     News that came in while the message was on its way stays news.
     """
     entries = dict(group.entries)
-    changed = False
     for told in sent.entries:
         entry = entries.get(told.alert.alert_id)
         if entry is None:
             continue
-        changed = changed or entry.told != Told(told.alert.status, told.alert.severity)
         entry = msgspec.structs.replace(entry, told=Told(told.alert.status, told.alert.severity), offset=-1)
         if told.alert.status is Status.RESOLVED:
             del entries[told.alert.alert_id]
         else:
             entries[told.alert.alert_id] = entry
-    return msgspec.structs.replace(group, entries=entries, last_sent_at=now, repeats=1 if changed else group.repeats + 1, owed=None)
+    soon = group.last_sent_at is not None and now < group.last_sent_at + policy.group_interval
+    return msgspec.structs.replace(
+        group,
+        entries=entries,
+        last_sent_at=now,
+        repeats=group.repeats + 1,
+        hurried=group.hurried + 1 if soon else 0,
+        owed=None,
+    )
 
 
 def spent(group: Group, now: int, policy: Policy) -> bool:

@@ -32,7 +32,7 @@ HOUR_MS = 3_600_000
 @pytest.fixture
 async def settings(kafka_servers: str, elasticsearch_url: str) -> Settings:
     name = f"api-{uuid.uuid4().hex[:8]}"
-    topics = {each: f"{name}.{each}" for each in ("metrics", "alerts", "control", "dead_letter")}
+    topics = {each: f"{name}.{each}" for each in ("metrics", "alerts", "control", "notifications", "dead_letter")}
     made = Settings(
         kafka={"bootstrap_servers": kafka_servers, "group_prefix": name, "topics": topics},
         elasticsearch={"url": elasticsearch_url, "index_prefix": name},
