@@ -161,7 +161,7 @@ class NotificationService:
 
     def muted(self, alert: Alert) -> str | None:
         """Why ``alert`` is not told now, or ``None``."""
-        return self.muting.reason(alert, self.clock.now_ms())
+        return self.muting.reason(alert, self.clock.now_ms()) if self.muting.active else None
 
     def policy(self, receiver: str, number: int) -> Policy:
         """The timing of one receiver on one route."""

@@ -40,7 +40,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
     """What one receiver is told together. ``repeats``: messages sent so far; ``hurried``: those of them
-    in a row that did not wait a whole ``group_interval``; ``owed``: the message being
+    that came soon one after the other; ``owed``: the message being
     sent, kept so that it goes out once more as it was, under the same key, should the notifier die before it knows."""
 
     receiver: str
@@ -248,12 +248,14 @@ def after(group: Group, sent: Notification, now: int, policy: Policy) -> Group:
         entry = entries.get(told.alert.alert_id)
         if entry is None:
             continue
-        entry = msgspec.structs.replace(entry, told=Told(told.alert.status, told.alert.severity), offset=-1)
+        heard = Told(told.alert.status, told.alert.severity)
+        if entry.told != heard or entry.offset != -1:  # a reminder leaves it as it is, and nothing to record
+            entry = msgspec.structs.replace(entry, told=heard, offset=-1)
         if told.alert.status is Status.RESOLVED:
             del entries[told.alert.alert_id]
         else:
             entries[told.alert.alert_id] = entry
-    soon = group.last_sent_at is not None and now < group.last_sent_at + policy.group_interval
+    soon = group.last_sent_at is not None and now < group.last_sent_at + 2 * policy.group_interval
     return msgspec.structs.replace(
         group,
         entries=entries,

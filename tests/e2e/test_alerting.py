@@ -306,11 +306,14 @@ async def test_while_elasticsearch_is_away_people_are_paged_and_the_history_is_c
 
             await until(all_told)
             in_order_and_once(pager.accepted, world)
-            answer = await asked(settings, "/readyz")
-            assert answer is not None
-            assert answer.status_code == 503
-            assert answer.json()["parts"]["store"]["ready"] is False
-            assert answer.json()["parts"]["notify"]["ready"] is True
+
+            async def said_so() -> bool:
+                answer = await asked(settings, "/readyz")
+                parts = {} if answer is None else answer.json()["parts"]
+                assert parts["notify"]["ready"]
+                return answer is not None and answer.status_code == 503 and not parts["store"]["ready"]
+
+            await until(said_so)
             assert len(await documents(elasticsearch_url, settings, "alert-events")) == before
 
             await proxy.restore()
@@ -336,29 +339,28 @@ async def test_while_elasticsearch_is_away_people_are_paged_and_the_history_is_c
 
 
 STORM = 10_000
-WAVES = 10
+HANDFUL = 10
 
 
 async def test_a_storm_leaves_people_with_a_handful_of_messages_and_the_store_with_every_alert(
     kafka_servers: str, elasticsearch_url: str
 ) -> None:
-    """A minute's storm, played twelve times as fast against waits a twelfth of the defaults."""
+    """Ten thousand alerts as fast as Kafka takes them. How many messages that makes depends a little on how fast the machine
+    reads them: the waits are 1, 1, 2, 4 and 8 seconds, then 10."""
     async with HttpReceiver() as slack, HttpReceiver() as hook, MailReceiver() as inbox:
         receivers = [
             {"name": "slack", "type": "slack", "url": slack.url, "allow_http": True},
             webhook("hook", hook),
             {"name": "mail", "type": "email", "to": ["oncall@example.org"], "tls": "none", "port": inbox.port},
         ]
-        route = {"receivers": ["slack", "hook", "mail"], "group_wait_seconds": 5 / 12, "group_interval_seconds": 60 / 12}
+        route = {"receivers": ["slack", "hook", "mail"], "group_wait_seconds": 1, "group_interval_seconds": 10}
         settings = settings_for(kafka_servers, elasticsearch_url, receivers=receivers, routes=[route])
         await create_topics(settings.kafka)
         begun = SystemClock().now_ms() // 1000 * 1000
         severities = (Severity.CRITICAL, Severity.WARNING, Severity.INFO)
         storm = [alert(f"host-{n}", severity=severities[n % 3], started_at=begun + n) for n in range(STORM)]
         async with running(settings):
-            for wave in range(WAVES):
-                await publish(settings.kafka, storm[wave::WAVES])
-                await asyncio.sleep(5 / WAVES)
+            await publish(settings.kafka, storm)
 
             async def all_told() -> bool:
                 return sum(posted.json()["count"] for posted in hook.accepted[-1:]) == STORM and not any(
@@ -379,7 +381,7 @@ async def test_a_storm_leaves_people_with_a_handful_of_messages_and_the_store_wi
             assert all(adds_up(each) for each in counted.values())
             for name, messages in (("slack", slack.accepted), ("hook", hook.accepted), ("mail", inbox.accepted)):
                 assert counted[name]["sent"] == len(messages)
-                assert 1 <= len(messages) <= 8, f"{len(messages)} messages to {name}"
+                assert 1 <= len(messages) <= HANDFUL, f"{len(messages)} messages to {name}"
                 assert not counted[name]["dropped"]
             told = await documents(elasticsearch_url, settings, "notifications")
             assert max(each["tidewatch"]["alerts"] for each in told) == STORM
