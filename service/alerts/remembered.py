@@ -37,11 +37,13 @@ def records_of(key: str, before: Group | None, now: Group | None) -> dict[bytes,
     records: dict[bytes, bytes | None] = {}
     if before is now:
         return records
-    old, new = _entries(before), _entries(now)
-    for name in old.keys() | new.keys():
-        held = new.get(name)
-        if not _same(old.get(name), held):
-            records[_key(key, name)] = None if held is None else _encode(held)
+    old, new = ({} if group is None else group.entries for group in (before, now))
+    old_apart, new_apart = _apart(before), _apart(now)
+    changed = {name for name, entry in new.items() if old.get(name) is not entry} | (old.keys() - new.keys())
+    changed |= {name for name in old_apart.keys() | new_apart.keys() if old_apart.get(name) is not new_apart.get(name)}
+    for name in changed:
+        held = _Alert(new.get(name), new_apart.get(name))
+        records[_key(key, name)] = None if held.entry is None and held.owed is None else _encode(held)
     head = None if now is None else _encode(_head(now))
     if head != (None if before is None else _encode(_head(before))):
         records[_key(key)] = head
@@ -71,16 +73,11 @@ def _key(*parts: str) -> bytes:
     return msgspec.json.encode(parts)
 
 
-def _entries(group: Group | None) -> dict[str, _Alert]:
-    if group is None:
+def _apart(group: Group | None) -> dict[str, Entry]:
+    """What the message that is owed says of alerts that have changed since, or are gone."""
+    if group is None or group.owed is None:
         return {}
-    owed = {} if group.owed is None else {entry.alert.alert_id: entry for entry in group.owed.entries}
-    found = {name: _Alert(entry, None if owed.get(name) is entry else owed.get(name)) for name, entry in group.entries.items()}
-    return found | {name: _Alert(None, entry) for name, entry in owed.items() if name not in found}
-
-
-def _same(old: _Alert | None, new: _Alert | None) -> bool:
-    return old is not None and new is not None and old.entry is new.entry and old.owed is new.owed
+    return {name: e for e in group.owed.entries if group.entries.get(name := e.alert.alert_id) is not e}
 
 
 def _head(group: Group) -> _Head:
