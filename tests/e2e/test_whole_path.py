@@ -95,7 +95,7 @@ async def carried_through(
         await rig.prepare()
         await asyncio.to_thread(rig.train, past)
         async with ServiceProcess(rig.config, folder) as service:
-            await service.ready(90)
+            await service.ready(180)
             await replay(coming, rig.settings.kafka, rebase=True)
             stored = await rig.stored(1)
             posted = await slack.wait_for(1, 30)
