@@ -216,15 +216,20 @@ def build_people(settings: Settings, history: Any) -> People:
 
 def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
     """tidewatch.alerts → people."""
+    from service.alerts.data_health import DataHealth
     from service.alerts.notify import NotifyPart
     from service.state.ledger import NotifyLedger
+    from service.state.watching import DataWatch
 
     service = build_notifications(
         settings, on_outcome=lambda receiver, outcome: metrics.notifications.labels(receiver, outcome).inc()
     )
     for receiver in settings.notifications.receivers:
         metrics.unsettled.labels(receiver.name).set_function(partial(service.unsettled, receiver.name))
-    return NotifyPart(settings.kafka, service, NotifyLedger(settings.kafka), metrics=metrics, health=health)
+    watch = None
+    if settings.data_health.watched:
+        watch = DataHealth(settings.data_health, settings.kafka.topics.metrics), DataWatch(settings.kafka, clock=SystemClock())
+    return NotifyPart(settings.kafka, service, NotifyLedger(settings.kafka), metrics=metrics, health=health, watch=watch)
 
 
 def build_notifications(settings: Settings, *, on_outcome: Outcome) -> NotificationService:

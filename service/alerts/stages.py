@@ -101,8 +101,15 @@ class Notification(msgspec.Struct, frozen=True):
 
 
 def attribute(alert: Alert, name: str) -> str:
-    """What matchers and ``group_by`` see: ``entity``, ``severity``, ``model``, ``alert`` (its id), or a label ("" if absent)."""
-    known = {"entity": alert.entity, "severity": str(alert.peak_severity), "model": alert.bundle, "alert": alert.alert_id}
+    """What matchers and ``group_by`` see: ``entity``, ``severity``, ``model``, ``kind``, ``alert`` (its id), or a label ("" if
+    absent)."""
+    known = {
+        "kind": alert.kind,
+        "entity": alert.entity,
+        "severity": str(alert.peak_severity),
+        "model": alert.bundle,
+        "alert": alert.alert_id,
+    }
     return known[name] if name in known else alert.labels.get(name, "")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from service.errors import BrokerUnavailable
 from service.kafka_options import Commit
@@ -36,15 +36,20 @@ class NotifyLedger:
         return (None if found.commit is None else found.commit.offset), found.state
 
     async def write(
-        self, records: Mapping[bytes, bytes | None], next_offset: int | None, deliveries: Mapping[bytes, bytes]
+        self,
+        records: Mapping[bytes, bytes | None],
+        next_offset: int | None,
+        deliveries: Mapping[bytes, bytes],
+        alerts: Sequence[tuple[bytes, bytes]],
     ) -> bool:
-        """Write records (None deletes), the offset, and how messages fared (by their key) together. False when that did not go
-        through: another notifier may be at work, so nobody may be told anything until ``take_over``."""
+        """Write records (None deletes), the offset, how messages fared (by their key), and transitions together. False when that
+        did not go through: another notifier may be at work, so nobody may be told anything until ``take_over``."""
         if self._producer is None:
             return False
         topics = self._kafka.topics
         outgoing = [Outgoing(topics.notify_state, 0, key, value) for key, value in records.items()]
         outgoing += [Outgoing(topics.notifications, 0, key, value) for key, value in deliveries.items()]
+        outgoing += [Outgoing(topics.alerts, 0, key, value) for key, value in alerts]
         try:
             await self._producer.commit(outgoing, None if next_offset is None else Commit(next_offset))
         except BrokerUnavailable as error:

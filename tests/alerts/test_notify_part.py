@@ -127,7 +127,7 @@ async def test_a_notifier_that_was_fenced_tells_nobody_until_it_took_over_again(
         await publish(kafka, life("host-1")[:2])
         await _until(1, server)
         assert one._turn > turn  # it was put out, joined again, and read again what it had not recorded
-        assert not await stranger.write({b"[]": b""}, 2, {})
+        assert not await stranger.write({b"[]": b""}, 2, {}, [])
         await publish(kafka, life("host-1")[2:])
         await _until(2, server)
         await asyncio.sleep(0.6)
