@@ -227,12 +227,12 @@ async def _wait(stage: Stage, what: str, seconds: float) -> None:
 
 async def _delivered(stage: Stage, status: str) -> None:
     """Wait until both receivers have a message about an alert that is ``status``. Raises ``LocalStackError`` when none comes."""
-    word = {"firing": "FIRING", "resolved": "RESOLVED"}[status]
+    over = status == "resolved"
     try:
         async with asyncio.timeout(WAIT_SECONDS):
             while not (
-                any(word in posted.body.decode().upper() for posted in stage.slack.accepted)
-                and any(word in str(mail.message["Subject"]).upper() for mail in stage.inbox.accepted)
+                any(is_over(posted.json()["text"]) == over for posted in stage.slack.accepted)
+                and any(is_over(str(mail.message["Subject"])) == over for mail in stage.inbox.accepted)
             ):
                 await asyncio.sleep(0.1)
     except TimeoutError:
@@ -240,6 +240,11 @@ async def _delivered(stage: Stage, status: str) -> None:
             f"No {status} alert reached the receivers within {WAIT_SECONDS:g} s.",
             hint="This machine may have been as busy while the model was trained; run the demo again when it is calmer.",
         ) from None
+
+
+def is_over(subject: str) -> bool:
+    """Whether a message with this subject tells that an alert ended; every other tells of one that fires."""
+    return "[RESOLVED]" in subject
 
 
 def _show_messages(stage: Stage) -> None:

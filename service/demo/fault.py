@@ -25,6 +25,7 @@ PROCESSES = 50
 # Each stressor ends by itself when its time is over or its parent is gone, so that nothing outlives the demo.
 _WATCH = """
 import os, sys, time
+os.nice(5)  # the service runs on the same machine and shall keep up
 end, parent = time.monotonic() + float(sys.argv[1]), int(sys.argv[2])
 def on(): return time.monotonic() < end and os.getppid() == parent
 """
