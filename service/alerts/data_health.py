@@ -7,6 +7,7 @@ with what the notifier remembers.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -17,7 +18,7 @@ from service.errors import Stop
 from service.settings import DataHealthSettings
 
 RECORD = "data-health"
-LEAST_READ = 100  # messages between two looks, fewer have no share worth telling
+LEAST_READ = 100  # messages; the share of fewer is not worth telling, so they count with those that follow
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -36,17 +37,23 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     alert: Alert | None = None
 
 
+def watched(settings: DataHealthSettings) -> set[str]:
+    """The checks that have a bound, by name."""
+    bounds = {"lag": settings.max_lag_records, "rejected": settings.max_rejected_share, "quiet": settings.max_quiet_seconds}
+    return {name for name, bound in bounds.items() if bound is not None}
+
+
 def check(seen: DataSeen, settings: DataHealthSettings) -> dict[str, Finding]:
-    """Every check that has a bound, by name."""
+    """What each check that has a bound found; one that cannot say anything now is left out."""
     found: dict[str, Finding] = {}
     if settings.max_lag_records is not None:
         behind, most = sum(seen.lag.values()), settings.max_lag_records
         where = sum(lag > 0 for lag in seen.lag.values())
         words = f"{behind:,} messages of {where} partition{'' if where == 1 else 's'} are not read yet ({most:,} may be)"
         found["lag"] = Finding(behind > most, words)
-    if settings.max_rejected_share is not None:
+    if settings.max_rejected_share is not None and seen.read >= LEAST_READ:
         refused = sum(seen.rejected.values())
-        share = refused / seen.read if seen.read >= LEAST_READ else 0.0
+        share = refused / seen.read
         mostly = f", mostly {max(seen.rejected, key=lambda reason: seen.rejected[reason])}" if seen.rejected else ""
         words = f"{refused:,} of {seen.read:,} messages were refused{mostly} ({settings.max_rejected_share:.0%} may be)"
         found["rejected"] = Finding(share > settings.max_rejected_share, words)
@@ -112,15 +119,19 @@ class DataHealth:
         self._memories: dict[str, Memory] = {}
         self._changed: set[str] = set()
         self._caused: list[Alert] = []
+        self._read, self._rejected = 0, Counter[str]()  # since there was last enough to speak of a share
 
     def take_in(self, seen: DataSeen, now: int) -> None:
         """One look at the data, at ``now`` (wall-clock ms). A check that has lost its bound counts as good."""
-        found = check(seen, self.settings)
-        for name in found.keys() | self._memories.keys():
+        self._read += seen.read
+        self._rejected.update(seen.rejected)
+        found = check(msgspec.structs.replace(seen, read=self._read, rejected=dict(self._rejected)), self.settings)
+        if self._read >= LEAST_READ:
+            self._read, self._rejected = 0, Counter()
+        found |= dict.fromkeys(self._memories.keys() - watched(self.settings), Finding(False, "no longer watched"))
+        for name, one in found.items():
             before = self._memories.get(name)
-            after, caused = step(
-                before, name, found.get(name, Finding(False, "no longer watched")), now, self._topic, self.settings
-            )
+            after, caused = step(before, name, one, now, self._topic, self.settings)
             self._put(name, before, after, caused)
 
     def acknowledge(self, alert_id: str, author: str, note: str, now: int) -> None:
@@ -159,6 +170,7 @@ class DataHealth:
 
     def forget(self) -> None:
         """Another notifier watches."""
+        self._read, self._rejected = 0, Counter()
         self._memories, self._changed, self._caused = {}, set(), []
 
     def open_alerts(self) -> Sequence[Alert]:

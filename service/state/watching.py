@@ -78,7 +78,10 @@ class DataWatch:
     async def _refused(self, topic: str) -> dict[str, int]:
         """Dead letters of the metrics topic written since the last look, by reason."""
         found: Counter[str] = Counter()
-        while fetched := await self._consumer.getmany(timeout_ms=200):
+        consumer = self._consumer
+        ends = await consumer.end_offsets(list(consumer.assignment()))
+        while any([await consumer.position(tp) < end for tp, end in ends.items()]):
+            fetched = await consumer.getmany(timeout_ms=200)
             for message in (message for messages in fetched.values() for message in messages):
                 told = {name: value.decode("utf-8", "replace") for name, value in message.headers}
                 if told.get(f"{PREFIX}topic") == topic:
