@@ -156,7 +156,9 @@ def watching(settings: Settings, pager: HttpReceiver, **bounds: float | None) ->
     """A notifier with quick eyes, and the way to stop it."""
     told = {
         "receivers": [{"name": "pager", "type": "webhook", "url": pager.url, "allow_http": True}],
-        "routes": [{"match": {"kind": "data_health"}, "receivers": ["pager"], "group_by": ["alert"], "group_wait_seconds": 0.1}],
+        "routes": [
+            {"match": {"kind": "data_health"}, "receivers": ["pager"], "group_wait_seconds": 0, "group_interval_seconds": 0}
+        ],
     }
     changed = Settings(
         kafka=settings.kafka.model_dump(),
