@@ -56,6 +56,9 @@ TRAINING = {"window": 20, "stride": 5, "epochs": 30, "calibration_share": 0.4}
 FALSE_ALARMS_PER_DAY = 240.0  # ten an hour: the demo's budget, generous because its calibration is short
 
 
+Replayed = tuple[str, Dataset, Dataset]  # its name, what to learn from, what to watch
+
+
 @dataclass(frozen=True)
 class Stage:
     """What the demo built, for its acts to play on."""
@@ -72,12 +75,13 @@ async def play(console: Console, *, data: Path | None = None, speed: float | Non
     playing = asyncio.current_task()
     assert playing is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, playing.cancel)  # as Ctrl-C: stop what was started, then end
+    replayed = None if data is None else (data.name, *split_data(data))  # a file that cannot be read is told at once
     folder = Path(tempfile.mkdtemp(prefix="tidewatch-demo-"))
     try:
         async with HttpReceiver() as slack, MailReceiver() as inbox:
             stage = Stage(console, folder, LocalStack(folder / "local"), slack, inbox)
             try:
-                await _acts(stage, data, speed)
+                await _acts(stage, replayed, speed)
             finally:
                 with console.status("Stopping everything"):
                     await asyncio.to_thread(stage.stack.down)
@@ -85,7 +89,7 @@ async def play(console: Console, *, data: Path | None = None, speed: float | Non
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _acts(stage: Stage, data: Path | None, speed: float | None) -> None:
+async def _acts(stage: Stage, replayed: Replayed | None, speed: float | None) -> None:
     say = stage.console.print
     _act(stage, 1, "A real Kafka and a real Elasticsearch")
     with shown_on(stage.console) as progress:
@@ -96,10 +100,10 @@ async def _acts(stage: Stage, data: Path | None, speed: float | None) -> None:
     await store.install_templates()
     await store.close()
     say(f"Kafka at {stage.stack.kafka_servers}, Elasticsearch at {stage.stack.elasticsearch_url}; topics and templates made.")
-    if data is None:
+    if replayed is None:
         await _watch_this_machine(stage, settings)
     else:
-        await _replay_data(stage, settings, data, speed)
+        await _replay_data(stage, settings, replayed, speed)
     _act(stage, 6, "What people got")
     _show_messages(stage)
     _act(stage, 7, "What the history says (a query to Elasticsearch)")
@@ -136,9 +140,9 @@ async def _cause_fault(stage: Stage) -> None:
     say(f"[bold green]The alert resolved[/] {time.monotonic() - ended:.1f} s after the fault ended.")
 
 
-async def _replay_data(stage: Stage, settings: Settings, data: Path, rows_a_second: float | None) -> None:
-    _act(stage, 2, f"A data set: {data.name}")
-    past, coming = split_data(data)
+async def _replay_data(stage: Stage, settings: Settings, replayed: Replayed, rows_a_second: float | None) -> None:
+    name, past, coming = replayed
+    _act(stage, 2, f"A data set: {name}")
     _act(stage, 3, "Training on its older part")
     await _train(stage, settings, past)
     _act(stage, 4, "The service, as anyone would run it: tidewatch run")
