@@ -217,11 +217,12 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the ensemble says of one window.
 
     ``surprise``: -log10 of the ensemble's calibrated tail probability, before drift adjustment; ``level``: the surprise
-    at which this entity would be called anomalous now (tracked online). ``p`` and ``score`` are drift-adjusted:
-    ``score = clip(-log10(p) / 6, 0, 1)``; severity, "one in N" and ``is_anomaly`` all follow from them.
-    ``trend``: the surprise of the score smoothed over the entity's recent windows; slower and steadier, for ranking and
-    pictures, while every decision follows ``surprise``.
+    at which this entity would be called anomalous now (tracked online); ``shift``: how far drift moved that level from its
+    calibrated start. ``p`` and ``score`` are drift-adjusted: ``p = 10 ** -(surprise - shift)``, but never below ``floor``,
+    the least that calibration can vouch for; ``score = clip(-log10(p) / 6, 0, 1)``; severity, "one in N" and ``is_anomaly``
+    all follow from them.
     ``fresh_p``: tail probability of the newest ``stride`` rows taken by themselves (disjoint evidence).
+    ``window``: rows of the window; 0 where nobody said.
     ``not_scored``: why the window has no score (coverage, cold, no detector); then every number above is neutral.
     """
 
@@ -229,11 +230,13 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     end_row: int
     timestamp: int
     stride: int
+    window: int = 0
     not_scored: str | None = None
     surprise: float = 0.0
     level: float = 0.0
-    trend: float = 0.0
+    shift: float = 0.0
     p: float = 1.0
+    floor: float = 0.0
     score: float = 0.0
     fresh_p: float = 1.0
     is_anomaly: bool = False

@@ -130,7 +130,10 @@ def metric_line(metric: MetricShare) -> MetricLine:
     ):
         low, high = metric.expected - 3 * metric.spread, metric.expected + 3 * metric.spread
         digits = _decimals(metric.spread)
-        usual = f"usually {_fixed(low, digits)} to {_fixed(high, digits)}"
+        if low < 0 <= min([metric.expected, *(value for value in metric.recent if value is not None)]):
+            usual = f"usually up to {_fixed(high, digits)}"  # a count or a rate: nobody has seen it below zero
+        else:
+            usual = f"usually {_fixed(low, digits)} to {_fixed(high, digits)}"
     seen = _seen(metric)
     return MetricLine(
         name=metric.name,

@@ -1,4 +1,4 @@
-"""Many members, one calibrated word: combine raw scores, smooth them per entity, and calibrate the result again.
+"""Many members, one calibrated word: combine raw scores, and calibrate the result again.
 
 The bundle keeps the calibration matrix (every member's raw score on every calibration window), so whichever members
 survive at run time, the ensemble of just those has its own calibrated tail; it is worked out once per subset.
@@ -19,24 +19,16 @@ from numpy.typing import NDArray
 
 from service.detectors import budget
 from service.detectors.calibration import Calibration
-from service.detectors.kernels import kernel
 from service.domain import F64, I64
-
-# Spans, in rows, of the exponentially weighted means that are averaged; () leaves the combined score as it is. The default
-# members look at window statistics, which are smooth already: smoothing them once more cost up to 0.03 VUS-PR (decision 0004).
-SPANS: tuple[int, ...] = ()
 
 
 class EntityState(msgspec.Struct, frozen=True):
     """All that detection remembers of one entity; small, and serialisable for the state topic.
 
-    ``row``: end row of the newest window scored; ``sums`` and ``weights``: the running numerators and denominators of the
-    smoothing means; ``tracker``: the alert-budget tracker's own state.
+    ``row``: end row of the newest window scored; ``tracker``: the alert-budget tracker's own state.
     """
 
     row: int
-    sums: tuple[float, ...]
-    weights: tuple[float, ...]
     tracker: budget.State
 
 
@@ -81,7 +73,7 @@ COMBINATIONS: Mapping[str, Combine] = {"tail": by_tail, "zscore": by_scaled_mean
 
 
 class Ensemble:
-    """Combines, smooths and calibrates; knows no detector, only their scores."""
+    """Combines and calibrates; knows no detector, only their scores."""
 
     def __init__(
         self,
@@ -92,7 +84,6 @@ class Ensemble:
         window: int,
         stride: int,
         combination: str = "tail",
-        spans: Sequence[int] = SPANS,
     ) -> None:
         """``matrix``: float64 (n, members), raw scores of consecutive (stride 1) calibration windows in the order of
         ``weights``; ``runs``: int64, how many windows each calibration series has.
@@ -107,11 +98,9 @@ class Ensemble:
         self.window = window
         self.stride = stride
         self.combination = combination
-        self.spans = tuple(spans)
         self._n_eff = max(len(self.matrix) / window, 1.0)
         self._members = {name: self._member(name, self.matrix[:, at]) for at, name in enumerate(self.weights)}
         self._tails: dict[tuple[str, ...], Calibration] = {}
-        self._trend_tails: dict[tuple[str, ...], Calibration] = {}
 
     def _member(self, name: str, scores: F64) -> Member:
         centre, high = np.quantile(scores, [0.5, 0.99])
@@ -123,31 +112,9 @@ class Ensemble:
         return self._members[name]
 
     def combine(self, raw: Mapping[str, F64]) -> F64:
-        """One number per window from the members that spoke (at least one), before smoothing."""
+        """One number per window from the members that spoke (at least one)."""
         present = [self._members[name] for name in self.weights if name in raw]
         return COMBINATIONS[self.combination]([raw[member.name] for member in present], present)
-
-    def smooth(self, combined: F64, entities: Sequence[str], rows: I64, states: Mapping[str, EntityState]) -> Smoothed:
-        """Carry each entity's running means over its windows, which stand in row order. The states given are not changed."""
-        slots, names = slots_of(entities)
-        sums, weights = np.zeros((2, len(names), len(self.spans)))
-        newest = np.full(len(names), -1, np.int64)
-        for slot, name in enumerate(names):
-            if name in states and len(states[name].sums) == len(self.spans):
-                sums[slot], weights[slot], newest[slot] = states[name].sums, states[name].weights, states[name].row
-        out = self._run(combined, slots, np.asarray(rows, np.int64), newest, sums, weights)
-        return Smoothed(
-            out, {name: (int(newest[s]), tuple(sums[s].tolist()), tuple(weights[s].tolist())) for s, name in enumerate(names)}
-        )
-
-    def _run(self, combined: F64, slots: I64, rows: I64, newest: I64, sums: F64, weights: F64) -> F64:
-        if not self.spans:
-            newest[slots] = rows
-            return combined
-        out = np.empty_like(combined)
-        decays = 1.0 - 2.0 / (np.asarray(self.spans, np.float64) + 1.0)
-        _running_means(combined, slots, rows, newest, decays, self.stride, sums, weights, out)
-        return out
 
     def tail(self, names: Sequence[str]) -> Calibration:
         """The calibration of what ``combine`` gives for just these members."""
@@ -155,13 +122,6 @@ class Ensemble:
         if key not in self._tails:
             self._tails[key] = Calibration(self.calibration_scores(key), self._n_eff)
         return self._tails[key]
-
-    def trend_tail(self, names: Sequence[str]) -> Calibration:
-        """The calibration of what ``smooth`` makes of it."""
-        key = self._key(names)
-        if key not in self._trend_tails:
-            self._trend_tails[key] = Calibration(self._smoothed(self.calibration_scores(key)), self._n_eff)
-        return self._trend_tails[key]
 
     def _key(self, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(name for name in self.weights if name in set(names))
@@ -171,15 +131,6 @@ class Ensemble:
         key = self._key(names)
         return self.combine({name: self.matrix[:, at] for at, name in enumerate(self.weights) if name in key})
 
-    def _smoothed(self, combined: F64) -> F64:
-        # Serving sees every stride-th window, in some phase: each phase of each series is a run of its own.
-        rows = np.concatenate([np.arange(run) for run in self.runs])
-        series = np.repeat(np.arange(len(self.runs)), self.runs)
-        slots = series * self.stride + rows % self.stride
-        count = len(self.runs) * self.stride
-        sums, weights = np.zeros((2, count, len(self.spans)))
-        return self._run(combined, slots, rows, np.full(count, -1, np.int64), sums, weights)
-
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """What the bundle keeps."""
         settings = {
@@ -187,7 +138,6 @@ class Ensemble:
             "window": self.window,
             "stride": self.stride,
             "combination": self.combination,
-            "spans": list(self.spans),
         }
         return settings, {"matrix": self.matrix, "runs": self.runs}
 
@@ -201,7 +151,6 @@ class Ensemble:
             window=int(settings["window"]),
             stride=int(settings["stride"]),
             combination=settings["combination"],
-            spans=settings["spans"],
         )
 
     def reweighted(self, weights: Mapping[str, float]) -> Ensemble:
@@ -214,16 +163,7 @@ class Ensemble:
             window=self.window,
             stride=self.stride,
             combination=self.combination,
-            spans=self.spans,
         )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Smoothed:
-    """Smoothed scores (n,) and, per entity, the row, sums and weights to remember."""
-
-    scores: F64
-    memory: Mapping[str, tuple[int, tuple[float, ...], tuple[float, ...]]]
 
 
 def slots_of(entities: Sequence[str]) -> tuple[I64, list[str]]:
@@ -231,20 +171,3 @@ def slots_of(entities: Sequence[str]) -> tuple[I64, list[str]]:
     found: dict[str, int] = {}
     slots = np.fromiter((found.setdefault(name, len(found)) for name in entities), np.int64, len(entities))
     return slots, list(found)
-
-
-@kernel
-def _running_means(
-    values: F64, slots: I64, rows: I64, newest: I64, decays: F64, stride: int, sums: F64, weights: F64, out: F64
-) -> None:
-    for i in range(values.shape[0]):
-        slot = slots[i]
-        elapsed = rows[i] - newest[slot] if newest[slot] >= 0 else stride
-        newest[slot] = rows[i]
-        total = 0.0
-        for k in range(decays.shape[0]):
-            kept = decays[k] ** elapsed
-            sums[slot, k] = kept * sums[slot, k] + (1.0 - kept) * values[i]
-            weights[slot, k] = kept * weights[slot, k] + (1.0 - kept)
-            total += sums[slot, k] / weights[slot, k]
-        out[i] = total / decays.shape[0]

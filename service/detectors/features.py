@@ -92,6 +92,11 @@ class Features:
         """int64 (n,): the number of the series each window was cut from; windows of one series stand together, in row order."""
         return np.searchsorted(self._begins, self.ends - 1, side="right") - 1
 
+    @property
+    def owner(self) -> I64:
+        """int64 (n,): the number, in a bundle of several, of the entity each window is of; 0 where it has no scale of its own."""
+        return self._which
+
     def earlier(self, rows: int) -> Features:
         """The same windows as they stood ``rows`` rows earlier, so much shorter (``rows`` < window)."""
         return Features(

@@ -2,8 +2,9 @@
 
 The statistics of training windows are whitened (``whitening.py``). In that space a machine that works in several
 regimes makes several clouds, so training keeps the centres of ``prototypes`` clusters (k-means), and the score is the
-distance to the nearest, per axis (root mean square). With one prototype it is Mahalanobis' distance. Decision 0004 has
-the measurements.
+distance to the nearest, per axis (root mean square). With one prototype it is Mahalanobis' distance. An entity that shares
+the bundle with others is measured against its own centre and spread where training saw enough of it (``own.py``). Decision
+0004 has the measurements.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sklearn.cluster import MiniBatchKMeans
 
 from service.detectors.base import Progress, silent
 from service.detectors.features import Features
+from service.detectors.own import OwnSpread
 from service.detectors.statistics import WindowStatistics, group, least
 from service.detectors.whitening import Whitening
 from service.domain import F32, F64
@@ -51,6 +53,7 @@ class MahalanobisDetector:
         self.seed = seed
         self._statistics = WindowStatistics(spans, deviations=True)
         self._whitening = Whitening(ridge=ridge, most_axes=most_axes)
+        self._own = OwnSpread(ridge)
         self._kinds = np.zeros((0, 0), np.float32)  # (prototypes, axes), whitened
 
     def fit(self, features: Features, *, progress: Progress = silent) -> None:
@@ -58,8 +61,10 @@ class MahalanobisDetector:
         least(features, LEAST_WINDOWS, self.name)
         self._statistics.fit(features)
         chosen = np.linspace(0, len(features) - 1, min(len(features), self.most_rows)).astype(np.int64)
-        columns = self._statistics.transform(features.take(chosen))
+        some = features.take(chosen)
+        columns = self._statistics.transform(some)
         whitened = self._whitening.fit(columns).transform(columns)
+        self._own.fit(whitened, some.owner)
         progress(self.name, 1, 2, "whitened")
         self._kinds = self._clusters(whitened)
         progress(self.name, 2, 2, f"{len(self._kinds)} kinds of normal")
@@ -74,11 +79,14 @@ class MahalanobisDetector:
     def score(self, features: Features) -> F64:
         """Float64 (n,): the distance per axis; below 1 on data like the training windows."""
         columns = self._columns(features)
+        slots = self._own.slots(features.owner)
         scores = np.empty(len(columns))
         for start in range(0, len(columns), CHUNK):
             part = columns[start : start + CHUNK]
             whitened = self._whitening.transform(part)
-            squared = self._squared(whitened).min(axis=1).astype(np.float64)
+            nearest = self._squared(whitened).min(axis=1)
+            self._own.squared(whitened, slots[start : start + CHUNK], nearest)
+            squared = nearest.astype(np.float64)
             if self._whitening.rest:
                 squared += np.square(self._off_axes(part, whitened)).sum(axis=1, dtype=np.float64)
             scores[start : start + CHUNK] = np.sqrt(np.maximum(squared, 0.0) / self._statistics.width)
@@ -88,8 +96,11 @@ class MahalanobisDetector:
         """Float64 (n, dims): the squared distance, split among the metrics: each owns its statistics."""
         columns = self._columns(features)
         whitened = self._whitening.transform(columns)
-        nearest = self._kinds[self._squared(whitened).argmin(axis=1)]
-        back = self._whitening.back(whitened - nearest)
+        deviations = whitened - self._kinds[self._squared(whitened).argmin(axis=1)]
+        slots = self._own.slots(features.owner)
+        for slot in np.unique(slots[slots >= 0]):
+            deviations[slots == slot] = self._own.deviations(whitened[slots == slot], int(slot))
+        back = self._whitening.back(deviations)
         if self._whitening.rest:
             back += self._off_axes(columns, whitened)
         return self._statistics.per_metric(np.square(back), features.dims)
@@ -119,10 +130,12 @@ class MahalanobisDetector:
         turned, axes = self._whitening.state()
         kept = {f"statistics/{key}": value for key, value in arrays.items()}
         kept |= {f"whitening/{key}": value for key, value in axes.items()}
+        kept |= {f"own/{key}": value for key, value in self._own.state().items()}
         return {"statistics": told, "whitening": turned}, kept | {"kinds": self._kinds}
 
     def restore(self, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """The inverse of ``state``."""
         self._statistics.restore(settings["statistics"], group(arrays, "statistics"))
         self._whitening.restore(settings["whitening"], group(arrays, "whitening"))
+        self._own.restore(group(arrays, "own"))
         self._kinds = arrays["kinds"]

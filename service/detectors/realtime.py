@@ -82,7 +82,7 @@ class RealTimeAnomalyDetector:
         """Take over what another version of the bundle remembered: the rest of the alert budget. The level, which means
         something else for every calibration, begins where this one puts it."""
         fresh = budget.start(self._params)
-        self._states[entity] = EntityState(-1, (), (), budget.State(fresh.z, min(tracker.tokens, self._params.most_tokens)))
+        self._states[entity] = EntityState(-1, budget.State(fresh.z, min(tracker.tokens, self._params.most_tokens)))
 
     def forget(self, entities: Iterable[str]) -> None:
         """Drop what is remembered of the entities."""
@@ -140,11 +140,9 @@ class RealTimeAnomalyDetector:
         rows = batch.end_rows[chosen]
         combined = self._ensemble.combine(raw)
         surprises = tail.surprise(combined)
-        smoothed = self._ensemble.smooth(combined, entities, rows, self._states)
-        trends = self._ensemble.trend_tail(list(raw)).surprise(smoothed.scores)
         decisions, trackers = self._decide(raw, entities, rows, surprises)
-        for name, (row, sums, weights) in smoothed.memory.items():
-            self._states[name] = EntityState(row, sums, weights, trackers[name])
+        newest = dict(zip(entities, rows.tolist(), strict=True))  # windows of one entity come in row order
+        self._states.update((name, EntityState(newest[name], tracker)) for name, tracker in trackers.items())
         p = np.clip(10.0 ** -np.maximum(surprises - decisions.shift, 0.0), tail.floor, 1.0)
         scores: list[float] = score_of(p).tolist()
         fresh = self.bundle.fresh_calibration.p(self.bundle.fresh.score(features))
@@ -154,7 +152,7 @@ class RealTimeAnomalyDetector:
             chosen.tolist(),
             surprises.tolist(),
             decisions.level.tolist(),
-            trends.tolist(),
+            decisions.shift.tolist(),
             p.tolist(),
             scores,
             fresh.tolist(),
@@ -167,8 +165,9 @@ class RealTimeAnomalyDetector:
                 **self._where(batch, at),
                 surprise=surprise,
                 level=level,
-                trend=trend,
+                shift=shift,
                 p=adjusted,
+                floor=tail.floor,
                 score=score,
                 fresh_p=fresh_p,
                 is_anomaly=is_anomaly,
@@ -176,7 +175,7 @@ class RealTimeAnomalyDetector:
                 members=members,
                 metrics=metrics.get(i, ()),
             )
-            for i, (at, surprise, level, trend, adjusted, score, fresh_p, is_anomaly, members) in enumerate(columns)
+            for i, (at, surprise, level, shift, adjusted, score, fresh_p, is_anomaly, members) in enumerate(columns)
         ]
 
     def _decide(
@@ -233,6 +232,7 @@ class RealTimeAnomalyDetector:
             "end_row": row,
             "timestamp": row * interval,
             "stride": self.bundle.stride,
+            "window": self.bundle.window,
             "bundle": self.bundle.name,
             "bundle_version": self.bundle.version,
             "interval_ms": interval,

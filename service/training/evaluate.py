@@ -114,7 +114,7 @@ def evaluate_series(job: Job) -> SeriesReport:
     if job.scores is not None:
         folder = job.scores / job.set_name
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(folder / f"{job.path.stem}.npz", score=scored.trend, anomaly=scored.anomaly)
+        np.savez_compressed(folder / f"{job.path.stem}.npz", score=scored.surprise, anomaly=scored.anomaly)
     if test.labels is None:
         raise DatasetError(f"{job.path.name} has no labels.", hint="Evaluation needs an array `label`, one entry a test row.")
     result = measure(job, bundle, scored, test, trained, len(before.values))
@@ -146,9 +146,9 @@ def measure(job: Job, bundle: Bundle, scored: Scored, test: Series, train_second
         test_rows=len(labels),
         anomalous_share=float(labels.mean()),
         events=len(metrics.events(labels)),
-        vus_pr=metrics.vus_pr(labels, scored.trend),
+        vus_pr=metrics.vus_pr(labels, scored.surprise),
         vus_pr_random=metrics.vus_pr(labels, rng.random(len(labels))),
-        auc_pr=metrics.auc_pr(labels, scored.trend),
+        auc_pr=metrics.auc_pr(labels, scored.surprise),
         event_recall=metrics.event_recall(labels, scored.anomaly),
         event_recall_first50=metrics.event_recall(labels, scored.anomaly, within=EARLY_ROWS),
         event_recall_random=metrics.random_event_recall(labels, flagged),

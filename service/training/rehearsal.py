@@ -21,14 +21,13 @@ CHUNK = 2048  # windows per batch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """What the service said of each test row: ``surprise``, ``trend`` and ``level`` float64, ``anomaly`` bool, all (rows,).
+    """What the service said of each test row: ``surprise`` and ``level`` float64, ``anomaly`` bool, all (rows,).
 
     ``due``: int64, the test rows at which a window was scored (elsewhere the last word holds); ``surprises`` and ``rows``: the raw
     sequence of scored windows, for judging other budgets; ``alerted``: rows under a fired alert; ``fired``: how many fired.
     """
 
     surprise: F64
-    trend: F64
     level: F64
     anomaly: Mask
     due: I64
@@ -46,7 +45,7 @@ async def score_series(bundle: Bundle, settings: Settings, before: Series, test:
     values = np.concatenate([before.values[len(before.values) - history :], test.values])
     ends = due_rows(test.entity, test.start_row - history, len(values), bundle.window, bundle.stride)
     ends = ends[np.searchsorted(ends, history - bundle.stride) :]  # the last window before the test still holds in its first rows
-    surprise, trend, level, flags = np.zeros((4, len(ends)))
+    surprise, level, flags = np.zeros((3, len(ends)))
     alerts: list[Alert] = []
     seconds = 0.0
     try:
@@ -57,7 +56,6 @@ async def score_series(bundle: Bundle, settings: Settings, before: Series, test:
             alerts += episodes.observe(verdicts)
             chosen = slice(start, start + len(verdicts))
             surprise[chosen] = [one.surprise for one in verdicts]
-            trend[chosen] = [one.trend for one in verdicts]
             level[chosen] = [one.level for one in verdicts]
             flags[chosen] = [one.is_anomaly for one in verdicts]
     finally:
@@ -67,9 +65,7 @@ async def score_series(bundle: Bundle, settings: Settings, before: Series, test:
     anomaly = np.zeros(rows, np.bool_)
     anomaly[at[(flags > 0) & (at >= 0)]] = True
     alerted, fired = _alerted(alerts, bundle.schema.interval_ms, test.start_row, rows)
-    return Scored(
-        surprise[holding], trend[holding], level[holding], anomaly, at[at >= 0], alerted, fired, seconds / max(len(ends), 1)
-    )
+    return Scored(surprise[holding], level[holding], anomaly, at[at >= 0], alerted, fired, seconds / max(len(ends), 1))
 
 
 def due_rows(entity: str, first_row: int, count: int, window: int, stride: int) -> I64:

@@ -22,7 +22,7 @@ from service.alerts.sample import sample_alert
 from service.alerts.slack import BLOCK_LIMIT, HEADER_LIMIT, TEXT_LIMIT, SlackNotifier, payload
 from service.alerts.webhook import WebhookNotifier, sign
 from service.alerts.wire import decode, encode
-from service.alerts.wording import compose, number, one_in, sentence, sparkline, summary_sentence, summary_title, title
+from service.alerts.wording import compose, metric_line, number, one_in, sentence, sparkline, summary_sentence, summary_title, title
 from service.clock import ManualClock
 from service.domain import Alert, MemberScore, MetricShare, Severity, Status
 from service.errors import ConfigError, InvalidMessage
@@ -270,3 +270,10 @@ def test_a_mistaken_or_wicked_template_is_refused_at_start(tmp_path: Path, templ
 def test_a_template_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.j2"):
         SlackNotifier(SlackReceiver(name="s", url=SecretStr("https://example.com/"), template=tmp_path / "absent.j2"))
+
+
+def test_what_was_never_below_zero_is_not_said_to_go_there() -> None:
+    rate = MetricShare(name="disk.writes", share=1.0, actual=900.0, expected=10.0, spread=20.0, recent=(0.0, 5.0, None, 900.0))
+    assert metric_line(rate).usual == "usually up to 70"
+    signed = MetricShare(name="offset", share=1.0, actual=900.0, expected=10.0, spread=20.0, recent=(-1.0, 5.0, 900.0))
+    assert metric_line(signed).usual == "usually -50 to 70"

@@ -166,6 +166,11 @@ def severity(score: float) -> str:
     return "critical" if score > 0.9 else "warning" if score > 0.7 else "info"
 
 
+def strength_of(verdict: Verdict, shift: float) -> float:
+    """The score under a drift adjustment; calibration vouches for no p below its floor."""
+    return min(-math.log10(max(10 ** -max(0.0, verdict.surprise - shift), verdict.floor)) / 6, 1.0)
+
+
 def follow(entity: str, verdicts: Sequence[Verdict], policy: EpisodeSettings) -> list[tuple[str, int, str, str]]:
     """The transitions of one entity's alerts."""
     told: list[tuple[str, int, str, str]] = []
@@ -187,8 +192,8 @@ def follow(entity: str, verdicts: Sequence[Verdict], policy: EpisodeSettings) ->
             continue
         fresh = verdict.fresh_p <= policy.fresh_p_below
         if now is None:
-            shift = verdict.surprise + math.log10(verdict.p)
-            strength = min(max(0.0, verdict.surprise - shift) / 6, 1.0)
+            shift = verdict.shift
+            strength = strength_of(verdict, shift)
             if not verdict.is_anomaly:
                 shut = None
                 continue
@@ -199,19 +204,23 @@ def follow(entity: str, verdicts: Sequence[Verdict], policy: EpisodeSettings) ->
             now = {
                 "id": number, "seq": 0, "severity": severity(strength), "peak": severity(strength), "firing": False,
                 "first": first, "last": verdict.end_row, "level": verdict.level, "shift": shift, "highest": verdict.surprise,
-                "recent": [fresh], "quiet": int(not fresh), "calm": 0, "calmest": 0.0, "age": 1, "update": 8, "swings": 0,
+                "recent": [fresh], "quiet": 0, "calm": 0, "calmest": 0.0, "age": 1, "update": 8, "swings": 0,
+                "run": 1, "lasting": False,
             }  # fmt: skip
             say("opened")
             if fresh and (now["severity"] == "critical" or policy.fire_after <= 1):
                 now["firing"] = True
                 say("fired")
             continue
-        strength = min(max(0.0, verdict.surprise - now["shift"]) / 6, 1.0)
-        level, evidence = severity(strength), fresh and verdict.surprise > now["level"]
+        strength = strength_of(verdict, now["shift"])
+        loud = verdict.surprise > now["level"]
+        level, evidence = severity(strength), fresh and loud
+        alive = evidence or (loud and (now["lasting"] or not now["firing"]))
+        now["run"] = now["run"] + 1 if loud else 0
         below = strength < FLOOR[now["severity"]] - policy.severity_hysteresis
         now["last"], now["age"], now["highest"] = verdict.end_row, now["age"] + 1, max(now["highest"], verdict.surprise)
         now["recent"] = (now["recent"] + [evidence])[-policy.fire_within :]
-        now["quiet"] = 0 if evidence else now["quiet"] + 1
+        now["quiet"] = 0 if alive else now["quiet"] + 1
         now["calm"], now["calmest"] = (now["calm"] + 1, max(now["calmest"], strength)) if below else (0, 0.0)
         if evidence and not now["firing"] and RANK[level] > RANK[now["severity"]]:
             now["severity"] = now["peak"] = level
@@ -225,8 +234,12 @@ def follow(entity: str, verdicts: Sequence[Verdict], policy: EpisodeSettings) ->
             if evidence and (now["severity"] == "critical" or sum(now["recent"]) >= policy.fire_after):
                 now["firing"] = True
                 say("fired")
+            elif now["run"] >= math.ceil(verdict.window / verdict.stride) + policy.fire_after:
+                now["firing"] = now["lasting"] = True
+                now["update"] = 2 * now["age"]
+                say("fired")
         elif (
-            evidence
+            (evidence or (now["lasting"] and loud))
             and RANK[level] > RANK[now["severity"]]
             and (now["swings"] < policy.max_severity_changes or RANK[level] > RANK[now["peak"]])
         ):
