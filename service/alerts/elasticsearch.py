@@ -9,8 +9,10 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import aiohttp
 import msgspec
 import stamina
+from elastic_transport import AiohttpHttpNode
 from elastic_transport import ConnectionError as TransportError
 from elastic_transport import TransportError as AnyTransportError
 from elasticsearch import ApiError, AsyncElasticsearch
@@ -40,9 +42,40 @@ def never_muted(_alert: Alert) -> str | None:
     return None
 
 
+class _Redirected(Exception):  # noqa: N818 - never leaves this file
+    """The server sent us elsewhere."""
+
+
+async def _refuse_redirect(*_: Any) -> None:
+    raise _Redirected
+
+
+class _Node(AiohttpHttpNode):
+    """A server that sends us to another address gets nothing there, neither documents nor credentials; and what went wrong
+    with a connection stays known as the exception's cause."""
+
+    def _create_aiohttp_session(self) -> None:
+        super()._create_aiohttp_session()
+        assert self.session is not None
+        watch = aiohttp.TraceConfig()
+        watch.on_request_redirect.append(_refuse_redirect)
+        watch.freeze()
+        self.session.trace_configs.append(watch)
+
+    async def perform_request(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]  # whatever it takes is passed on
+        try:
+            return await super().perform_request(*args, **kwargs)
+        except AnyTransportError as error:  # the transport empties ``errors`` on its way
+            raise error from (error.errors[0] if error.errors else None)
+
+
 def connect(settings: ElasticsearchSettings) -> AsyncElasticsearch:
-    """A client for these settings. Certificates and host names are verified. Raises ``ConfigError`` for unusable secrets."""
+    """A client for these settings. Certificates and host names are verified, redirects are not followed.
+
+    Raises ``ConfigError`` for unusable secrets.
+    """
     options: dict[str, Any] = {"request_timeout": settings.request_timeout_seconds, "max_retries": 0, "retry_on_timeout": False}
+    options["node_class"] = _Node
     api_key = reveal(settings.api_key, settings.api_key_file)
     password = reveal(settings.password, settings.password_file)
     if api_key is not None:
@@ -336,6 +369,18 @@ def translated(error: Exception, url: str) -> StoreUnavailable | ConfigError:
     if isinstance(error, ApiError) and error.status_code not in (408, 429) and error.status_code < 500:
         return ConfigError(
             f"Elasticsearch at {url} refuses the request: {error.message}.", hint="Is this Elasticsearch 8 or later?"
+        )
+    cause = error.__cause__
+    if isinstance(cause, aiohttp.ClientConnectorCertificateError):
+        why = getattr(cause.certificate_error, "verify_message", str(cause.certificate_error))
+        return ConfigError(
+            f"The certificate of Elasticsearch at {url} is not trusted: {why.rstrip('.')}.",
+            hint="Set elasticsearch.ca_file to the authority that signed it, and name the host in url as the certificate does.",
+        )
+    if isinstance(cause, _Redirected):
+        return ConfigError(
+            f"Elasticsearch at {url} sends us to another address; redirects are not followed.",
+            hint="Set elasticsearch.url to the address where the server itself answers.",
         )
     if isinstance(error, TransportError):
         return StoreUnavailable(f"Elasticsearch at {url} does not answer.")

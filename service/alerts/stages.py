@@ -190,7 +190,7 @@ def decide(group: Group, now: int, policy: Policy, muted: Muted) -> Decision:
     fresh = [(entry, why) for entry in group.entries.values() if (why := news(entry.alert, entry.told, policy)) is not None]
     audible = [(entry, why) for entry, why in fresh if muted(entry.alert) is None]
     if audible:
-        at = min(_due_at(group, entry, policy) for entry, _ in audible)
+        at = min(_due_at(group, entry, policy, now) for entry, _ in audible)
         reason = ", ".join(sorted({why for _, why in audible}))
         return Decision(now >= at, reason, at)
     standing = [e for e in group.entries.values() if e.told is not None and _wants_repeat(e) and muted(e.alert) is None]
@@ -200,12 +200,15 @@ def decide(group: Group, now: int, policy: Policy, muted: Muted) -> Decision:
     return Decision(False, "everything new is muted" if fresh else "nothing new")
 
 
-def _due_at(group: Group, entry: Entry, policy: Policy) -> int:
+def _due_at(group: Group, entry: Entry, policy: Policy, now: int) -> int:
+    if (group.opened_at if group.last_sent_at is None else group.last_sent_at) > now:
+        return now  # the clock was set back since; nobody is made to wait until it is that late again
     if group.last_sent_at is None:
         return group.opened_at + policy.group_wait
+    news_at = entry.news_at if entry.news_at <= now else group.last_sent_at
     if entry.told is None and entry.alert.severity is Severity.CRITICAL and entry.alert.status is Status.FIRING:
-        return max(entry.news_at, group.last_sent_at) + policy.group_wait
-    return max(group.last_sent_at + policy.group_interval, entry.news_at)
+        return max(news_at, group.last_sent_at) + policy.group_wait
+    return max(group.last_sent_at + policy.group_interval, news_at)
 
 
 def _wants_repeat(entry: Entry) -> bool:

@@ -34,6 +34,12 @@ class Metrics:
         )
         self.lag = Gauge("tidewatch_consumer_lag_records", "Records not yet read, by partition.", ["partition"], registry=r)
         self.entities = Gauge("tidewatch_entities", "Entities with a window in memory.", registry=r)
+        self.entities_limit = Gauge(
+            "tidewatch_entities_limit", "Entities there is a place for; beyond, new ones are refused.", registry=r
+        )
+        self.entities_forgotten = Counter(
+            "tidewatch_entities_forgotten", "Entities forgotten because they fell silent.", registry=r
+        )
         self.scoring_seconds = Histogram(
             "tidewatch_scoring_seconds", "Time to score one batch of due windows.", buckets=_SECONDS, registry=r
         )

@@ -15,6 +15,7 @@ import msgspec
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
+    IllegalOperation,
     InvalidTopicError,
     KafkaError,
     MessageSizeTooLargeError,
@@ -95,7 +96,7 @@ class FencedProducer:
             raise ConfigError(
                 f"Kafka takes no record that large: {error}.", hint="Raise max.message.bytes of that topic."
             ) from error
-        except (KafkaError, OSError, TimeoutError) as error:
+        except (KafkaError, OSError, TimeoutError, IllegalOperation) as error:  # the last: fenced between two sends
             self._lost = True
             raise BrokerUnavailable(f"The transaction of {self.transactional_id} did not go through: {error!r}.") from error
 
@@ -124,6 +125,9 @@ class FencedProducer:
             return
         await disconnect(producer.stop())
         await disconnect(producer.client.close())  # which a stop that was cut off did not come to
+        waiter = producer._txn_manager._transaction_waiter  # asyncio complains about a failure that nobody asked it for
+        if waiter is not None and waiter.done():
+            _noted(waiter)
 
 
 def _noted(future: Any) -> None:

@@ -109,6 +109,17 @@ def test_new_warnings_wait_for_the_interval_and_new_criticals_do_not() -> None:
     assert group.told == [(5, "fired", 1), (25, "fired", 3)]
 
 
+def test_a_clock_that_is_set_back_makes_nobody_wait() -> None:
+    group = Told_()
+    group.group = msgspec.structs.replace(group.group, opened_at=3_600_000)  # by a clock an hour ahead
+    group.take(3_600_000, alert("a"))
+    group.run(0, 10_000)
+    assert group.told == [(0, "fired", 1)]
+    group.take(10_000, alert("a", seq=3, status=Status.RESOLVED))
+    group.run(10_000, 200_000)
+    assert [(at, reason) for at, reason, _ in group.told] == [(0, "fired"), (60, "resolved")]
+
+
 def test_a_standing_alert_is_repeated_until_acknowledged() -> None:
     group = Told_()
     group.take(0, alert())

@@ -73,9 +73,15 @@ class _Reader:
         try:  # four times faster than np.array, but does not know None
             exact = np.frombuffer(b"".join([self._pack(*row) for row in rows]))
         except struct.error:
-            exact = np.array(rows, dtype=np.float64)
+            exact = np.frombuffer(b"".join([self._packed(row) for row in rows]))
         with np.errstate(over="ignore"):
             return exact.reshape(len(rows), self.schema.dims).astype(np.float32)
+
+    def _packed(self, row: Sequence[float | None]) -> bytes:
+        try:
+            return self._pack(*row)
+        except struct.error:
+            return self._pack(*[math.nan if value is None else value for value in row])
 
 
 class _Columns:
@@ -201,7 +207,8 @@ class NativeCodec:
             for each in (column.at, column.entities, column.labels):
                 each[:] = [each[at] for at in order]
         kept = records if len(column.at) == len(records) else [records[at] for at in column.at]
-        latest = np.array([record.timestamp for record in kept], np.int64) + self._max_ahead_ms
+        # A record's own time is the producer's word too: cut off before anything is added to it, so that it cannot run over.
+        latest = np.minimum(np.array([record.timestamp for record in kept], np.int64), LATEST_MS) + self._max_ahead_ms
         infinite, empty = np.isinf(values).any(axis=1), np.isnan(values).all(axis=1)
         outside = (timestamps < EARLIEST_MS) | (timestamps > np.minimum(latest, LATEST_MS))
         labels = column.labels if any(column.labels) else None
