@@ -124,14 +124,14 @@ async def test_the_old_owner_writes_nothing_once_another_took_over(kafka_servers
 
 
 @pytest.mark.kafka
-async def test_being_fenced_between_two_records_of_a_batch_loses_the_partition_only(
+async def test_being_fenced_between_two_topics_of_a_batch_loses_the_partition_only(
     kafka_servers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = kafka_settings(kafka_servers, partitions=1)
     old, new = await opened(settings, 0), TransactionalOutbox(settings.kafka)
     await new.start()
     producer = old._producers[0]._producer
-    send = producer.send
+    send = producer.send_batch
 
     async def fenced_meanwhile(*args: Any, **kwargs: Any) -> Any:
         arriving = await send(*args, **kwargs)
@@ -139,9 +139,9 @@ async def test_being_fenced_between_two_records_of_a_batch_loses_the_partition_o
         await asyncio.wait([arriving])
         return arriving
 
-    monkeypatch.setattr(producer, "send", fenced_meanwhile)
+    monkeypatch.setattr(producer, "send_batch", fenced_meanwhile)
     try:
-        assert await old.emit({0: Outcome([alert(1), alert(2)], commit=Commit(1))}) == {0}
+        assert await old.emit({0: Outcome([alert(1)], state={b"1": b"late"}, commit=Commit(1))}) == {0}
         assert await sequence(kafka_servers, settings) == []
     finally:
         await old.close()
