@@ -31,7 +31,6 @@ from service.settings import KafkaSettings
 LARGEST_REQUEST = 64 << 20  # a dead letter may be as large as anything the metrics topic took
 BATCH_BYTES = 512 << 10  # half of what a topic takes by default; aiokafka sends the batches of a partition one after the other
 RETRY_BACKOFF_MS = 5  # with the default of 100 the 95th percentile of one commit was 131 ms, with this 34 ms
-BATCH_BYTES = 256 << 10  # with the client's 16 KiB, five records of what the notifier remembers were a request of their own
 _REFUSED = (TopicAuthorizationFailedError, TransactionalIdAuthorizationFailed, GroupAuthorizationFailedError, InvalidTopicError)
 
 

@@ -174,7 +174,7 @@ def _timestamp(text: Bytes, at: int, end: int) -> tuple[int, int]:
 def _place(text: Bytes, begin: int, end: int, names: Bytes, name_ends: I64, guess: int) -> int:
     """Which of the names stands there, looking from ``guess`` on; their number where none does."""
     count = name_ends.shape[0]
-    for step in range(count):
+    count = len(name_ends)
         at = guess + step
         if at >= count:
             at -= count
