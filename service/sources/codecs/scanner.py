@@ -173,8 +173,8 @@ def _timestamp(text: Bytes, at: int, end: int) -> tuple[int, int]:
 @kernel
 def _place(text: Bytes, begin: int, end: int, names: Bytes, name_ends: I64, guess: int) -> int:
     """Which of the names stands there, looking from ``guess`` on; their number where none does."""
-    count = name_ends.shape[0]
     count = len(name_ends)
+    for step in range(count):
         at = guess + step
         if at >= count:
             at -= count
