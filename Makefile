@@ -68,6 +68,16 @@ bench-quality: setup ## Measure detection quality on the labelled series; BENCH_
 bench: setup ## Measure speed and latency on the local Kafka; BENCH_ARGS="--quick" is the short form
 	@$(BIN)/python -m bench.throughput $(BENCH_ARGS)
 
+.PHONY: bench-outage
+bench-outage: setup ## Measure catching up after an outage; BENCH_ARGS="--samples 3600000" is an hour's worth
+	@$(BIN)/tidewatch local install
+	@$(BIN)/python -m bench.outage $(BENCH_ARGS)
+
+.PHONY: bench-rolling
+bench-rolling: setup ## Measure latency while two workers are restarted under load; BENCH_ARGS="--rate 5000"
+	@$(BIN)/tidewatch local install
+	@$(BIN)/python -m bench.rolling $(BENCH_ARGS)
+
 .PHONY: profile
 profile: setup ## Leave a flame graph of the hot path in bench/results/profile.svg
 	@$(BIN)/python -m bench.profile $(PROFILE_ARGS)
@@ -76,6 +86,10 @@ profile: setup ## Leave a flame graph of the hot path in bench/results/profile.s
 chaos: setup ## Kill the service 200 times and show that nothing is lost or doubled; CHAOS_ARGS="--seed 7 --kills 50"
 	@$(BIN)/tidewatch local install
 	@$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
+.PHONY: hostile
+hostile: setup ## Send a million malformed and hostile records; HOSTILE_ARGS="--count 20000" is handed on
+	@$(BIN)/python -m tests.hostile $(HOSTILE_ARGS)
 
 .PHONY: format
 format: setup ## Put the code into its one format

@@ -23,8 +23,8 @@ def show(results: Mapping[str, Any], console: Console) -> None:
         ("end to end, default ensemble", results["end_to_end_samples_per_s"]),
     ]
     river = results["river_samples_per_s"]
-    rows += [("River HalfSpaceTrees, score and learn", river)] if river else []
-    rows += [("River HalfSpaceTrees, scoring only", results["river_scoring_only_samples_per_s"])] if river else []
+    rows += [("River HalfSpaceTrees, scoring only", river)] if river else []
+    rows += [("River HalfSpaceTrees, score and learn", results["river_with_learning_samples_per_s"])] if river else []
     for name, speed in rows:
         speeds.add_row(name, f"{speed:,.0f}", f"{speed / raw:.2f}")
     console.print(speeds)

@@ -1,4 +1,4 @@
-"""``tidewatch run --only scoring`` as people run it, with what it costs and what it counts."""
+"""``tidewatch run --only scoring`` (or more parts) as people run it, with what it costs and what it counts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,21 +33,24 @@ class Counted:
     scored: int
     not_scored: int
     rejected: int
+    transitions: int
+    stored: int
     waited: float
 
 
 class ScoringProcess:
     """Starts on entering, drains on leaving. ``config`` is the settings tree."""
 
-    def __init__(self, config: dict[str, Any], folder: Path) -> None:
+    def __init__(self, config: dict[str, Any], folder: Path, parts: Sequence[str] = ("scoring",)) -> None:
         self._port = free_port()
-        self._file, self.log = folder / "scoring.yaml", folder / "scoring.log"
+        self._parts = [word for part in parts for word in ("--only", part)]
+        self._file, self.log = folder / f"scoring-{self._port}.yaml", folder / "scoring.log"
         self._file.write_text(yaml.safe_dump({**config, "http": {"port": self._port}}))
         self._client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self._port}", timeout=30)
 
     async def __aenter__(self) -> Self:
         environment = {**os.environ, "TIDEWATCH_LOG__FORMAT": "json"}
-        command = [sys.executable, "-m", "service", "run", "--only", "scoring", "--config", str(self._file)]
+        command = [sys.executable, "-m", "service", "run", *self._parts, "--config", str(self._file)]
         with self.log.open("ab") as log:
             self._process = await asyncio.to_thread(
                 subprocess.Popen, command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment
@@ -85,18 +89,28 @@ class ScoringProcess:
             scored=int(totals.get("tidewatch_windows_scored_total", 0)),
             not_scored=int(totals.get("tidewatch_windows_not_scored_total", 0)),
             rejected=int(totals.get("tidewatch_records_dead_lettered_total", 0)),
+            transitions=int(totals.get("tidewatch_alert_transitions_total", 0)),
+            stored=int(totals.get("tidewatch_alert_transitions_stored_total", 0)),
             waited=now - began,
         )
 
     async def until_consumed(self, records: int, seconds: float, every: float = 0.1) -> list[Counted]:
         """Look until it consumed so many; every look. Raises ``TimeoutError``."""
+        return await self.until(lambda look: look.consumed >= records, seconds, every)
+
+    async def until(self, reached: Callable[[Counted], bool], seconds: float, every: float = 0.1) -> list[Counted]:
+        """Look until something is reached; every look. Raises ``TimeoutError``."""
         looks: list[Counted] = []
         async with asyncio.timeout(seconds):
-            while not looks or looks[-1].consumed < records:
+            while not looks or not reached(looks[-1]):
                 await asyncio.sleep(every)
                 if (look := await self.look()) is not None:
                     looks.append(look)
         return looks
+
+    def rss_mb(self) -> float:
+        """The memory it holds now, MB."""
+        return float(self._seen.memory_info().rss) / 2**20
 
     def peak_rss_mb(self) -> float:
         """The most memory it ever held, MB."""

@@ -171,7 +171,7 @@ def _compared(results: dict[str, Any], cell: dict[str, Any], river: dict[str, fl
     return {
         "end_to_end_samples_per_s": speed,
         "river_samples_per_s": river["samples_per_s"] if river else None,
-        "river_scoring_only_samples_per_s": river["scoring_only"] if river else None,
+        "river_with_learning_samples_per_s": river["with_learning"] if river else None,
         "ratio_raw": speed / results["raw_ingest_samples_per_s"],
         "ratio_river": speed / river["samples_per_s"] if river else None,
         # What the speed costs beside raw ingest, whoever else uses the machine: 4 is the target's price on two cores.

@@ -88,12 +88,12 @@ class Workload:
         return int(np.maximum(due, 0).sum())
 
 
-async def preload(workload: Workload, kafka: KafkaSettings, rows: int) -> None:
-    """Write the first ``rows`` rows of every entity."""
+async def preload(workload: Workload, kafka: KafkaSettings, rows: int, first_row: int = 0, *, faults: bool = False) -> None:
+    """Write ``rows`` rows of every entity from ``first_row`` on."""
     publisher = MetricsPublisher(kafka)
     await publisher.start()
     try:
-        messages = workload.messages(0, rows)
+        messages = workload.messages(first_row, rows, faults=faults)
         while part := [message for _, message in zip(range(20_000), messages, strict=False)]:
             await publisher.publish(part)
     finally:

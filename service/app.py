@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,20 +209,28 @@ def build_heartbeat(settings: HeartbeatSettings, health: Health) -> Part:
 
 def build_people(settings: Settings, history: Any) -> People:
     """What writes people's commands, for the command line and the API."""
+    from service.alerts.muting import fixed_silences
     from service.alerts.people import People
 
-    return People(settings.kafka, history, clock=SystemClock())
+    return People(settings.kafka, history, clock=SystemClock(), fixed=fixed_silences(settings.notifications))
 
 
 def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
     """tidewatch.alerts → people."""
+    from service.alerts.data_health import DataHealth
     from service.alerts.notify import NotifyPart
     from service.state.ledger import NotifyLedger
+    from service.state.watching import DataWatch
 
     service = build_notifications(
         settings, on_outcome=lambda receiver, outcome: metrics.notifications.labels(receiver, outcome).inc()
     )
-    return NotifyPart(settings.kafka, service, NotifyLedger(settings.kafka), metrics=metrics, health=health)
+    for receiver in settings.notifications.receivers:
+        metrics.unsettled.labels(receiver.name).set_function(partial(service.unsettled, receiver.name))
+    watch = None
+    if settings.data_health.watched:
+        watch = DataHealth(settings.data_health, settings.kafka.topics.metrics), DataWatch(settings.kafka, clock=SystemClock())
+    return NotifyPart(settings.kafka, service, NotifyLedger(settings.kafka), metrics=metrics, health=health, watch=watch)
 
 
 def build_notifications(settings: Settings, *, on_outcome: Outcome) -> NotificationService:

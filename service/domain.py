@@ -260,7 +260,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """One transition in the life of one alert, carrying the alert's whole state after it.
 
     ``alert_id`` is ``alert_id(entity, bundle, first anomalous row)``; ``seq`` counts transitions from 1, so the newest
-    state of an alert is the one with the highest ``seq``. ``action`` and ``reason`` say what changed and why.
+    state of an alert is the one with the highest ``seq``. ``action`` and ``reason`` say what changed and why. An alert of the
+    kind ``data_health`` is about the metrics topic (its ``entity``) and carries no score.
     """
 
     alert_id: str
@@ -291,6 +292,17 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     partition: int = -1
     first_offset: int = -1
     last_offset: int = -1
+    kind: Literal["anomaly", "data_health"] = "anomaly"
+
+
+class DataSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """One look at the metrics topic. ``lag``: messages not read yet, by partition; ``read`` and ``rejected`` (by reason): messages
+    since the look before; ``quiet_ms``: since anything arrived."""
+
+    lag: Mapping[int, int]
+    read: int = 0
+    rejected: Mapping[str, int] = {}
+    quiet_ms: int = 0
 
 
 def alert_id(entity: str, bundle: str, first_row: int) -> str:

@@ -45,6 +45,7 @@ class TopicSettings(Section):
     control: str = "tidewatch.control"
     state: str = "tidewatch.state"
     notify_state: str = "tidewatch.notify-state"
+    notifications: str = "tidewatch.notifications"
     dead_letter: str = "tidewatch.dead-letter"
     partitions: Positive = 4
     replication_factor: Positive = 1
@@ -321,6 +322,22 @@ class NotificationSettings(Section):
         return self.routes or [RouteSettings(receivers=[receiver.name for receiver in self.receivers])]
 
 
+class DataHealthSettings(Section):
+    """When to tell people about the data itself; a bound of None is not watched. The notifier looks every
+    ``check_every_seconds``, and tells after ``fire_after`` bad looks in a row."""
+
+    check_every_seconds: Seconds = 30.0
+    fire_after: Positive = 3
+    max_lag_records: Positive | None = 100_000
+    max_rejected_share: Share | None = 0.05
+    max_quiet_seconds: Seconds | None = None
+
+    @property
+    def watched(self) -> bool:
+        """False when there is nothing to look for."""
+        return (self.max_lag_records, self.max_rejected_share, self.max_quiet_seconds) != (None, None, None)
+
+
 class HttpSettings(Section):
     """Where health and metrics are served; loopback unless told otherwise. Port 0 picks a free one."""
 
@@ -358,6 +375,7 @@ class Settings(BaseSettings):
     training: TrainingSettings = TrainingSettings()
     alerts: EpisodeSettings = EpisodeSettings()
     notifications: NotificationSettings = NotificationSettings()
+    data_health: DataHealthSettings = DataHealthSettings()
     http: HttpSettings = HttpSettings()
     api: ApiSettings = ApiSettings()
     log: LogSettings = LogSettings()

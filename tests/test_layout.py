@@ -23,6 +23,7 @@ ALLOWED = {
         "service/state/restore.py",
         "service/state/transactions.py",
         "service/state/topics.py",
+        "service/state/watching.py",
         "service/alerts/topic.py",
         "service/alerts/control_topic.py",
         "service/local/",

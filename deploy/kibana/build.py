@@ -12,7 +12,8 @@ from typing import Any
 
 OUT = Path(__file__).with_name("tidewatch.ndjson")
 # With a star: before the first document there is no such index, and a pattern that matches none is no error.
-ALERTS, EVENTS, WORDS = "tidewatch-alerts*", "tidewatch-alert-events*", "tidewatch-words*"
+ALERTS, EVENTS = "tidewatch-alerts*", "tidewatch-alert-events*"
+WORDS, NOTIFICATIONS = "tidewatch-words*", "tidewatch-notifications*"
 FIRED = {"exists": {"field": "tidewatch.fired_at"}}
 SEVERITIES = {"domain": ["info", "warning", "critical"], "range": ["#6092c0", "#d6a400", "#bd271e"]}
 VERSIONS = {"index-pattern": "8.0.0", "search": "8.0.0", "visualization": "8.5.0", "dashboard": "8.7.0"}
@@ -130,6 +131,17 @@ PANELS = [
         },
     ),
     panel(
+        "tidewatch-outcomes",
+        "Notification outcomes",
+        NOTIFICATIONS,
+        [],
+        over_time("tidewatch.state"),
+        stacked(
+            "messages",
+            {"domain": ["sent", "owed", "refused", "gave_up"], "range": ["#54b399", "#d6a400", "#aa6556", "#bd271e"]},
+        ),
+    ),
+    panel(
         "tidewatch-marks",
         "What people marked",
         WORDS,
@@ -138,7 +150,7 @@ PANELS = [
         stacked("marks", {"domain": ["marked-false", "marked-true", "mark-withdrawn"], "range": ["#bd271e", "#54b399", "#98a2b3"]}),
     ),
 ]
-PLACES = [(0, 0, 48, 12), (0, 12, 16, 14), (16, 12, 16, 14), (32, 12, 16, 14), (0, 26, 48, 10)]
+PLACES = [(0, 0, 48, 12), (0, 12, 16, 14), (16, 12, 16, 14), (32, 12, 16, 14), (0, 26, 24, 10), (24, 26, 24, 10)]
 
 
 def dashboard() -> dict[str, Any]:
@@ -152,7 +164,7 @@ def dashboard() -> dict[str, Any]:
         references.append({"name": f"{number}:{name}", "type": "visualization", "id": one["id"]})
     attributes = {
         "title": "Tidewatch",
-        "description": "Alerts, what caused them, how long they took, and what people said of them.",
+        "description": "Alerts, what caused them, how long they took, who was told, and what people said of them.",
         "panelsJSON": json.dumps(panels),
         "optionsJSON": json.dumps({"useMargins": True}),
         "timeRestore": False,
@@ -164,6 +176,7 @@ def dashboard() -> dict[str, Any]:
 OBJECTS = [
     data_view("tidewatch-alerts", ALERTS, "Tidewatch alerts"),
     data_view("tidewatch-alert-events", EVENTS, "Tidewatch alert events"),
+    data_view("tidewatch-notifications", NOTIFICATIONS, "Tidewatch notifications"),
     data_view("tidewatch-words", WORDS, "Tidewatch: what people said"),
     search(
         "tidewatch-firing",
@@ -185,6 +198,13 @@ OBJECTS = [
         "Tidewatch: transitions",
         "event.dataset: tidewatch.alert-events",
         ["event.action", "event.reason", "tidewatch.entity", "tidewatch.severity"],
+    ),
+    search(
+        "tidewatch-untold",
+        "tidewatch-notifications",
+        "Tidewatch: messages that did not arrive",
+        "not tidewatch.state: sent",
+        ["message", "tidewatch.receiver", "tidewatch.state", "tidewatch.attempts", "tidewatch.problem"],
     ),
     search("tidewatch-said", "tidewatch-words", "Tidewatch: what people said", "", ["message", "user.name", "tidewatch.note"]),
     *PANELS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from service.domain import Alert, Rejected
+from service.domain import Alert, DataSeen, Rejected
 
 
 class AlertStore(Protocol):
@@ -51,8 +51,27 @@ class Ledger(Protocol):
         """
         ...
 
-    async def write(self, records: Mapping[bytes, bytes | None], next_offset: int | None) -> bool:
-        """Write records (None deletes) and the offset, all or nothing; False when it is no longer sure that we may."""
+    async def write(
+        self,
+        records: Mapping[bytes, bytes | None],
+        next_offset: int | None,
+        deliveries: Mapping[bytes, bytes],
+        alerts: Sequence[tuple[bytes, bytes]],
+    ) -> bool:
+        """Write records (None deletes), the offset, how messages fared (by key), and transitions (key, value), all or nothing;
+        False when it is no longer sure that we may."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+class Looks(Protocol):
+    """Who looks at the metrics topic for ``data_health``."""
+
+    async def look(self) -> DataSeen:
+        """What there is to see now. Raises ``BrokerUnavailable`` or ``ConfigError``."""
         ...
 
     async def close(self) -> None:

@@ -45,6 +45,7 @@ def document(alert: Alert, muted_by: str | None = None) -> dict[str, Any]:
     ours: dict[str, Any] = {
         "alert_id": alert.alert_id,
         "entity": alert.entity,
+        "kind": alert.kind,
         "status": alert.status,
         "severity": alert.severity,
         "peak_severity": alert.peak_severity,
@@ -73,7 +74,6 @@ def document(alert: Alert, muted_by: str | None = None) -> dict[str, Any]:
     }
     if alert.fired_at is not None:
         ours["fired_at"] = iso(alert.fired_at)
-        ours["told_anyone"] = True
     return {
         "@timestamp": iso(alert.started_at),
         "ecs": {"version": ECS_VERSION},
@@ -140,14 +140,13 @@ MAPPINGS: dict[str, Any] = {
         "tags": _KEYWORD,
         "tidewatch": {
             "properties": {
-                **dict.fromkeys(("alert_id", "entity", "status", "severity", "peak_severity"), _KEYWORD),
+                **dict.fromkeys(("alert_id", "entity", "kind", "status", "severity", "peak_severity"), _KEYWORD),
                 **dict.fromkeys(("acknowledged_by", "muted_by", "top_metric", "metric_names", "config_hash"), _KEYWORD),
                 **dict.fromkeys(("detectors_voted", "detectors_missing"), _KEYWORD),
                 **dict.fromkeys(("score", "peak_score", "p", "peak_p"), _DOUBLE),
                 "windows": _LONG,
                 "updated_at": _DATE,
                 "fired_at": _DATE,
-                "told_anyone": {"type": "boolean"},
                 "metrics": _KEPT,
                 "detectors": _KEPT,
                 "bundle": {"properties": {"name": _KEYWORD, "version": _KEYWORD}},

@@ -9,13 +9,16 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import aiohttp
 import msgspec
 import stamina
+from elastic_transport import AiohttpHttpNode
 from elastic_transport import ConnectionError as TransportError
 from elastic_transport import TransportError as AnyTransportError
 from elasticsearch import ApiError, AsyncElasticsearch
 
 from service.alerts.control import Command
+from service.alerts.deliveries import DELIVERY_MAPPINGS, Delivery, delivery_document, version
 from service.alerts.documents import MAPPINGS, document, event_document, event_id, iso, month
 from service.alerts.words import WORD_MAPPINGS, word_document, word_id
 from service.domain import Alert, Severity, Status
@@ -28,11 +31,12 @@ log = get_logger("store")
 Muted = Callable[[Alert], str | None]
 Refused = Callable[[Mapping[str, Any], str], None]
 BULK_DOCUMENTS = 500
+BULK_DELIVERIES = 20  # one of them may name fifty thousand alerts
 
 
 def log_refused(document: Mapping[str, Any], reason: str) -> None:
     """Default ending of a document the server will never take: one error line with its id."""
-    log.error("document refused for good", alert_id=document["tidewatch"].get("alert_id"), why=reason)
+    log.error("document refused for good", id=document["event"]["id"], why=reason)
 
 
 def never_muted(_alert: Alert) -> str | None:
@@ -40,9 +44,40 @@ def never_muted(_alert: Alert) -> str | None:
     return None
 
 
+class _Redirected(Exception):  # noqa: N818 - never leaves this file
+    """The server sent us elsewhere."""
+
+
+async def _refuse_redirect(*_: Any) -> None:
+    raise _Redirected
+
+
+class _Node(AiohttpHttpNode):
+    """A server that sends us to another address gets nothing there, neither documents nor credentials; and what went wrong
+    with a connection stays known as the exception's cause."""
+
+    def _create_aiohttp_session(self) -> None:
+        super()._create_aiohttp_session()
+        assert self.session is not None
+        watch = aiohttp.TraceConfig()
+        watch.on_request_redirect.append(_refuse_redirect)
+        watch.freeze()
+        self.session.trace_configs.append(watch)
+
+    async def perform_request(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]  # whatever it takes is passed on
+        try:
+            return await super().perform_request(*args, **kwargs)
+        except AnyTransportError as error:  # the transport empties ``errors`` on its way
+            raise error from (error.errors[0] if error.errors else None)
+
+
 def connect(settings: ElasticsearchSettings) -> AsyncElasticsearch:
-    """A client for these settings. Certificates and host names are verified. Raises ``ConfigError`` for unusable secrets."""
+    """A client for these settings. Certificates and host names are verified, redirects are not followed.
+
+    Raises ``ConfigError`` for unusable secrets.
+    """
     options: dict[str, Any] = {"request_timeout": settings.request_timeout_seconds, "max_retries": 0, "retry_on_timeout": False}
+    options["node_class"] = _Node
     api_key = reveal(settings.api_key, settings.api_key_file)
     password = reveal(settings.password, settings.password_file)
     if api_key is not None:
@@ -81,6 +116,7 @@ class ElasticsearchAlertStore:
         self.alerts_alias = f"{settings.index_prefix}-alerts"
         self.events_alias = f"{settings.index_prefix}-alert-events"
         self.words_alias = f"{settings.index_prefix}-words"
+        self.notifications_alias = f"{settings.index_prefix}-notifications"
 
     async def install_templates(self) -> None:
         """Create or replace the index templates. Idempotent. Raises ``StoreUnavailable`` or ``ConfigError`` (not allowed)."""
@@ -88,6 +124,7 @@ class ElasticsearchAlertStore:
             (self.alerts_alias, MAPPINGS),
             (self.events_alias, MAPPINGS),
             (self.words_alias, WORD_MAPPINGS),
+            (self.notifications_alias, DELIVERY_MAPPINGS),
         ):
             template = {
                 "settings": {"number_of_shards": self._settings.shards, "number_of_replicas": self._settings.replicas},
@@ -124,6 +161,15 @@ class ElasticsearchAlertStore:
             pending.append(({"index": {**target, "version": 1, "version_type": "external"}}, word_document(command)))
         for start in range(0, len(pending), BULK_DOCUMENTS):
             await self._write_chunk(pending[start : start + BULK_DOCUMENTS])
+
+    async def write_deliveries(self, deliveries: Sequence[Delivery]) -> None:
+        """Store how messages fared, a document each; the newest state stays. Raises ``StoreUnavailable`` as ``write`` does."""
+        pending = []
+        for each in deliveries:
+            target = {"_index": f"{self.notifications_alias}-{month(each.owed_at)}", "_id": each.key}
+            pending.append(({"index": {**target, "version": version(each), "version_type": "external"}}, delivery_document(each)))
+        for start in range(0, len(pending), BULK_DELIVERIES):
+            await self._write_chunk(pending[start : start + BULK_DELIVERIES])
 
     async def _write_chunk(self, pending: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
         async for attempt in stamina.retry_context(on=StoreUnavailable, attempts=self._attempts, timeout=None, wait_max=2.0):
@@ -176,10 +222,12 @@ async def cluster_health(client: AsyncElasticsearch, url: str) -> str:
 
 
 class AlertWithEvents(msgspec.Struct, frozen=True):
-    """One alert's document and its transitions in order, as ``documents.document`` makes them."""
+    """One alert's document, its transitions in order (``documents.document``), and the newest messages about it, oldest first
+    (``deliveries.delivery_document``, without the other alerts they name)."""
 
     alert: dict[str, Any]
     events: list[dict[str, Any]]
+    notifications: list[dict[str, Any]] = []
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -191,6 +239,7 @@ class Page(msgspec.Struct, frozen=True):
 
 NEWEST_ALERTS: list[dict[str, Any]] = [{"@timestamp": "desc"}, {"tidewatch.alert_id": "asc"}]
 NEWEST_EVENTS: list[dict[str, Any]] = [*NEWEST_ALERTS, {"event.sequence": "desc"}]
+NEWEST_NOTIFICATIONS: list[dict[str, Any]] = [{"@timestamp": "desc"}, {"tidewatch.receiver": "asc"}]
 
 
 class AlertHistory:
@@ -201,6 +250,7 @@ class AlertHistory:
         self._client = connect(settings)
         self._alerts = f"{settings.index_prefix}-alerts"
         self._events = f"{settings.index_prefix}-alert-events"
+        self._notifications = f"{settings.index_prefix}-notifications"
 
     async def find(
         self,
@@ -259,7 +309,8 @@ class AlertHistory:
         return await cluster_health(self._client, self._settings.url)
 
     async def show(self, alert_id: str) -> AlertWithEvents | None:
-        """One alert and its transitions; an unambiguous beginning of its id is enough. ``None`` when there is none such."""
+        """One alert, its transitions, and who was told. An unambiguous beginning of its id is enough; ``None`` when there is none
+        such."""
         start: dict[str, Any] = {"prefix": {"tidewatch.alert_id": {"value": alert_id.lower()}}}
         found = await self._search(self._alerts, start, [{"tidewatch.alert_id": "asc"}], 2, None)
         if not found or (len(found) > 1 and found[0]["_source"]["tidewatch"]["alert_id"] != alert_id):
@@ -267,12 +318,13 @@ class AlertHistory:
         whole = found[0]["_source"]
         exact = {"term": {"tidewatch.alert_id": whole["tidewatch"]["alert_id"]}}
         events = await self._search(self._events, exact, [{"event.sequence": "asc"}], 1000, None)
-        return AlertWithEvents(whole, [hit["_source"] for hit in events])
+        told = await self._search(self._notifications, exact, NEWEST_NOTIFICATIONS, 1000, None, without=["tidewatch.alert_id"])
+        return AlertWithEvents(whole, [hit["_source"] for hit in events], [hit["_source"] for hit in reversed(told)])
 
     async def refresh(self) -> None:
         """Make what was just written visible to searches."""
         try:
-            await self._client.indices.refresh(index=[self._alerts, self._events], ignore_unavailable=True)
+            await self._client.indices.refresh(index=[self._alerts, self._events, self._notifications], ignore_unavailable=True)
         except (ApiError, AnyTransportError) as error:
             raise translated(error, self._settings.url) from error
 
@@ -281,12 +333,24 @@ class AlertHistory:
         await self._client.close()
 
     async def _search(
-        self, index: str, query: dict[str, Any], sort: list[dict[str, Any]], size: int, after: Sequence[Any] | None
+        self,
+        index: str,
+        query: dict[str, Any],
+        sort: list[dict[str, Any]],
+        size: int,
+        after: Sequence[Any] | None,
+        without: Sequence[str] | None = None,
     ) -> list[dict[str, Any]]:
         # ignore_unavailable: the alias does not exist before the first alert
         try:
             answer = await self._client.search(
-                index=index, query=query, sort=sort, size=size, search_after=after, ignore_unavailable=True
+                index=index,
+                query=query,
+                sort=sort,
+                size=size,
+                search_after=after,
+                source_excludes=without,
+                ignore_unavailable=True,
             )
         except (ApiError, AnyTransportError) as error:
             raise translated(error, self._settings.url) from error
@@ -336,6 +400,18 @@ def translated(error: Exception, url: str) -> StoreUnavailable | ConfigError:
     if isinstance(error, ApiError) and error.status_code not in (408, 429) and error.status_code < 500:
         return ConfigError(
             f"Elasticsearch at {url} refuses the request: {error.message}.", hint="Is this Elasticsearch 8 or later?"
+        )
+    cause = error.__cause__
+    if isinstance(cause, aiohttp.ClientConnectorCertificateError):
+        why = getattr(cause.certificate_error, "verify_message", str(cause.certificate_error))
+        return ConfigError(
+            f"The certificate of Elasticsearch at {url} is not trusted: {why.rstrip('.')}.",
+            hint="Set elasticsearch.ca_file to the authority that signed it, and name the host in url as the certificate does.",
+        )
+    if isinstance(cause, _Redirected):
+        return ConfigError(
+            f"Elasticsearch at {url} sends us to another address; redirects are not followed.",
+            hint="Set elasticsearch.url to the address where the server itself answers.",
         )
     if isinstance(error, TransportError):
         return StoreUnavailable(f"Elasticsearch at {url} does not answer.")

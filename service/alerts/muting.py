@@ -20,7 +20,8 @@ from service.settings import InhibitRuleSettings, MaintenanceSettings, Notificat
 
 
 class Silence(msgspec.Struct, frozen=True):
-    """What matches is not told from ``starts_at`` until before ``ends_at`` (wall-clock ms)."""
+    """What matches is not told from ``starts_at`` until before ``ends_at`` (wall-clock ms). ``fixed``: it stands in the settings,
+    and only changing those ends it."""
 
     id: str
     match: dict[str, str]
@@ -28,6 +29,7 @@ class Silence(msgspec.Struct, frozen=True):
     ends_at: int
     author: str
     comment: str
+    fixed: bool = False
 
 
 class FalseMark(msgspec.Struct, frozen=True):
@@ -52,10 +54,7 @@ class Muting:
     def __init__(self, settings: NotificationSettings) -> None:
         self._rules = settings.inhibit_rules
         self._maintenance = settings.maintenance
-        self._fixed = [
-            Silence(f"config-{n}", dict(s.match), to_ms(s.starts), to_ms(s.ends), s.author, s.comment)
-            for n, s in enumerate(settings.silences, 1)
-        ]
+        self._fixed = fixed_silences(settings)
         self.silences: dict[str, Silence] = {}
         self.false_marks: dict[str, FalseMark] = {}
         # per rule: the values of ``equal`` to the ids of the firing alerts that match its source
@@ -102,6 +101,14 @@ class Muting:
             if others := sources.get(equal_values(alert, rule)):
                 return f"inhibited by {min(others)}"
         return None
+
+
+def fixed_silences(settings: NotificationSettings) -> list[Silence]:
+    """The silences that stand in the settings, as ``config-1``, ``config-2``, …"""
+    return [
+        Silence(f"config-{n}", dict(s.match), to_ms(s.starts), to_ms(s.ends), s.author, s.comment, fixed=True)
+        for n, s in enumerate(settings.silences, 1)
+    ]
 
 
 def silenced(alert: Alert, silences: Sequence[Silence], now: int) -> str | None:

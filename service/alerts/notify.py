@@ -2,21 +2,26 @@
 
 What it remembers (groups, the message owed, what was told) is kept in one transaction with how far it has read. Only one
 notifier is active, because the alerts topic has one partition; a standby takes over where the other one's memory ends. A message
-is doubled only if the notifier dies between the receiver's answer and the record of it, and then under the same key.
+is doubled only if the notifier dies between the receiver's answer and the record of it, and then under the same key. How each
+message fares goes, in the same transaction, to ``tidewatch.notifications``, from where the store part keeps it.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-from service.alerts.base import Ledger
+from service.alerts import wire
+from service.alerts.base import Ledger, Looks
+from service.alerts.control import Acknowledge, Command
 from service.alerts.control_topic import ControlReader
+from service.alerts.data_health import DataHealth
+from service.alerts.deliveries import encode
 from service.alerts.notifications import NotificationService
 from service.alerts.remembered import groups_of, records_of
 from service.alerts.stages import Group
 from service.alerts.topic import AlertTopicReader
-from service.domain import Rejected
-from service.errors import BrokerUnavailable
+from service.domain import Alert, Rejected
+from service.errors import BrokerUnavailable, ConfigError
 from service.observability.health import Health
 from service.observability.logging import get_logger
 from service.observability.metrics import Metrics
@@ -31,10 +36,21 @@ class NotifyPart:
     name = "notify"
 
     def __init__(
-        self, kafka: KafkaSettings, service: NotificationService, ledger: Ledger, *, metrics: Metrics, health: Health
+        self,
+        kafka: KafkaSettings,
+        service: NotificationService,
+        ledger: Ledger,
+        *,
+        metrics: Metrics,
+        health: Health,
+        watch: tuple[DataHealth, Looks] | None = None,
     ) -> None:
+        """``watch``: the data's health, and who looks at it."""
+        self._topic = kafka.topics.alerts
         self._reader = AlertTopicReader(kafka, "notify", on_poison=self._poison)
-        self._control = ControlReader(kafka, service.obey)
+        self._control = ControlReader(kafka, self._obey)
+        self._watch = watch
+        self._watching: asyncio.Task[None] | None = None
         self._service = service
         self._ledger = ledger
         self._metrics = metrics
@@ -52,6 +68,8 @@ class NotifyPart:
         await self._control.start()  # a silence said before must hold before anything is sent
         await self._reader.start()
         await self._service.start()
+        if self._watch is not None:
+            self._watching = asyncio.create_task(self._look_after(*self._watch), name="data health")
 
     async def run(self) -> None:
         """Work until asked to stop."""
@@ -60,7 +78,7 @@ class NotifyPart:
                 await self._take_over(batch.turn)
             elif self._active:
                 self._service.accept([(item.alert, item.offset) for item in batch.transitions])
-                self._read_to = batch.next_offsets.get(0, self._read_to)
+                self._read_to = batch.next_offsets.get((self._topic, 0), self._read_to)
                 await self._record()
             self._health.beat(self.name, ready=self._turn >= 0, detail=self._detail())
 
@@ -71,6 +89,10 @@ class NotifyPart:
 
     async def close(self) -> None:
         """Finish the tries in flight, record what they settled, leave the group."""
+        if self._watch is not None and self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+            await self._watch[1].close()
         await self._service.close()
         await self._record()
         await self._ledger.close()
@@ -90,6 +112,11 @@ class NotifyPart:
                 groups = groups_of(records)
                 self._recorded = {group.key: group for group in groups}
                 self._service.restore(groups)
+                if self._watch is not None:
+                    self._watch[0].restore(records)
+                    for alert in self._watch[0].open_alerts():  # taken while no notifier was at work
+                        if (said := self._service.control.acknowledged.get(alert.alert_id)) is not None:
+                            self._watch[0].acknowledge(alert.alert_id, said.author, said.note, said.at)
                 self._reader.seek(offset)
                 self._active = True
                 log.info("telling people from now on", groups=len(groups), offset=offset)
@@ -98,6 +125,8 @@ class NotifyPart:
     def _stand_by(self) -> None:
         self._active = False
         self._service.forget()
+        if self._watch is not None:
+            self._watch[0].forget()
         self._recorded, self._read_to = {}, None
 
     async def _record(self) -> bool:
@@ -109,9 +138,15 @@ class NotifyPart:
             records: dict[bytes, bytes | None] = {}
             for key, group in changes.items():
                 records |= records_of(key, self._recorded.get(key), group)
-            if not records and offset is None:
+            caused: list[Alert] = []
+            if self._watch is not None:
+                watched, caused = self._watch[0].take_changes()
+                records |= watched
+            told = {each.key.encode(): encode(each) for each in self._service.take_deliveries()}
+            if not records and not told and offset is None:
                 return True
-            if not await self._ledger.write(records, offset):
+            alerts = [(wire.encode_key(each), wire.encode(each)) for each in caused]
+            if not await self._ledger.write(records, offset, told, alerts):
                 self._stand_by()
                 self._reader.rejoin()
                 return False
@@ -123,6 +158,29 @@ class NotifyPart:
                 else:
                     self._recorded[key] = group
             return True
+
+    async def _look_after(self, data: DataHealth, who: Looks) -> None:
+        """Look at the data from time to time while this is the active notifier; what follows is recorded with the next batch."""
+        while True:
+            await asyncio.sleep(data.settings.check_every_seconds)
+            turn = self._turn
+            if not self._active:
+                continue
+            try:
+                seen = await who.look()
+            except (BrokerUnavailable, ConfigError) as error:
+                log.warning("the data's health cannot be looked at now", why=str(error))
+                continue
+            if self._active and turn == self._turn:
+                data.take_in(seen, self._service.clock.now_ms())
+
+    def _obey(self, commands: list[Command]) -> None:
+        self._service.obey(commands)
+        if self._watch is None:
+            return
+        for command in commands:
+            if isinstance(command, Acknowledge):
+                self._watch[0].acknowledge(command.alert_id, command.author, command.note, command.at)
 
     def _detail(self) -> str:
         if not self._active:

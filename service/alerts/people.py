@@ -6,7 +6,7 @@ Nothing is written but commands, so nothing races with the parts that own alerts
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -26,7 +26,7 @@ from service.alerts.control import (
 from service.alerts.control_topic import ControlReader, say
 from service.alerts.muting import Silence
 from service.clock import Clock
-from service.errors import NotFound
+from service.errors import CommandRefused, NotFound
 from service.settings import KafkaSettings
 
 PREVIEW_ALERTS = 10_000  # the newest alerts of the past that a preview looks through
@@ -57,10 +57,12 @@ class People:
     """Writes commands, and knows what holds now. Every method may raise ``BrokerUnavailable``, ``StoreUnavailable``, or
     ``ConfigError``; ``NotFound`` for an alert or silence that is none; ``CommandRefused`` for words nobody would obey."""
 
-    def __init__(self, kafka: KafkaSettings, history: Past, *, clock: Clock) -> None:
+    def __init__(self, kafka: KafkaSettings, history: Past, *, clock: Clock, fixed: Sequence[Silence] = ()) -> None:
+        """``fixed``: the silences that stand in the settings."""
         self._kafka = kafka
         self._history = history
         self._clock = clock
+        self._fixed = fixed
         self.control = Control()
         self._reader = ControlReader(kafka, self._hear)
 
@@ -101,20 +103,28 @@ class People:
 
     async def expire(self, silence_id: str, *, author: str) -> Silence:
         """End a silence now; an unambiguous beginning of its id is enough. One that is over already stays as it was."""
-        found = [silence for silence in self.control.silences() if silence.id.startswith(silence_id)]
+        found = [silence for silence in self._silences() if silence.id.startswith(silence_id)]
         exact = [silence for silence in found if silence.id == silence_id] or found
         if len(exact) != 1 or not silence_id:
             raise NotFound(
                 f"There is no silence whose id begins with {silence_id!r}, or there are several.",
                 hint="See: tidewatch silence list",
             )
+        if exact[0].fixed:
+            raise CommandRefused(
+                f"Silence {exact[0].id} stands in the settings, so no command ends it.",
+                hint="Remove it from notifications.silences, and restart what runs with those settings.",
+            )
         await self._say(ExpireSilence(id=_new_id(), silence_id=exact[0].id, author=author, at=self._clock.now_ms()))
         return next(silence for silence in self.control.silences() if silence.id == exact[0].id)
 
     def silences(self, *, over: bool = False) -> list[Silence]:
-        """Those in force or to come, by start; with ``over`` also those that have ended."""
+        """Those in force or to come, by start, the settings' among them; with ``over`` also those that have ended."""
         now = self._clock.now_ms()
-        return [silence for silence in self.control.silences() if over or silence.ends_at > now]
+        return [silence for silence in self._silences() if over or silence.ends_at > now]
+
+    def _silences(self) -> list[Silence]:
+        return sorted([*self._fixed, *self.control.silences()], key=lambda silence: (silence.starts_at, silence.id))
 
     async def mark(
         self,

@@ -73,7 +73,9 @@ def _single(message: Message) -> list[dict[str, Any]]:
             f"• *{slack_escape(m.name)}* {slack_escape(m.words.removeprefix(m.name).strip())}  `{m.spark}`" for m in message.metrics
         ]
         blocks.append(_section("\n".join([f"*{message.stands_out}*", *lines])))
-    facts = [f"since {message.since}", f"{message.unusual}, {message.one_in}"]
+    facts = [f"since {message.since}"]
+    if message.unusual:
+        facts.append(f"{message.unusual}, {message.one_in}")
     if message.voted:
         facts.append(f"voted: {message.voted}")
     if message.missing:

@@ -39,7 +39,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
-    """What one receiver is told together. ``repeats``: messages sent since the news last changed; ``owed``: the message being
+    """What one receiver is told together. ``repeats``: messages sent so far; ``hurried``: those of them
+    that came soon one after the other; ``owed``: the message being
     sent, kept so that it goes out once more as it was, under the same key, should the notifier die before it knows."""
 
     receiver: str
@@ -49,6 +50,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     entries: dict[str, Entry] = {}
     last_sent_at: int | None = None
     repeats: int = 0
+    hurried: int = 0
     owed: Notification | None = None
 
     @property
@@ -76,7 +78,8 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Notification(msgspec.Struct, frozen=True):
-    """One message owed: frozen when it became due, so that every try sends the same under the same key."""
+    """One message owed: frozen when it became due, so that every try sends the same under the same key. ``attempts``: tries that
+    have failed so far, the last of them because of ``problem``."""
 
     group_key: str
     receiver: str
@@ -84,6 +87,9 @@ class Notification(msgspec.Struct, frozen=True):
     entries: Sequence[Entry]
     reason: str
     key: str
+    owed_at: int = 0
+    attempts: int = 0
+    problem: str | None = None
 
     @property
     def alerts(self) -> list[Alert]:
@@ -95,8 +101,15 @@ class Notification(msgspec.Struct, frozen=True):
 
 
 def attribute(alert: Alert, name: str) -> str:
-    """What matchers and ``group_by`` see: ``entity``, ``severity``, ``model``, ``alert`` (its id), or a label ("" if absent)."""
-    known = {"entity": alert.entity, "severity": str(alert.peak_severity), "model": alert.bundle, "alert": alert.alert_id}
+    """What matchers and ``group_by`` see: ``entity``, ``severity``, ``model``, ``kind``, ``alert`` (its id), or a label ("" if
+    absent)."""
+    known = {
+        "kind": alert.kind,
+        "entity": alert.entity,
+        "severity": str(alert.peak_severity),
+        "model": alert.bundle,
+        "alert": alert.alert_id,
+    }
     return known[name] if name in known else alert.labels.get(name, "")
 
 
@@ -186,11 +199,12 @@ def hush(group: Group, muted: Muted) -> Group:
 
 def decide(group: Group, now: int, policy: Policy, muted: Muted) -> Decision:
     """Whether this group is due now. New news waits ``group_wait`` in a fresh group and ``group_interval`` in one already
-    told; a critical alert nobody was told about waits only ``group_wait`` in either."""
+    told; a critical alert nobody was told about waits only ``group_wait`` in either, twice as long after each message that was
+    hurried like this, so that a storm of them does not."""
     fresh = [(entry, why) for entry in group.entries.values() if (why := news(entry.alert, entry.told, policy)) is not None]
     audible = [(entry, why) for entry, why in fresh if muted(entry.alert) is None]
     if audible:
-        at = min(_due_at(group, entry, policy) for entry, _ in audible)
+        at = min(_due_at(group, entry, policy, now) for entry, _ in audible)
         reason = ", ".join(sorted({why for _, why in audible}))
         return Decision(now >= at, reason, at)
     standing = [e for e in group.entries.values() if e.told is not None and _wants_repeat(e) and muted(e.alert) is None]
@@ -200,12 +214,17 @@ def decide(group: Group, now: int, policy: Policy, muted: Muted) -> Decision:
     return Decision(False, "everything new is muted" if fresh else "nothing new")
 
 
-def _due_at(group: Group, entry: Entry, policy: Policy) -> int:
+def _due_at(group: Group, entry: Entry, policy: Policy, now: int) -> int:
+    if (group.opened_at if group.last_sent_at is None else group.last_sent_at) > now:
+        return now  # the clock was set back since; nobody is made to wait until it is that late again
     if group.last_sent_at is None:
         return group.opened_at + policy.group_wait
+    news_at = entry.news_at if entry.news_at <= now else group.last_sent_at
     if entry.told is None and entry.alert.severity is Severity.CRITICAL and entry.alert.status is Status.FIRING:
-        return max(entry.news_at, group.last_sent_at) + policy.group_wait
-    return max(group.last_sent_at + policy.group_interval, entry.news_at)
+        quiet = news_at >= group.last_sent_at + policy.group_interval
+        wait = policy.group_wait << (0 if quiet else min(group.hurried, 20))
+        return max(news_at, group.last_sent_at) + max(policy.group_wait, min(wait, policy.group_interval))
+    return max(group.last_sent_at + policy.group_interval, news_at)
 
 
 def _wants_repeat(entry: Entry) -> bool:
@@ -229,24 +248,32 @@ def notification(group: Group, reason: str, policy: Policy, muted: Muted) -> Not
 # --- told ------------------------------------------------------------------------------------------------------------
 
 
-def after(group: Group, sent: Notification, now: int) -> Group:
+def after(group: Group, sent: Notification, now: int, policy: Policy) -> Group:
     """The group once ``sent`` was delivered (or given up): what was told is remembered, what is over and told is dropped.
 
     News that came in while the message was on its way stays news.
     """
     entries = dict(group.entries)
-    changed = False
     for told in sent.entries:
         entry = entries.get(told.alert.alert_id)
         if entry is None:
             continue
-        changed = changed or entry.told != Told(told.alert.status, told.alert.severity)
-        entry = msgspec.structs.replace(entry, told=Told(told.alert.status, told.alert.severity), offset=-1)
+        heard = Told(told.alert.status, told.alert.severity)
+        if entry.told != heard or entry.offset != -1:  # a reminder leaves it as it is, and nothing to record
+            entry = msgspec.structs.replace(entry, told=heard, offset=-1)
         if told.alert.status is Status.RESOLVED:
             del entries[told.alert.alert_id]
         else:
             entries[told.alert.alert_id] = entry
-    return msgspec.structs.replace(group, entries=entries, last_sent_at=now, repeats=1 if changed else group.repeats + 1, owed=None)
+    soon = group.last_sent_at is not None and now < group.last_sent_at + 2 * policy.group_interval
+    return msgspec.structs.replace(
+        group,
+        entries=entries,
+        last_sent_at=now,
+        repeats=group.repeats + 1,
+        hurried=group.hurried + 1 if soon else 0,
+        owed=None,
+    )
 
 
 def spent(group: Group, now: int, policy: Policy) -> bool:

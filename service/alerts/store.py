@@ -1,4 +1,5 @@
-"""The store part: transitions from the alerts topic into the alert store. Commits only what is stored."""
+"""The store part: transitions, and how messages about them fared, from their topics into the alert store. Commits only what is
+stored."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import stamina
 
 from service.alerts.base import AlertStore, Letters
 from service.alerts.control import Command
+from service.alerts.deliveries import Delivery
 from service.alerts.marking import Marking
 from service.alerts.topic import AlertBatch, AlertTopicReader
 from service.domain import Alert, Record, Rejected
@@ -34,6 +36,10 @@ class InstallsTemplates(AlertStore, Protocol):
         """Keep what people said, beside the alerts. Raises ``StoreUnavailable``."""
         ...
 
+    async def write_deliveries(self, deliveries: Sequence[Delivery]) -> None:
+        """Keep how messages fared, beside the alerts. Raises ``StoreUnavailable``."""
+        ...
+
 
 class StorePart:
     """Reader, store, commit; while the server is away the reading pauses and nothing piles up in memory."""
@@ -52,11 +58,11 @@ class StorePart:
     ) -> None:
         """``letters``: where the records go that are no alerts, and the documents that ``store`` hands to ``refused``."""
         self._topic = kafka.topics.alerts
-        self._reader = AlertTopicReader(kafka, "store", on_poison=self._poison)
+        self._reader = AlertTopicReader(kafka, "store", on_poison=self._poison, with_deliveries=True)
         self._store = store
         self._marking = marking
         self._letters = letters
-        self._read: dict[int, int] = {}  # not committed yet
+        self._read: dict[tuple[str, int], int] = {}  # not committed yet
         self._turn = -1
         self._metrics = metrics
         self._health = health
@@ -80,6 +86,9 @@ class StorePart:
             if alerts and not await self._reader.alongside(self._until_taken(self._store.write, alerts)):
                 return  # stopped while the store was away: uncommitted, so read again by whoever comes next
             self._metrics.stored.inc(len(alerts))
+            told = batch.deliveries
+            if told and not await self._reader.alongside(self._until_taken(self._store.write_deliveries, told)):
+                return
             if self._letters is not None and not await self._reader.alongside(self._until_taken(self._letters.flush)):
                 return
             await self._commit(batch)
@@ -116,7 +125,7 @@ class StorePart:
         if self._read and await self._reader.commit(self._read, batch.turn):
             self._read = {}
 
-    async def _until_taken(self, call: Any, *args: Sequence[Alert] | Sequence[Command]) -> bool:
+    async def _until_taken(self, call: Any, *args: Sequence[Alert] | Sequence[Command] | Sequence[Delivery]) -> bool:
         """Call until it succeeds (True) or the part is asked to stop (False). What is away is tried again."""
         try:
             async for attempt in stamina.retry_context(on=self._still_wanted, attempts=None, timeout=None, wait_max=5.0):
@@ -134,15 +143,15 @@ class StorePart:
 
     def _poison(self, rejected: Rejected) -> None:
         self._metrics.rejected.labels(rejected.reason).inc()
-        log.warning("alerts topic holds a record that is no alert; skipped", offset=rejected.record.offset, why=rejected.message)
+        log.warning("skipped a record", topic=rejected.record.topic, offset=rejected.record.offset, why=rejected.message)
         if self._letters is not None:
             self._letters.keep(rejected)
 
     def refused(self, document: Mapping[str, Any], reason: str) -> None:
         """The store's word that it will never take this document: it is kept as a dead letter, and the others go on."""
-        alert_id = str(document["tidewatch"]["alert_id"])
+        name = str(document["event"]["id"])  # of an alert, of what somebody said, or of a message
         self._metrics.rejected.labels("document-refused").inc()
-        log.error("document refused for good", alert_id=alert_id, why=reason)
+        log.error("document refused for good", id=name, why=reason)
         if self._letters is not None:
-            record = Record(self._topic, 0, -1, 0, alert_id.encode(), msgspec.json.encode(document))
+            record = Record(self._topic, 0, -1, 0, name.encode(), msgspec.json.encode(document))
             self._letters.keep(Rejected(record, "document-refused", reason))

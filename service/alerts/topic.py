@@ -1,4 +1,5 @@
-"""Reads ``tidewatch.alerts`` for the store and notify parts, at their own pace, committing only what they have finished.
+"""Reads ``tidewatch.alerts`` for the store and notify parts, at their own pace, committing only what they have finished. The
+store part reads in the same way, and in the same group, how messages fared (``tidewatch.notifications``).
 
 aiokafka 0.14 decides the shape: ``getmany`` is never cancelled and is called even while a batch is being worked on (with the
 partitions paused), because a consumer that does not poll is put out of its group; nothing slow happens in the rebalance
@@ -25,7 +26,8 @@ from aiokafka.errors import (
     UnknownMemberIdError,
 )
 
-from service.alerts.wire import decode
+from service.alerts import deliveries, wire
+from service.alerts.deliveries import Delivery
 from service.domain import Alert, Record, Rejected
 from service.errors import BrokerUnavailable, ConfigError, InvalidMessage
 from service.kafka_options import connect, disconnect, kafka_client_options
@@ -53,14 +55,16 @@ class Positioned(msgspec.Struct, frozen=True):
 
 
 class AlertBatch(msgspec.Struct, frozen=True):
-    """Transitions in offset order. ``next_offsets``: partition to the offset after the last record read (bad ones included).
+    """Transitions in offset order, and how messages fared. ``next_offsets``: (topic, partition) to the offset after the last
+    record read (bad ones included).
 
     ``turn`` tells assignments apart: a batch read before a rebalance can no longer be committed.
     """
 
     transitions: Sequence[Positioned]
-    next_offsets: dict[int, int]
+    next_offsets: dict[tuple[str, int], int]
     turn: int
+    deliveries: Sequence[Delivery] = ()
 
     @property
     def alerts(self) -> list[Alert]:
@@ -71,12 +75,22 @@ class AlertBatch(msgspec.Struct, frozen=True):
 class AlertTopicReader:
     """One member of the consumer group ``<group_prefix>.<role>`` on the alerts topic.
 
-    ``on_poison(rejected)`` is called for every record that is not a transition; the reader goes on behind it.
+    ``on_poison(rejected)`` is called for every record that is none of what its topic holds; the reader goes on behind it.
+    ``with_deliveries``: read the notifications topic too.
     """
 
-    def __init__(self, kafka: KafkaSettings, role: str, *, on_poison: Callable[[Rejected], None], max_records: int = 500) -> None:
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        role: str,
+        *,
+        on_poison: Callable[[Rejected], None],
+        max_records: int = 500,
+        with_deliveries: bool = False,
+    ) -> None:
         self._kafka = kafka
         self._topic = kafka.topics.alerts
+        self._topics = [self._topic, kafka.topics.notifications] if with_deliveries else [self._topic]
         self.group = f"{kafka.group_prefix}.{role}"
         self._on_poison = on_poison
         self._max_records = max_records
@@ -90,7 +104,9 @@ class AlertTopicReader:
         """Connect and join the group. Raises ``BrokerUnavailable``, or ``ConfigError`` when credentials are refused."""
         admin: Any = await connect(lambda: AIOKafkaAdminClient(**kafka_client_options(self._kafka)), self._kafka)
         try:
-            must_be_among(await admin.list_topics(), self._topic)
+            existing = await admin.list_topics()
+            for topic in self._topics:
+                must_be_among(existing, topic)
         finally:
             await admin.close()
         self._consumer = await connect(self._make, self._kafka)
@@ -106,7 +122,7 @@ class AlertTopicReader:
             max_poll_records=self._max_records,
             **kafka_client_options(self._kafka),
         )
-        consumer.subscribe([self._topic], listener=_Turns(self))
+        consumer.subscribe(self._topics, listener=_Turns(self))
         return consumer
 
     async def batches(self) -> AsyncIterator[AlertBatch]:
@@ -119,7 +135,9 @@ class AlertTopicReader:
             try:
                 fetched = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=self._max_records)
             except (TopicAuthorizationFailedError, GroupAuthorizationFailedError) as error:
-                raise ConfigError(f"Kafka does not let group {self.group} read {self._topic}.", hint="Grant the ACLs.") from error
+                raise ConfigError(
+                    f"Kafka does not let group {self.group} read {' or '.join(self._topics)}.", hint="Grant the ACLs."
+                ) from error
             if turn != self._turn:  # rebalanced while fetching: what came is read again from the committed offset
                 await self._rewind()
                 continue
@@ -141,11 +159,11 @@ class AlertTopicReader:
             task.cancel()
             self._consumer.resume(*self._consumer.assignment())
 
-    async def commit(self, next_offsets: dict[int, int], turn: int) -> bool:
-        """Commit ``partition -> next offset`` read in ``turn``. False when a rebalance has made that pointless, or Kafka took no
-        commit for half a minute: what is not committed is read again, and storing it again changes nothing."""
-        assigned = {tp.partition for tp in self._consumer.assignment()}
-        offsets = {TopicPartition(self._topic, p): offset for p, offset in next_offsets.items() if p in assigned}
+    async def commit(self, next_offsets: dict[tuple[str, int], int], turn: int) -> bool:
+        """Commit ``(topic, partition) -> next offset`` read in ``turn``. False when a rebalance has made that pointless, or Kafka
+        took no commit for half a minute: what is not committed is read again, and storing it again changes nothing."""
+        assigned = self._consumer.assignment()
+        offsets = {tp: offset for at, offset in next_offsets.items() if (tp := TopicPartition(*at)) in assigned}
         if turn != self._turn or not offsets:
             return False
         try:
@@ -196,15 +214,19 @@ class AlertTopicReader:
 
     def _decoded(self, fetched: dict[Any, list[Any]], turn: int) -> AlertBatch:
         transitions: list[Positioned] = []
-        next_offsets: dict[int, int] = {}
+        told: list[Delivery] = []
+        next_offsets: dict[tuple[str, int], int] = {}
         for tp, messages in fetched.items():
             for message in messages:
-                next_offsets[tp.partition] = message.offset + 1
+                next_offsets[tp.topic, tp.partition] = message.offset + 1
                 try:
-                    transitions.append(Positioned(decode(message.value), tp.partition, message.offset))
+                    if tp.topic == self._topic:
+                        transitions.append(Positioned(wire.decode(message.value), tp.partition, message.offset))
+                    else:
+                        told.append(deliveries.decode(message.value))
                 except InvalidMessage as error:
                     self._on_poison(Rejected(_record(message), error.reason, str(error)))
-        return AlertBatch(transitions, next_offsets, turn)
+        return AlertBatch(transitions, next_offsets, turn, told)
 
     async def _rewind(self) -> None:
         """Read again from the committed offsets, so that nothing fetched around a rebalance is skipped."""

@@ -30,7 +30,8 @@ class MetricLine(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """What any channel shows about one alert, already worded and rounded; nothing in it is markup."""
+    """What any channel shows about one alert, already worded and rounded; nothing in it is markup. ``unusual`` and ``one_in`` are
+    empty where the alert is not about an anomaly."""
 
     title: str
     sentence: str
@@ -61,8 +62,8 @@ def compose(alert: Alert, history_url: str | None = None) -> Message:
         severity=str(alert.peak_severity if alert.status is Status.RESOLVED else alert.severity),
         entity=alert.entity,
         since=moment(alert.started_at),
-        unusual=how_unusual(alert.peak_p),
-        one_in=one_in(alert.peak_p),
+        unusual=how_unusual(alert.peak_p) if alert.kind == "anomaly" else "",
+        one_in=one_in(alert.peak_p) if alert.kind == "anomaly" else "",
         metrics=tuple(metric_line(metric) for metric in alert.metrics[:METRICS_SHOWN]),
         voted=_voted(alert.members),
         missing=_missing(alert.members),
@@ -78,6 +79,8 @@ def compose(alert: Alert, history_url: str | None = None) -> Message:
 
 def title(alert: Alert) -> str:
     """The subject line: ``[CRITICAL] db-7: cpu 97 instead of about 40``, ``[RESOLVED] db-7 is back to normal``."""
+    if alert.kind == "data_health":
+        return f"[{'RESOLVED' if alert.status is Status.RESOLVED else alert.severity.upper()}] {alert.entity}: {alert.reason}"
     if alert.status is Status.RESOLVED:
         return f"[RESOLVED] {alert.entity}: {alert.reason if 'accepted' in alert.reason else 'back to normal'}"
     top = alert.metrics[0] if alert.metrics else None
@@ -87,6 +90,11 @@ def title(alert: Alert) -> str:
 
 def sentence(alert: Alert) -> str:
     """One readable sentence: what, since when, how unusual, which metrics."""
+    if alert.kind == "data_health":
+        since = f"since {moment(alert.started_at)}"
+        if alert.status is Status.RESOLVED:
+            return f"The data of {alert.entity} are well again, not so {since}: {alert.reason}."
+        return f"The data of {alert.entity} are not well {since}: {alert.reason}."
     if alert.status is Status.RESOLVED:
         lasted = (alert.ended_at or alert.updated_at) - alert.started_at
         told = "" if alert.fired_at is not None else ", and too briefly to tell anyone"

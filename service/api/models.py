@@ -182,10 +182,11 @@ class JudgementShown(BaseModel):
 
 
 class AlertShown(BaseModel):
-    """One alert, its transitions in order, and everything people judged of it."""
+    """One alert, its transitions in order, the messages about it, and everything people judged of it."""
 
     alert: Document
     events: list[Document]
+    notifications: list[Document]
     judgements: list[JudgementShown]
 
 
@@ -208,6 +209,7 @@ class SilenceShown(BaseModel):
     ends_at: str
     author: str
     comment: str
+    source: Annotated[Literal["people", "settings"], Field(description="settings: only changing those ends it")]
 
     @classmethod
     def of(cls, silence: Silence, now: int) -> SilenceShown:
@@ -223,11 +225,12 @@ class SilenceShown(BaseModel):
             ends_at=iso(silence.ends_at),
             author=silence.author,
             comment=silence.comment,
+            source="settings" if silence.fixed else "people",
         )
 
 
 class SilenceList(BaseModel):
-    """Silences by their start; those of the settings file are not among them."""
+    """Silences by their start, those of the settings file among them."""
 
     silences: list[SilenceShown]
 

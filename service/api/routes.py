@@ -68,13 +68,16 @@ def _alerts(history: AlertHistory, people: People) -> APIRouter:
 
     @router.get("/alerts/{alert_id}", responses=described(404))
     async def show_alert(alert_id: AlertId) -> models.AlertShown:
-        """One alert with its transitions and judgements."""
+        """One alert with its transitions, the messages about it, and its judgements."""
         found = await history.show(alert_id)
         if found is None:
             raise NotFound(f"There is no alert whose id begins with {alert_id!r}, or there are several.")
         said = people.said_of(found.alert["tidewatch"]["alert_id"])
         return models.AlertShown(
-            alert=found.alert, events=found.events, judgements=[models.JudgementShown.of(each) for each in said]
+            alert=found.alert,
+            events=found.events,
+            notifications=found.notifications,
+            judgements=[models.JudgementShown.of(each) for each in said],
         )
 
     @router.get("/events")

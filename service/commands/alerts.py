@@ -20,6 +20,7 @@ from service.errors import ConfigError, DeliveryFailed, DeliveryRefused
 from service.settings import Settings
 
 COLOURS = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
+DELIVERY_COLOURS = {"sent": "green", "owed": "yellow", "refused": "bold red", "gave_up": "bold red"}
 COLUMNS = ("alert_id", "entity", "status", "severity", "peak_severity", "start", "end", "peak_score", "top_metric", "message")
 
 Since = Annotated[str | None, typer.Option(help="Started after this: 30m, 6h, 7d ago, or an ISO time.", show_default=False)]
@@ -76,7 +77,7 @@ def show_alert(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show one alert: what it says, why, and every transition it went through."""
+    """Show one alert: what it says, why, every transition it went through, and who was told."""
     settings = read_settings(config, quiet=True)
     found = run_async(_show(settings, alert_id))
     if found is None:
@@ -97,6 +98,10 @@ def show_alert(
         life.add_row(event["@timestamp"], event["event"]["action"], event["tidewatch"]["severity"], event["event"]["reason"])
     console.print(why)
     console.print(life)
+    if found.notifications:
+        console.print(told_table(found.notifications))
+    else:
+        console.print(untold(ours), highlight=False, markup=False)
 
 
 @alerts_app.command("export", epilog="Example: tidewatch alerts export --since 30d --format csv > alerts.csv")
@@ -136,6 +141,29 @@ def history_table(found: list[dict[str, Any]]) -> Table:
         severity = Text(ours["peak_severity"], style=COLOURS[ours["peak_severity"]])
         table.add_row(ours["alert_id"][:8], alert["event"]["start"], ours["entity"], severity, ours["status"], alert["message"])
     return table
+
+
+def told_table(found: list[dict[str, Any]]) -> Table:
+    """Notification documents as a table for people."""
+    table = Table(
+        "due", "receiver", "state", "at", "tries", "why", "alerts in it", "problem", title="Who was told", title_justify="left"
+    )
+    for each in found:
+        ours = each["tidewatch"]
+        state = Text(ours["state"].replace("_", " "), style=DELIVERY_COLOURS[ours["state"]])
+        told = (each["@timestamp"], ours["receiver"]), (ours["updated_at"], str(ours["attempts"]), each["event"]["reason"])
+        problem = Text(ours["problem"] or "")
+        table.add_row(*told[0], state, *told[1], f"{ours['alerts']:,}", problem)
+    return table
+
+
+def untold(ours: Mapping[str, Any]) -> str:
+    """Why no message about an alert is known."""
+    if ours["muted_by"]:
+        return f"Nobody was told: {ours['muted_by']}."
+    if "fired_at" not in ours:
+        return "Nobody was told: it never fired."
+    return "Nobody was told yet: no message about it is due, or no route leads it to a receiver."
 
 
 def flat(alert: Mapping[str, Any]) -> dict[str, Any]:

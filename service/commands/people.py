@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from service.clock import SystemClock
 from service.commands.alerts import alerts_app, history_table
@@ -76,7 +77,7 @@ def list_silences(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """List the silences in force and to come. Those of the settings file are not among them."""
+    """List the silences in force and to come, those of the settings file too."""
     settings = read_settings(config, quiet=True)
 
     async def asked() -> list[Silence]:
@@ -90,10 +91,12 @@ def list_silences(
     if not found:
         console.print("No silence holds.")
         return
-    table = Table("id", "matches", "from", "until", "author", "comment")
+    table = Table("id", "matches", "from", "until", "author", "comment", "stands in")
     for silence in found:
         match = " ".join(f"{name}={glob}" for name, glob in silence.match.items())
-        table.add_row(silence.id, match, _moment(silence.starts_at), _moment(silence.ends_at), silence.author, silence.comment)
+        where = "settings" if silence.fixed else "control topic"
+        times = _moment(silence.starts_at), _moment(silence.ends_at)
+        table.add_row(*map(Text, (silence.id, match, *times, silence.author, silence.comment, where)))
     console.print(table)
 
 

@@ -30,10 +30,22 @@ class Metrics:
         self.transitions = Counter("tidewatch_alert_transitions", "Alert transitions emitted.", ["action"], registry=r)
         self.stored = Counter("tidewatch_alert_transitions_stored", "Transitions the store holds.", registry=r)
         self.notifications = Counter(
-            "tidewatch_notifications", "Notifications by receiver and outcome.", ["receiver", "outcome"], registry=r
+            "tidewatch_notifications",
+            "By receiver: messages due, sent, refused, gave_up, handed_over; tries that failed (retried); alerts muted, dropped.",
+            ["receiver", "outcome"],
+            registry=r,
+        )
+        self.unsettled = Gauge(
+            "tidewatch_notifications_unsettled", "Messages due and neither sent nor given up yet.", ["receiver"], registry=r
         )
         self.lag = Gauge("tidewatch_consumer_lag_records", "Records not yet read, by partition.", ["partition"], registry=r)
         self.entities = Gauge("tidewatch_entities", "Entities with a window in memory.", registry=r)
+        self.entities_limit = Gauge(
+            "tidewatch_entities_limit", "Entities there is a place for; beyond, new ones are refused.", registry=r
+        )
+        self.entities_forgotten = Counter(
+            "tidewatch_entities_forgotten", "Entities forgotten because they fell silent.", registry=r
+        )
         self.scoring_seconds = Histogram(
             "tidewatch_scoring_seconds", "Time to score one batch of due windows.", buckets=_SECONDS, registry=r
         )

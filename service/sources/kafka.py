@@ -2,7 +2,8 @@
 
 What aiokafka 0.14 does decides the shape (all of it was tried):
 
-- ``getmany`` is never cancelled (it would leak its fetch counter and switch the max-poll detection off).
+- ``getmany`` is never cancelled (it would leak its fetch counter and switch the max-poll detection off). One is always under
+  way: the next batch is read while the owner works on this one, so at most two are in memory.
 - No heartbeat runs while a rebalance listener works, and what it raises is swallowed. So the assigned-listener only pauses
   and notes; partitions are taken over by the main loop, in ``_take_over``.
 - The revoked-listener waits, bounded, until the batch in hand is committed, so that a clean rebalance repeats nothing.
@@ -83,27 +84,39 @@ class KafkaSource:
 
     async def batches(self) -> AsyncIterator[RecordBatch]:
         """Batches until ``request_stop``; an empty one when nothing came for a moment, or Kafka is away."""
-        while not self._stop.is_set():
-            if not await self._ready():
-                yield RecordBatch([], {})
-                continue
-            turn = self._turn
-            try:
-                fetched = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=self._limits.max_batch_records)
-            except (TopicAuthorizationFailedError, GroupAuthorizationFailedError) as error:
-                raise ConfigError(
-                    f"Kafka does not let group {self.group} read {self._topic}.", hint="Grant the user READ on both."
-                ) from error
-            if self._revoking or turn != self._turn or turn != self._taken:
-                continue  # rebalanced meanwhile: _take_over sets every position anew, so nothing fetched is lost
-            records = [_record(message) for messages in fetched.values() for message in messages]
-            self._handed.update({tp.partition: messages[-1].offset + 1 for tp, messages in fetched.items() if messages})
-            self._idle.clear()
-            try:
-                yield RecordBatch(records, dict(self._resume_at))
-                self._settled = dict(self._handed)
-            finally:
-                self._idle.set()
+        ahead: tuple[int, asyncio.Future[Any]] | None = None
+        try:
+            while not self._stop.is_set():
+                if ahead is None:
+                    if not await self._ready():
+                        yield RecordBatch([], {})
+                        continue
+                    ahead = self._turn, asyncio.ensure_future(self._fetch())
+                (turn, fetching), ahead = ahead, None
+                fetched = await fetching
+                if self._lost or self._revoking or turn != self._turn or turn != self._taken:
+                    continue  # rebalanced meanwhile: _take_over sets every position anew, so nothing fetched is lost
+                records = [_record(message) for messages in fetched.values() for message in messages]
+                self._handed.update({tp.partition: messages[-1].offset + 1 for tp, messages in fetched.items() if messages})
+                if records:  # the next ones are read while the owner works on these
+                    ahead = turn, asyncio.ensure_future(self._fetch())
+                self._idle.clear()
+                try:
+                    yield RecordBatch(records, dict(self._resume_at))
+                    self._settled = dict(self._handed)
+                finally:
+                    self._idle.set()
+        finally:
+            if ahead is not None:
+                await asyncio.gather(ahead[1], return_exceptions=True)
+
+    async def _fetch(self) -> Any:
+        try:
+            return await self._consumer.getmany(timeout_ms=POLL_MS, max_records=self._limits.max_batch_records)
+        except (TopicAuthorizationFailedError, GroupAuthorizationFailedError) as error:
+            raise ConfigError(
+                f"Kafka does not let group {self.group} read {self._topic}.", hint="Grant the user READ on both."
+            ) from error
 
     def lose(self, partitions: Collection[int]) -> None:
         """The owner's word, during a batch, that it is not sure to own these any more: they will be taken over anew."""

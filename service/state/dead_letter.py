@@ -13,6 +13,7 @@ from service.errors import InvalidMessage
 PREFIX = "__streams.errors."
 REASON = "tidewatch.reason"
 NULL_VALUE = "tidewatch.value-was-null"  # only where key and value were null: the value is empty here
+_EXCEPTION = (f"{PREFIX}exception", f"{InvalidMessage.__module__}.{InvalidMessage.__qualname__}".encode())
 TRUNCATED = "tidewatch.truncated-from-bytes"  # only where the broker did not take the whole value
 
 
@@ -28,17 +29,18 @@ def dead_letter(rejected: Rejected) -> DeadLetter:
     """The record's own bytes and headers, with where it came from and why it was refused."""
     record = rejected.record
     key, value = record.key, record.value
-    told = {
-        f"{PREFIX}exception": f"{InvalidMessage.__module__}.{InvalidMessage.__qualname__}",
-        f"{PREFIX}message": rejected.message,
-        f"{PREFIX}topic": record.topic,
-        f"{PREFIX}partition": str(record.partition),
-        f"{PREFIX}offset": str(record.offset),
-        REASON: rejected.reason,
-    }
+    headers = (
+        *record.headers,
+        _EXCEPTION,
+        (f"{PREFIX}message", rejected.message.encode(errors="replace")),
+        (f"{PREFIX}topic", record.topic.encode()),
+        (f"{PREFIX}partition", b"%d" % record.partition),
+        (f"{PREFIX}offset", b"%d" % record.offset),
+        (REASON, rejected.reason.encode()),
+    )
     if key is None and value is None:  # the client writes no record that has neither
-        value, told[NULL_VALUE] = b"", "true"
-    return DeadLetter(key, value, (*record.headers, *((name, text.encode()) for name, text in told.items())))
+        value, headers = b"", (*headers, (NULL_VALUE, b"true"))
+    return DeadLetter(key, value, headers)
 
 
 def truncated(letter: DeadLetter, most: int) -> DeadLetter:

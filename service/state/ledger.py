@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from service.errors import BrokerUnavailable
 from service.kafka_options import Commit
@@ -15,7 +15,8 @@ log = get_logger("notify")
 
 
 class NotifyLedger:
-    """Records of the compacted topic ``tidewatch.notify-state``, written by the one active notifier."""
+    """Records of the compacted topic ``tidewatch.notify-state``, and of ``tidewatch.notifications`` for the history, written by
+    the one active notifier."""
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self._kafka = kafka
@@ -34,12 +35,21 @@ class NotifyLedger:
         found = (await take_over(self._kafka, told, group=self._group, topic=topics.alerts, state_topic=topics.notify_state))[0]
         return (None if found.commit is None else found.commit.offset), found.state
 
-    async def write(self, records: Mapping[bytes, bytes | None], next_offset: int | None) -> bool:
-        """Write records (None deletes) and the offset together. False when that did not go through: another notifier may be
-        at work, so nobody may be told anything until ``take_over``."""
+    async def write(
+        self,
+        records: Mapping[bytes, bytes | None],
+        next_offset: int | None,
+        deliveries: Mapping[bytes, bytes],
+        alerts: Sequence[tuple[bytes, bytes]],
+    ) -> bool:
+        """Write records (None deletes), the offset, how messages fared (by their key), and transitions together. False when that
+        did not go through: another notifier may be at work, so nobody may be told anything until ``take_over``."""
         if self._producer is None:
             return False
-        outgoing = [Outgoing(self._kafka.topics.notify_state, 0, key, value) for key, value in records.items()]
+        topics = self._kafka.topics
+        outgoing = [Outgoing(topics.notify_state, 0, key, value) for key, value in records.items()]
+        outgoing += [Outgoing(topics.notifications, 0, key, value) for key, value in deliveries.items()]
+        outgoing += [Outgoing(topics.alerts, 0, key, value) for key, value in alerts]
         try:
             await self._producer.commit(outgoing, None if next_offset is None else Commit(next_offset))
         except BrokerUnavailable as error:

@@ -8,13 +8,14 @@ that one still tries is refused. Therefore the id is fixed by group, topic and p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
+    IllegalOperation,
     InvalidTopicError,
     KafkaError,
     MessageSizeTooLargeError,
@@ -28,6 +29,7 @@ from service.kafka_options import Commit, connect, disconnect, kafka_client_opti
 from service.settings import KafkaSettings
 
 LARGEST_REQUEST = 64 << 20  # a dead letter may be as large as anything the metrics topic took
+BATCH_BYTES = 512 << 10  # half of what a topic takes by default; aiokafka sends the batches of a partition one after the other
 RETRY_BACKOFF_MS = 5  # with the default of 100 the 95th percentile of one commit was 131 ms, with this 34 ms
 _REFUSED = (TopicAuthorizationFailedError, TransactionalIdAuthorizationFailed, GroupAuthorizationFailedError, InvalidTopicError)
 
@@ -69,6 +71,7 @@ class FencedProducer:
             transaction_timeout_ms=round(self.limit * 3000),
             retry_backoff_ms=RETRY_BACKOFF_MS,
             max_request_size=LARGEST_REQUEST,
+            max_batch_size=BATCH_BYTES,
             compression_type="lz4",
             **kafka_client_options(self._kafka),
         )
@@ -95,7 +98,7 @@ class FencedProducer:
             raise ConfigError(
                 f"Kafka takes no record that large: {error}.", hint="Raise max.message.bytes of that topic."
             ) from error
-        except (KafkaError, OSError, TimeoutError) as error:
+        except (KafkaError, OSError, TimeoutError, IllegalOperation) as error:  # the last: fenced between two sends
             self._lost = True
             raise BrokerUnavailable(f"The transaction of {self.transactional_id} did not go through: {error!r}.") from error
 
@@ -104,9 +107,9 @@ class FencedProducer:
         await producer.begin_transaction()
         arriving: list[Any] = []
         try:
-            for item in outgoing:
-                where = {"partition": item.partition, "headers": list(item.headers)}
-                arriving.append(await producer.send(item.topic, item.value, key=item.key, **where))
+            for (topic, partition), items in _by_place(outgoing).items():
+                async for future in self._send(topic, partition, items):
+                    arriving.append(future)  # noqa: PERF401  # those before a failure must be known too
             for future in arriving:
                 await future
         finally:
@@ -117,6 +120,22 @@ class FencedProducer:
             await producer.send_offsets_to_transaction(offsets, self._group)
         await producer.commit_transaction()
 
+    async def _send(self, topic: str, partition: int, items: Sequence[Outgoing]) -> AsyncIterator[Any]:
+        """Hand the records over in batches made here: a tenth of the work of handing them over one by one."""
+        producer, batch = self._producer, None
+        for item in items:
+            where = {"key": item.key, "value": item.value, "headers": list(item.headers)}
+            if batch is not None and batch.append(timestamp=None, **where) is not None:
+                continue
+            if batch is not None:
+                yield await producer.send_batch(batch, topic, partition=partition)
+            batch = producer.create_batch()
+            batch.append(timestamp=None, **where)  # an empty batch takes a record of any size
+            if batch.size() > LARGEST_REQUEST:
+                raise MessageSizeTooLargeError(f"{topic}: {batch.size():,} bytes")
+        if batch is not None:
+            yield await producer.send_batch(batch, topic, partition=partition)
+
     async def close(self) -> None:
         """Disconnect, waiting a little. What is still open is aborted by whoever claims the partition next."""
         producer, self._producer = self._producer, None
@@ -124,6 +143,17 @@ class FencedProducer:
             return
         await disconnect(producer.stop())
         await disconnect(producer.client.close())  # which a stop that was cut off did not come to
+        waiter = producer._txn_manager._transaction_waiter  # asyncio complains about a failure that nobody asked it for
+        if waiter is not None and waiter.done():
+            _noted(waiter)
+
+
+def _by_place(outgoing: Sequence[Outgoing]) -> dict[tuple[str, int], list[Outgoing]]:
+    """By topic and partition, in order."""
+    places: dict[tuple[str, int], list[Outgoing]] = {}
+    for item in outgoing:
+        places.setdefault((item.topic, item.partition), []).append(item)
+    return places
 
 
 def _noted(future: Any) -> None:

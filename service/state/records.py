@@ -1,8 +1,11 @@
-"""How what is remembered of entities lies in the state topic: one record for a bucket of entities, only the changed ones written.
+"""How what is remembered of entities lies in the state topic: few records for a bucket of entities, only the changed ones written.
 
 A record each would be the most of what a busy service writes. Entities of one bucket (``crc32(entity) % BUCKETS``) come due on
 the same rows, because a window's phase is ``crc32(entity) % stride``: for every stride that divides ``BUCKETS`` a bucket changes
 as a whole, and nothing is written that did not change.
+
+Anybody who may write metrics can choose names that all fall into one bucket. So a bucket is kept on pages of at most
+``PAGE_BYTES``, one record each: Kafka takes every record, and a change rewrites one page.
 """
 
 from __future__ import annotations
@@ -14,8 +17,9 @@ import msgspec
 
 from service.errors import Stop
 
-BUCKETS = 1000  # fixed for good: the bucket is the record's key
+BUCKETS = 1000  # fixed for good: the record's key begins with the bucket
 VERSION = 1
+PAGE_BYTES = 256 << 10  # of the entities' memories on one page; one larger than that has a page to itself
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -35,37 +39,77 @@ def bucket_of(entity: str) -> int:
     return zlib.crc32(entity.encode()) % BUCKETS
 
 
-def _key(bucket: int) -> bytes:
-    return b"%04d" % bucket
+Page = tuple[int, int]  # bucket, number within the bucket
+
+
+def _key(page: Page) -> bytes:
+    bucket, number = page
+    return b"%04d-%d" % page if number else b"%04d" % bucket
+
+
+def _page(key: bytes) -> Page:
+    bucket, _, number = key.partition(b"-")
+    return int(bucket), int(number or 0)
+
+
+class _Book:
+    """One partition's pages, which page each entity is on, and how full each page is."""
+
+    def __init__(self) -> None:
+        self.pages: dict[Page, dict[str, msgspec.Raw]] = {}
+        self.page_of: dict[str, Page] = {}
+        self._bytes: dict[Page, int] = {}
+
+    def put(self, page: Page, entity: str, memory: bytes) -> None:
+        self.pages.setdefault(page, {})[entity] = msgspec.Raw(memory)
+        self.page_of[entity] = page
+        self._bytes[page] = self._bytes.get(page, 0) + len(entity) + len(memory)
+
+    def take(self, entity: str) -> Page | None:
+        """Remove it; the page it was on."""
+        page = self.page_of.pop(entity, None)
+        if page is not None:
+            self._bytes[page] -= len(entity) + len(memoryview(self.pages[page].pop(entity)))
+        return page
+
+    def page_for(self, entity: str, memory: bytes, before: Page | None) -> Page:
+        """Where it has room: the page it was on, or else the first with room; a new one at last."""
+        bucket, size, number = bucket_of(entity), len(entity) + len(memory), 0
+        if before is not None and self._bytes.get(before, 0) + size <= PAGE_BYTES:
+            return before
+        while (held := self._bytes.get((bucket, number), 0)) and held + size > PAGE_BYTES:
+            number += 1
+        return bucket, number
 
 
 class StateBook:
-    """The encoded memory of every entity, by partition and bucket: what the state topic holds, kept to write it again."""
+    """The encoded memory of every entity, by partition and page: what the state topic holds, kept to write it again."""
 
     def __init__(self) -> None:
-        self._books: dict[int, dict[int, dict[str, msgspec.Raw]]] = {}
+        self._books: dict[int, _Book] = {}
 
     def entities(self, partition: int) -> list[str]:
         """Whoever is remembered of this partition."""
-        return [entity for bucket in self._books.get(partition, {}).values() for entity in bucket]
+        return list(self._books[partition].page_of) if partition in self._books else []
 
     def change(self, partition: int, memories: Mapping[str, bytes | None]) -> dict[bytes, bytes | None]:
         """Put in what changed (None: forgotten), and give the records to write: key to value, None where a bucket emptied."""
-        book = self._books.setdefault(partition, {})
-        touched: set[int] = set()
+        book = self._books.setdefault(partition, _Book())
+        touched: set[Page] = set()
         for entity, memory in memories.items():
-            bucket = bucket_of(entity)
+            before = book.take(entity)
+            if before is not None:
+                touched.add(before)
             if memory is not None:
-                book.setdefault(bucket, {})[entity] = msgspec.Raw(memory)
-            elif book.get(bucket, {}).pop(entity, None) is None:
-                continue
-            touched.add(bucket)
+                page = book.page_for(entity, memory, before)
+                book.put(page, entity, memory)
+                touched.add(page)
         records: dict[bytes, bytes | None] = {}
-        for bucket in sorted(touched):
-            held = book[bucket]
-            records[_key(bucket)] = _encoder.encode(_Bucket(VERSION, held)) if held else None
+        for page in sorted(touched):
+            held = book.pages[page]
+            records[_key(page)] = _encoder.encode(_Bucket(VERSION, held)) if held else None
             if not held:
-                del book[bucket]
+                del book.pages[page]
         return records
 
     def load(self, partition: int, records: Mapping[bytes, bytes]) -> dict[str, bytes]:
@@ -73,7 +117,7 @@ class StateBook:
 
         Raises ``Stop`` when a record cannot be read: going on without it would repeat or lose alerts.
         """
-        book: dict[int, dict[str, msgspec.Raw]] = {}
+        book = _Book()
         try:
             for key, value in records.items():
                 bucket = _decoder.decode(value)
@@ -82,14 +126,15 @@ class StateBook:
                         f"The state of partition {partition} was written by another version of Tidewatch (format {bucket.v}).",
                         hint="Run the version that wrote it, or delete the topic kafka.topics.state to begin without memory.",
                     )
-                book[int(key)] = {entity: msgspec.Raw(bytes(memory)) for entity, memory in bucket.entities.items()}
+                for entity, memory in bucket.entities.items():
+                    book.put(_page(key), entity, bytes(memory))
         except (msgspec.DecodeError, msgspec.ValidationError, ValueError) as error:
             raise Stop(
                 f"The state of partition {partition} cannot be read: {error}.",
                 hint="Delete the topic kafka.topics.state to begin without memory (open alerts are then forgotten).",
             ) from error
         self._books[partition] = book
-        return {entity: bytes(memory) for bucket in book.values() for entity, memory in bucket.items()}
+        return {entity: bytes(memory) for page in book.pages.values() for entity, memory in page.items()}
 
     def drop(self, partition: int) -> None:
         """Forget a partition; the topic keeps it."""

@@ -54,6 +54,8 @@ def plan_topics(kafka: KafkaSettings) -> list[TopicPlan]:
         TopicPlan(topics.control, 1, {"cleanup.policy": "compact"}),
         TopicPlan(topics.state, topics.partitions, COMPACTED),
         TopicPlan(topics.notify_state, 1, COMPACTED),
+        # one record names every alert that a message is about, which in a storm are tens of thousands
+        TopicPlan(topics.notifications, 1, {**kept, "max.message.bytes": COMPACTED["max.message.bytes"]}),
         TopicPlan(topics.dead_letter, topics.partitions, {**kept, "max.message.bytes": str(LARGEST_DEAD_LETTER)}),
     ]
 

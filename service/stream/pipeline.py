@@ -18,7 +18,7 @@ Due = list[tuple[Model, WindowBatch]]
 Result = TypeVar("Result")
 
 # Records in a piece: enough windows to score together, few enough that the pieces of a full batch overlap.
-PIECE = 2000
+PIECE = 5000
 
 
 class Pipeline:

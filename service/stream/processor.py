@@ -8,16 +8,17 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 import msgspec
 import numpy as np
 
+from service.clock import Clock, SystemClock
 from service.domain import F32, I64, Mask, Record, Rejected, Sample, Samples, Schema, WindowBatch
 from service.settings import StreamSettings
-from service.stream.windows import DUPLICATE, EMPTY, LATE, LOW_COVERAGE, NEWEST, PARTITION, RESETS, Due, Shape, Windows
+from service.stream.windows import DUPLICATE, EMPTY, LATE, LOW_COVERAGE, NEWEST, PARTITION, RESETS, START, Due, Shape, Windows
 
 _NO_LABELS: Mapping[str, str] = {}
 
 
 class StreamCounts(msgspec.Struct, frozen=True):
     """Totals since the start: rows dropped as too late or seen before, runs ended by a long gap, windows that came due
-    with too little in them, entities forgotten because they were silent, and entities known now."""
+    with too little in them, entities forgotten because they were silent, and entities known now and at most."""
 
     late: int
     duplicate: int
@@ -25,17 +26,20 @@ class StreamCounts(msgspec.Struct, frozen=True):
     low_coverage: int
     expired: int
     entities: int
+    most_entities: int
 
 
 class StreamProcessor:
     """Slides windows over every entity of one model. The semantics are those of ``windows.py``.
 
     An entity belongs to the partition it was first seen on. Memory: ``Shape.bytes_per_slot`` for each of at most
-    ``max_entities`` entities, whatever their number of rows.
+    ``max_entities`` entities, whatever their number of rows. When all places are taken, newcomers are refused, and those who fell
+    silent before they ever filled a window are forgotten at once: made-up names cannot keep the places, nor push out who has one.
     """
 
-    def __init__(self, schema: Schema, *, window: int, stride: int, settings: StreamSettings) -> None:
+    def __init__(self, schema: Schema, *, window: int, stride: int, settings: StreamSettings, clock: Clock | None = None) -> None:
         self.schema = schema
+        self._clock = clock or SystemClock()
         shape = Shape(
             dims=schema.dims,
             window=window,
@@ -45,7 +49,9 @@ class StreamProcessor:
             min_coverage=settings.min_coverage,
         )
         # An entity silent for more than max_gap begins a new run anyway, so forgetting it changes nothing.
-        self._idle_rows = max(int(settings.idle_after_seconds * 1000) // schema.interval_ms, shape.max_gap + shape.lateness + 1)
+        self._broken_rows = shape.max_gap + shape.lateness + 1
+        self._idle_rows = max(int(settings.idle_after_seconds * 1000) // schema.interval_ms, self._broken_rows)
+        self._full = False  # somebody was refused a place
         self._settings = settings
         self._windows = Windows(shape, most_slots=settings.max_entities)
         self._slots: dict[str, int] = {}
@@ -68,6 +74,7 @@ class StreamProcessor:
             low_coverage=int(counts[LOW_COVERAGE]),
             expired=self._expired,
             entities=len(self._slots),
+            most_entities=self._settings.max_entities,
         )
 
     @property
@@ -159,6 +166,7 @@ class StreamProcessor:
         if slot is not None:
             return slot
         slot = self._windows.open(phase=zlib.crc32(entity.encode()), partition=partition)
+        self._full = slot is None
         if slot is None:
             return None
         self._slots[entity] = slot
@@ -169,15 +177,26 @@ class StreamProcessor:
         return slot
 
     def _expire_idle(self, partitions: I64, rows: I64) -> None:
-        """Forget entities that are far behind their partition's newest row, looking again each tenth of that distance."""
+        """Forget entities that are far behind their partition's newest row, looking again each tenth of that distance; and where
+        places are wanting also those that broke off before they ever filled a window.
+
+        What claims to be from the future moves nobody: a producer whose clock is wrong stamps its records wrongly too, and
+        would make everybody else look silent.
+        """
+        now = self._clock.now_ms() // self.schema.interval_ms
+        latest = now + int(self._settings.max_ahead_seconds * 1000) // self.schema.interval_ms
         for partition in np.unique(partitions).tolist():
-            newest = max(int(rows[partitions == partition].max()), self._newest_row.get(partition, EMPTY))
+            newest = max(min(int(rows[partitions == partition].max()), now), self._newest_row.get(partition, EMPTY))
             self._newest_row[partition] = newest
-            if newest - self._swept_at.setdefault(partition, newest) < max(1, self._idle_rows // 10):
+            if not self._full and newest - self._swept_at.setdefault(partition, newest) < max(1, self._idle_rows // 10):
                 continue
             self._swept_at[partition] = newest
             head = self._windows.heads
-            idle = np.flatnonzero((head[:, PARTITION] == partition) & (head[:, NEWEST] < newest - self._idle_rows))
+            silent = head[:, NEWEST] < newest - self._idle_rows
+            if self._full:
+                unfilled = head[:, NEWEST] - head[:, START] + 1 < self._windows.shape.window
+                silent |= unfilled & ((head[:, NEWEST] < newest - self._broken_rows) | (head[:, NEWEST] > latest))
+            idle = np.flatnonzero((head[:, PARTITION] == partition) & silent)
             self._expired += len(idle)
             self._silent += [(partition, entity) for entity in self._forget(idle.tolist())]
 

@@ -24,6 +24,8 @@ from service.stream.pipeline import Pipeline
 
 log = get_logger("scoring")
 
+WARN_EVERY_SECONDS = 60.0
+
 
 class ScoringPart:
     """Consume, decode, slide, score, follow episodes, emit: offsets, outputs and memory in one transaction for each partition."""
@@ -56,6 +58,8 @@ class ScoringPart:
         self._acknowledgements = acknowledgements
         self._control = control
         self._skipped: Counter[str] = Counter()
+        self._expired = 0
+        self._warn_again_at = 0.0
 
     async def start(self) -> None:
         """Connect to Kafka. Raises ``BrokerUnavailable`` or ``ConfigError``."""
@@ -177,8 +181,11 @@ class ScoringPart:
     def _count(self, batch: RecordBatch, verdicts: Sequence[Verdict], outcomes: Sequence[Outcome]) -> None:
         metrics = self._metrics
         metrics.consumed.inc(len(batch.records))
-        for reason, count in Counter(item.reason for outcome in outcomes for item in outcome.rejected).items():
+        rejected = Counter(item.reason for outcome in outcomes for item in outcome.rejected)
+        for reason, count in rejected.items():
             metrics.rejected.labels(reason).inc(count)
+        if "too-many-entities" in rejected:
+            self._warn_of_too_many()
         for bundle, count in Counter(verdict.bundle for verdict in verdicts if verdict.not_scored is None).items():
             metrics.scored.labels(bundle).inc(count)
         for verdict in verdicts:
@@ -197,10 +204,21 @@ class ScoringPart:
     def _count_samples(self) -> None:
         counts = [model.processor.counts for model in self._models.all]
         self._metrics.entities.set(sum(count.entities for count in counts))
+        self._metrics.entities_limit.set(sum(count.most_entities for count in counts))
+        expired = sum(count.expired for count in counts)
+        self._metrics.entities_forgotten.inc(expired - self._expired)
+        self._expired = expired
         now = Counter(late=sum(c.late for c in counts), duplicate=sum(c.duplicate for c in counts))
         for reason in now - self._skipped:
             self._metrics.skipped.labels(reason).inc(now[reason] - self._skipped[reason])
         self._skipped = now
+
+    def _warn_of_too_many(self) -> None:
+        now = self._clock.monotonic()
+        if now >= self._warn_again_at:
+            self._warn_again_at = now + WARN_EVERY_SECONDS
+            hint = "raise stream.max_entities, or find who invents names: tidewatch dead-letter list --reason too-many-entities"
+            log.warning("no place for more entities; messages of new ones are dead-lettered", hint=hint)
 
 
 def _is_new(item: Rejected, batch: RecordBatch) -> bool:

@@ -62,6 +62,10 @@ async def service(settings: NotificationSettings) -> AsyncIterator[tuple[Notific
         yield made, outcomes
     finally:
         await made.close()
+    for receiver in settings.receivers:
+        of = {what: count for (name, what), count in outcomes.items() if name == receiver.name}
+        ended = sum(of.get(each, 0) for each in ("sent", "refused", "gave_up", "handed_over"))
+        assert of.get("due", 0) == ended + made.unsettled(receiver.name)
 
 
 def give(to: NotificationService, alerts: Sequence[Alert]) -> None:
@@ -97,7 +101,7 @@ async def test_firing_and_resolved_reach_slack_and_mail() -> None:
             assert await sending.drained(30)
         assert [r.json["text"].split("]")[0] for r in server.requests] == ["🔴 [CRITICAL", "✅ [RESOLVED"]
         assert [str(m["Subject"]).split("]")[0] for m in mailbox.messages] == ["[CRITICAL", "[RESOLVED"]
-        assert outcomes == {("slack", "sent"): 2, ("mail", "sent"): 2}
+        assert outcomes == {("slack", "due"): 2, ("slack", "sent"): 2, ("mail", "due"): 2, ("mail", "sent"): 2}
 
 
 async def test_a_dead_slack_never_delays_mail() -> None:
@@ -109,7 +113,7 @@ async def test_a_dead_slack_never_delays_mail() -> None:
                 async with asyncio.timeout(20):
                     while outcomes[("mail", "sent")] < n + 1:
                         await asyncio.sleep(0.02)
-            assert outcomes == {("mail", "sent"): 3}
+            assert outcomes == {("mail", "due"): 3, ("mail", "sent"): 3, ("slack", "due"): 1}
             assert len(mailbox.messages) == 3
             server.release()
 
@@ -127,7 +131,7 @@ async def test_busy_failing_hanging_and_dropping_receivers_get_everything_once_a
         answered = server.requests[len(script) :]
         assert len({r.headers["idempotency-key"] for r in server.requests[: len(script) + 1]}) == 1
         assert [r.json["text"].split("]")[0] for r in answered] == ["🔴 [CRITICAL", "✅ [RESOLVED"]
-        assert outcomes == {("slack", "retried"): 5, ("slack", "sent"): 2}
+        assert outcomes == {("slack", "due"): 2, ("slack", "retried"): 5, ("slack", "sent"): 2}
 
 
 async def test_retry_after_is_waited_for() -> None:
@@ -156,7 +160,7 @@ async def test_a_refusal_is_not_tried_again() -> None:
             give(sending, life()[:2])
             assert await sending.drained(30)
         assert len(server.requests) == 1
-        assert outcomes == {("slack", "refused"): 1}
+        assert outcomes == {("slack", "due"): 1, ("slack", "refused"): 1}
 
 
 async def test_redirects_are_not_followed() -> None:
@@ -165,7 +169,7 @@ async def test_redirects_are_not_followed() -> None:
             give(sending, life()[:2])
             assert await sending.drained(30)
         assert inside.requests == []
-        assert outcomes == {("slack", "refused"): 1}
+        assert outcomes == {("slack", "due"): 1, ("slack", "refused"): 1}
 
 
 async def test_each_receiver_has_its_own_least_severity() -> None:

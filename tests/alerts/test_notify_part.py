@@ -32,8 +32,9 @@ async def kafka(kafka_servers: str) -> KafkaSettings:
     name = f"alerts-{uuid.uuid4().hex[:8]}"
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka_servers)
     await admin.start()
-    topics = TopicSettings(alerts=name, control=f"{name}-control", notify_state=f"{name}-state")
-    await admin.create_topics([NewTopic(topic, 1, 1) for topic in (topics.alerts, topics.control, topics.notify_state)])
+    topics = TopicSettings(alerts=name, control=f"{name}-control", notify_state=f"{name}-state", notifications=f"{name}-told")
+    ours = (topics.alerts, topics.control, topics.notify_state, topics.notifications)
+    await admin.create_topics([NewTopic(topic, 1, 1) for topic in ours])
     await admin.close()
     return KafkaSettings(bootstrap_servers=kafka_servers, group_prefix=name, topics=topics)
 
@@ -126,7 +127,7 @@ async def test_a_notifier_that_was_fenced_tells_nobody_until_it_took_over_again(
         await publish(kafka, life("host-1")[:2])
         await _until(1, server)
         assert one._turn > turn  # it was put out, joined again, and read again what it had not recorded
-        assert not await stranger.write({b"[]": b""}, 2)
+        assert not await stranger.write({b"[]": b""}, 2, {}, [])
         await publish(kafka, life("host-1")[2:])
         await _until(2, server)
         await asyncio.sleep(0.6)

@@ -97,6 +97,27 @@ async def test_a_silence_is_added_listed_and_expired(settings: Settings, tidewat
     assert json.loads((await tidewatch("silence", "list", "--all", "--json")).stdout)[0]["id"] == silence["id"]
 
 
+async def test_a_silence_of_the_settings_is_listed_as_such_and_no_command_ends_it(
+    settings: Settings, tidewatch: Tidewatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "tidewatch.yaml"
+    fixed = {"match": {"rack": "7"}, "starts": "2020-01-01", "ends": "2999-01-01", "author": "Bob", "comment": "[old] rack"}
+    over = {**fixed, "ends": "2021-01-01"}
+    file.write_text(file.read_text() + yaml.safe_dump({"notifications": {"silences": [fixed, over]}}))
+    await tidewatch("silence", "add", "entity=db-*", "--for", "2h", "--author", "Ada")
+    listed = (await tidewatch("silence", "list")).stdout
+    assert [line.split()[1] for line in listed.splitlines() if "settings" in line] == ["config-1"]
+    assert "[old] rack" in listed
+    found = json.loads((await tidewatch("silence", "list", "--all", "--json")).stdout)
+    assert sorted(each["id"] for each in found if each["fixed"]) == ["config-1", "config-2"]
+    assert len(found) == 3
+    refused = await tidewatch("silence", "expire", "config-1", "--author", "Ada")
+    assert refused.returncode == 2
+    assert "stands in the settings" in refused.stderr
+    assert "notifications.silences" in refused.stderr
+    assert len((await said(settings.kafka))[0]) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "status", "why"),
     [

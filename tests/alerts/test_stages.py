@@ -50,7 +50,7 @@ class Told_:  # noqa: N801 - a stand-in for the receiver, named after what it ho
             if decision.send:
                 message = notification(self.group, decision.reason, self.policy, audible)
                 self.messages.append((now, message))
-                self.group = after(self.group, message, now)
+                self.group = after(self.group, message, now, self.policy)
 
     @property
     def told(self) -> list[tuple[int, str, int]]:
@@ -109,6 +109,41 @@ def test_new_warnings_wait_for_the_interval_and_new_criticals_do_not() -> None:
     assert group.told == [(5, "fired", 1), (25, "fired", 3)]
 
 
+def test_a_clock_that_is_set_back_makes_nobody_wait() -> None:
+    group = Told_()
+    group.group = msgspec.structs.replace(group.group, opened_at=3_600_000)  # by a clock an hour ahead
+    group.take(3_600_000, alert("a"))
+    group.run(0, 10_000)
+    assert group.told == [(0, "fired", 1)]
+    group.take(10_000, alert("a", seq=3, status=Status.RESOLVED))
+    group.run(10_000, 200_000)
+    assert [(at, reason) for at, reason, _ in group.told] == [(0, "fired"), (60, "resolved")]
+
+
+def test_a_storm_of_critical_alerts_makes_a_handful_of_messages_and_a_later_one_hurries_again() -> None:
+    group = Told_()
+    for second in range(240):
+        group.take(second * 1000, *[alert(f"host-{second}-{n}") for n in range(40)])
+        group.run(second * 1000, second * 1000 + 1000)
+    group.run(240_000, 600_000)
+    assert [at for at, _, _ in group.told] == [5, 11, 22, 43, 84, 145, 206, 267]
+    assert sum(len([e for e in message.entries if e.told is None]) for _, message in group.messages) == 240 * 40
+    group.take(600_000, alert("late"))
+    group.run(600_000, 700_000)
+    assert [at for at, _, _ in group.told][8:] == [605]
+
+
+def test_no_two_reminders_share_a_key_although_others_came_and_went_between() -> None:
+    group = Told_()
+    group.take(0, alert("a", severity=Severity.WARNING))
+    group.run(0, 4_000_000)
+    group.take(4_000_000, alert("b", severity=Severity.WARNING))
+    group.take(4_100_000, alert("b", severity=Severity.WARNING, status=Status.RESOLVED, seq=3))
+    group.run(4_100_000, 9_000_000)
+    assert [why for _, why, _ in group.told].count("still firing") >= 2
+    assert len({message.key for _, message in group.messages}) == len(group.messages)
+
+
 def test_a_standing_alert_is_repeated_until_acknowledged() -> None:
     group = Told_()
     group.take(0, alert())
@@ -131,7 +166,7 @@ def test_news_that_comes_in_while_a_message_is_on_its_way_stays_news() -> None:
     group = absorb(Group(receiver="r", route=0, labels={}, opened_at=0), [(opened, 0), (fired, 1)], 0, POLICY)
     message = notification(group, "fired", POLICY, audible)
     group = absorb(group, [(resolved, 2)], 6000, POLICY)
-    group = after(group, message, 7000)
+    group = after(group, message, 7000, POLICY)
     decision = decide(group, 67_000, POLICY, audible)
     assert (decision.send, decision.reason) == (True, "resolved")
 

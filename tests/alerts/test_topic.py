@@ -15,6 +15,7 @@ from elasticsearch import AsyncElasticsearch
 
 from service.alerts.control import AddSilence, Command, ExpireSilence
 from service.alerts.control_topic import ControlReader, say
+from service.alerts.deliveries import Delivery
 from service.alerts.documents import document
 from service.alerts.elasticsearch import AlertHistory, ElasticsearchAlertStore
 from service.alerts.marking import Marking
@@ -40,11 +41,10 @@ async def kafka(kafka_servers: str) -> KafkaSettings:
     name = f"alerts-{uuid.uuid4().hex[:8]}"
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka_servers)
     await admin.start()
-    await admin.create_topics([NewTopic(topic, 1, 1) for topic in (name, f"{name}-control")])
+    await admin.create_topics([NewTopic(topic, 1, 1) for topic in (name, f"{name}-control", f"{name}-told")])
     await admin.close()
-    return KafkaSettings(
-        bootstrap_servers=kafka_servers, group_prefix=name, topics=TopicSettings(alerts=name, control=f"{name}-control")
-    )
+    topics = TopicSettings(alerts=name, control=f"{name}-control", notifications=f"{name}-told")
+    return KafkaSettings(bootstrap_servers=kafka_servers, group_prefix=name, topics=topics)
 
 
 @pytest.fixture
@@ -197,6 +197,9 @@ class Flaky(MemoryAlertStore):
 
     async def install_templates(self) -> None:
         """Nothing to install."""
+
+    async def write_deliveries(self, deliveries: Sequence[Delivery]) -> None:
+        raise AssertionError("nobody was told anything")
 
     async def write_words(self, commands: Sequence[Command]) -> None:
         """Nobody says anything in these tests."""

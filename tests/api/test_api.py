@@ -19,7 +19,7 @@ from service.alerts.elasticsearch import ElasticsearchAlertStore
 from service.api.part import ApiPart
 from service.clock import SystemClock
 from service.domain import Severity
-from service.settings import KafkaSettings, Settings
+from service.settings import KafkaSettings, NotificationSettings, Settings
 from service.state.topics import create_topics
 from tests.alerts.makers import alert, life
 
@@ -32,7 +32,7 @@ HOUR_MS = 3_600_000
 @pytest.fixture
 async def settings(kafka_servers: str, elasticsearch_url: str) -> Settings:
     name = f"api-{uuid.uuid4().hex[:8]}"
-    topics = {each: f"{name}.{each}" for each in ("metrics", "alerts", "control", "dead_letter")}
+    topics = {each: f"{name}.{each}" for each in ("metrics", "alerts", "control", "notifications", "dead_letter")}
     made = Settings(
         kafka={"bootstrap_servers": kafka_servers, "group_prefix": name, "topics": topics},
         elasticsearch={"url": elasticsearch_url, "index_prefix": name},
@@ -176,13 +176,15 @@ async def test_what_people_say_becomes_commands(api: httpx.AsyncClient, settings
     assert judged.status_code == 201
     back = await api.post(f"/alerts/{alert_id}/judgement", json={"author": "Bob", "verdict": "none"})
     assert back.status_code == 201
-    shown = (await api.get(f"/alerts/{alert_id}")).json()["judgements"]
-    assert [(each["author"], each["verdict"]) for each in shown] == [("Ada", "false"), ("Bob", "none")]
+    shown = (await api.get(f"/alerts/{alert_id}")).json()
+    assert shown["notifications"] == []
+    assert [(each["author"], each["verdict"]) for each in shown["judgements"]] == [("Ada", "false"), ("Bob", "none")]
 
     silenced = await api.post("/silences", json=SILENCE)
     assert (silenced.status_code, silenced.json()["state"]) == (201, "holds")
     listed = (await api.get("/silences")).json()["silences"]
     assert [each["id"] for each in listed] == [silenced.json()["id"]]
+    assert listed[0]["source"] == "people"
     ended = await api.post(f"/silences/{silenced.json()['id']}/expiry", json={"author": "Bob"})
     assert (ended.status_code, ended.json()["state"]) == (200, "over")
     assert (await api.get("/silences")).json()["silences"] == []
@@ -191,6 +193,26 @@ async def test_what_people_say_becomes_commands(api: httpx.AsyncClient, settings
     ]
 
     assert [type(command) for command in await commands(settings.kafka)] == [Acknowledge, Mark, Mark, AddSilence, ExpireSilence]
+
+
+async def test_silences_of_the_settings_are_shown_and_cannot_be_ended(settings: Settings) -> None:
+    fixed = {"match": {"rack": "7"}, "starts": "2020-01-01", "ends": "2999-01-01", "author": "Bob", "comment": "old rack"}
+    told = NotificationSettings.model_validate({"silences": [fixed]})
+    part = ApiPart(settings.model_copy(update={"notifications": told}))
+    await part.start()
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{part.port}/api/v1", headers=WITH_TOKEN) as client:
+        (listed,) = (await client.get("/silences")).json()["silences"]
+        assert (listed["id"], listed["source"], listed["state"], listed["match"]) == (
+            "config-1",
+            "settings",
+            "holds",
+            {"rack": "7"},
+        )
+        refused = await client.post("/silences/config-1/expiry", json={"author": "Ada"})
+        assert refused.status_code == 422
+        assert "stands in the settings" in refused.json()["detail"]
+    await part.close()
+    assert await commands(settings.kafka) == []
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos.harness import Chaos, Report
+from tests.chaos.harness import OTHERS, Chaos, Report
 from tests.chaos.worker import MUTATIONS
 
 console = Console()
@@ -28,8 +28,11 @@ def main() -> int:
     told.add_argument("--rows-a-second", type=float, default=20.0, help="rows of each of 12 entities a second")
     told.add_argument("--mutation", choices=MUTATIONS, default="none", help="build a mistake in: the run must then fail")
     told.add_argument("--json", type=Path, help="write the results here too")
+    told.add_argument("--only", choices=OTHERS, help="of the faults beside the kills, this one alone")
     told.add_argument("--keep", type=Path, help="keep the workers' logs in this folder")
     asked = told.parse_args()
+    if asked.keep is not None and asked.keep.exists() and any(asked.keep.iterdir()):
+        told.error(f"{asked.keep} is not empty: what another run left there would be taken for this one's")
     with tempfile.TemporaryDirectory(prefix="tidewatch-chaos-") as temporary:
         folder = asked.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -39,6 +42,7 @@ def main() -> int:
             kills=asked.kills,
             mutation=asked.mutation,
             rows_a_second=asked.rows_a_second,
+            others=(asked.only,) if asked.only else tuple(OTHERS),
             say=lambda text: console.log(text, highlight=False),
         )
         report = asyncio.run(chaos.run())
@@ -63,6 +67,7 @@ def show(report: Report) -> None:
         table.add_row(fault, str(count))
     table.add_section()
     table.add_row("kills that met work in flight", str(report.kills))
+    table.add_row("fewest at one of the ten points", str(report.fewest))
     table.add_row("kills that did not (not counted)", str(report.not_counted))
     table.add_row("messages sent", f"{report.messages:,}")
     table.add_row("windows scored (oracle)", f"{report.windows:,}")

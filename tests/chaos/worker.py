@@ -6,7 +6,6 @@ whether it did. ``MUTATIONS`` are the mistakes the chaos run must find: each tak
 
 from __future__ import annotations
 
-import asyncio
 import mmap
 import os
 import signal
@@ -26,6 +25,7 @@ import service.alerts.store
 import service.alerts.webhook
 import service.app
 import service.cli
+import service.clock
 import service.commands.serve
 import service.detectors.realtime
 import service.stream.scoring
@@ -37,12 +37,13 @@ POINTS = (
     "after-produce",
     "before-commit",
     "after-commit",
+    "offsets-read",
     "during-restore",
     "after-store",
     "before-notify",
     "after-notify",
 )
-BUSY, POINT, ACTION, HIT = range(4)
+BUSY, POINT, ACTION, HIT, MINUTES = range(5)
 KILL, STOP = 1, 2
 MUTATIONS = ("none", "skip-restore", "random-id", "offsets-first")
 
@@ -60,6 +61,14 @@ class Control:
         """Die (or stop) at ``point`` the next time it is passed."""
         self.bytes[HIT], self.bytes[ACTION] = 0, action
         self.bytes[POINT] = POINTS.index(point)
+
+    def jump(self, minutes: int) -> None:
+        """Set the worker's wall clock so many minutes (-100 to 100) ahead of the right time."""
+        self.bytes[MINUTES] = minutes + 128
+
+    def off_ms(self) -> int:
+        """How far the worker's wall clock is ahead."""
+        return (self.bytes[MINUTES] - 128) * 60_000 if self.bytes[MINUTES] else 0
 
     def pass_by(self, point: str) -> None:
         """Called by the worker at each point."""
@@ -106,9 +115,16 @@ def instrument(control: Control) -> None:
     wrapped(service.detectors.realtime.RealTimeAnomalyDetector, "detect", after="after-score")
     wrapped(AIOKafkaProducer, "send_offsets_to_transaction", before="after-produce")
     wrapped(AIOKafkaProducer, "commit_transaction", before="before-commit", after="after-commit")
+    wrapped(restore, "committed", after="offsets-read")
     wrapped(restore, "read_state", before="during-restore")
     wrapped(service.alerts.elasticsearch.ElasticsearchAlertStore, "write", after="after-store", busy=lambda _, alerts: bool(alerts))
     wrapped(service.alerts.webhook.WebhookNotifier, "send", before="before-notify", after="after-notify", busy=lambda *_: True)
+    now_ms = service.clock.SystemClock.now_ms
+
+    def ahead(clock: service.clock.SystemClock) -> int:
+        return now_ms(clock) + control.off_ms()
+
+    setattr(service.clock.SystemClock, "now_ms", ahead)  # noqa: B010 - mypy does not like a method assigned
 
 
 def mutate(mutation: str) -> None:
@@ -131,7 +147,6 @@ def mutate(mutation: str) -> None:
 
         async def wrong_order(kafka: Any, producers: Any, *, group: str, topic: str, state_topic: str) -> Any:
             commits = await restore.committed(kafka, group, topic, list(producers))
-            await asyncio.sleep(3.0)  # the race is real without it, but rare
             for each in producers.values():
                 await each.claim()
             state = await restore.read_state(kafka, state_topic, list(producers))

@@ -18,6 +18,7 @@ import pytest
 from elasticsearch import AsyncElasticsearch
 
 from service.alerts.control import Acknowledge, AddSilence, Command, Mark
+from service.alerts.deliveries import Delivery, State
 from service.alerts.elasticsearch import ElasticsearchAlertStore
 from service.domain import MetricShare, Severity
 from service.settings import ElasticsearchSettings
@@ -95,11 +96,22 @@ async def written(elasticsearch_url: str) -> AsyncIterator[tuple[AsyncElasticsea
     ]
     await store.write_words(words)
     await store.write_words(words)  # read again after a restart
+    await store.write_deliveries([*told("k1", 0, "owed", "sent"), *told("k2", 1, "owed", "gave_up"), *told("k3", 1, "owed")])
+    await store.write_deliveries(told("k2", 1, "owed"))
     client = AsyncElasticsearch(elasticsearch_url)
     await client.indices.refresh(index=f"{prefix}-*")
     yield client, prefix
     await client.close()
     await store.close()
+
+
+def told(key: str, hour: int, *states: State) -> list[Delivery]:
+    at = START + hour * HOUR_MS
+    ids = ["a" * 32, "b" * 32]
+    return [
+        Delivery(key=key, receiver="slack", state=state, reason="fired", labels={}, alert_ids=ids, owed_at=at, at=at, attempts=1)
+        for state in states
+    ]
 
 
 async def rows(written: tuple[AsyncElasticsearch, str], name: str) -> list[dict[str, Any]]:
@@ -131,6 +143,10 @@ async def test_every_panel_shows_the_numbers(written: tuple[AsyncElasticsearch, 
 
     took = {row["key"]: row["took"]["values"][0]["value"] / 6e10 for row in await rows(written, "tidewatch-resolve")}
     assert took == {"critical": pytest.approx(1.5), "warning": pytest.approx(1.5)}  # ``life`` lasts 90 s
+
+    outcomes = await rows(written, "tidewatch-outcomes")
+    counted = {((row["key"]["time"] - START) // HOUR_MS, row["key"]["kind"]): row["doc_count"] for row in outcomes}
+    assert counted == {(0, "sent"): 1, (1, "gave_up"): 1, (1, "owed"): 1}
 
     marks = await rows(written, "tidewatch-marks")
     counted = {((row["key"]["time"] - START) // HOUR_MS, row["key"]["kind"]): row["doc_count"] for row in marks}

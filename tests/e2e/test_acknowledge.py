@@ -42,7 +42,7 @@ async def test_an_open_alert_is_taken_and_stays_taken(tmp_path: Path, kafka_serv
         history = AlertHistory(rig.settings.elasticsearch)
         people = build_people(rig.settings, history)
         async with ServiceProcess(rig.config, tmp_path) as service:
-            await service.ready(90)
+            await service.ready(180)
             await replay(unfinished, rig.settings.kafka, rebase=True)
             firing = await found(history, 60, status="firing")
             alert_id = firing["tidewatch"]["alert_id"]

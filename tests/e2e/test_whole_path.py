@@ -39,7 +39,7 @@ class Rig:
             {"name": "email", "type": "email", "to": ["oncall@example.org"], "tls": "none", "port": inbox.port},
         ]
         route = {"receivers": ["slack", "email"], "group_by": ["entity"], "group_wait_seconds": 0.2, "group_interval_seconds": 0.5}
-        ours = ("metrics", "alerts", "control", "state", "notify_state", "dead_letter")
+        ours = ("metrics", "alerts", "control", "state", "notify_state", "notifications", "dead_letter")
         topics = {topic: f"{name}.{topic}" for topic in ours} | {"partitions": 2}
         self.config: dict[str, Any] = {
             "kafka": {"bootstrap_servers": kafka, "group_prefix": name, "topics": topics},
@@ -95,7 +95,7 @@ async def carried_through(
         await rig.prepare()
         await asyncio.to_thread(rig.train, past)
         async with ServiceProcess(rig.config, folder) as service:
-            await service.ready(90)
+            await service.ready(180)
             await replay(coming, rig.settings.kafka, rebase=True)
             stored = await rig.stored(1)
             posted = await slack.wait_for(1, 30)

@@ -16,9 +16,9 @@ from service.local.processes import free_port
 from service.local.stack import LocalStack
 
 
-def _keystore(authority: trustme.CA, path: Path) -> Path:
+def _keystore(authority: trustme.CA, path: Path, name: str = "127.0.0.1") -> Path:
     """A PEM key store as Kafka reads it: the key in PKCS#8, then the certificates."""
-    issued = authority.issue_cert("127.0.0.1")
+    issued = authority.issue_cert(name)
     key = load_pem_private_key(issued.private_key_pem.bytes(), None).private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
     )

@@ -32,6 +32,7 @@ def kafka_settings(servers: str, *, partitions: int = 2, stream: StreamSettings 
         "control": f"control-{tag}",
         "state": f"state-{tag}",
         "notify_state": f"notify-state-{tag}",
+        "notifications": f"notifications-{tag}",
         "dead_letter": f"dead-{tag}",
         "partitions": partitions,
     }

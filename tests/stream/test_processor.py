@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
+from service.clock import ManualClock
 from service.domain import F32, Record, Sample, Samples, Schema, WindowBatch
 from service.settings import StreamSettings
 from service.stream.processor import StreamProcessor, rows_to_samples
@@ -84,6 +85,52 @@ def test_too_many_entities_are_refused_until_one_is_silent_long_enough() -> None
     assert (one.counts.entities, one.counts.expired) == (1, 1)
     _, rejected = one.add([sample("c", 130)], {})
     assert not rejected
+
+
+def test_made_up_names_neither_keep_the_places_nor_push_anybody_out() -> None:
+    """Each row brings two real entities and a name that never comes again; the third real one gets in once the flood ends."""
+    one = processor(window=3, max_entities=5, max_gap_rows=1)
+    refused, ended = set(), []
+    for row in range(40):
+        names = ["a", "b"] + ([f"made-up-{row}-{at}" for at in range(9)] if row < 20 else ["c"])
+        batches, rejected = one.add([sample(name, row) for name in names], {})
+        refused |= {(item.record.key, item.reason) for item in rejected}
+        ended += ends(batches)
+    assert {reason for _, reason in refused} == {"too-many-entities"}
+    assert not {key for key, _ in refused} & {b"a", b"b"}
+    assert [end for end in ended if end[0] in "ab"] == [(name, row) for row in range(2, 40) for name in "ab"]
+    assert ("c", 39) in ended
+    assert not [end for end in ended if end[0].startswith("made")]
+    assert one.counts.entities <= one.counts.most_entities == 5
+    assert one.counts.expired == len({name for _, name in one.take_expired()}) > 3
+
+
+def test_one_clock_that_is_ahead_makes_nobody_else_look_silent() -> None:
+    clock = ManualClock(100_000)
+    one = StreamProcessor(SCHEMA, window=3, stride=1, settings=StreamSettings(idle_after_seconds=50, max_entities=3), clock=clock)
+    ended = []
+    for row in range(100, 140):
+        clock.advance(1)
+        ended += ends(one.add([sample("a", row), sample("b", row), sample("ahead", 10_000 + row)], {})[0])
+    assert [end for end in ended if end[0] != "ahead"] == [(name, row) for row in range(102, 140) for name in "ab"]
+    assert one.take_expired() == []
+
+
+def test_names_from_the_future_do_not_keep_the_places() -> None:
+    settings = StreamSettings(max_entities=2)
+    one = StreamProcessor(SCHEMA, window=3, stride=1, settings=settings, clock=ManualClock(200_000))
+    one.add([sample("ahead", 10_000), *[sample("a", row) for row in range(100, 104)]], {})
+    assert [item.reason for item in one.add([sample("new", 104)], {})[1]] == ["too-many-entities"]
+    assert one.add([sample("new", 105)], {})[1] == []
+    assert one.take_expired() == [(0, "ahead")]
+
+
+def test_who_filled_a_window_keeps_its_place_while_it_is_silent() -> None:
+    one = processor(window=3, max_entities=2, max_gap_rows=1, idle_after_seconds=100)
+    one.add([sample("a", row) for row in range(3)] + [sample("b", 0)], {})
+    for row in range(3, 90):
+        one.add([sample("new", row)], {})
+    assert one.take_expired() == [(0, "b")]
 
 
 def test_a_partition_replayed_behind_the_other_keeps_its_entities() -> None:

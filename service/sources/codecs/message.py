@@ -6,6 +6,7 @@ Nothing here is fast; ``native`` reads good messages by itself and comes here fo
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -17,9 +18,11 @@ from service.domain import F32, Record, Schema
 from service.errors import InvalidMessage
 
 MAX_NAME = 256  # characters in an entity's name, a label's name or a label's value
+MAX_LABELS_TOGETHER = 2048  # characters of all labels of a message: they are kept for every entity
 # As milliseconds 1973 and 5138: a number outside this range is surely in another unit.
 EARLIEST_MS = 100_000_000_000
 LATEST_MS = 100_000_000_000_000
+_NOT_FINITE = re.compile(rb"NaN|Infinity|nan|inf").search
 
 
 def encode(entity: str, timestamp: int, values: Mapping[str, float | None], labels: Mapping[str, str] | None = None) -> bytes:
@@ -43,7 +46,7 @@ def parse(record: Record, max_bytes: int) -> dict[str, Any]:
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         if "out of range" in str(error):
             raise InvalidMessage("not-finite", "A number in the message is too large.") from None
-        if any(word in record.value for word in (b"NaN", b"Infinity", b"nan", b"inf")):
+        if _NOT_FINITE(record.value):
             raise InvalidMessage("not-finite", "The message is not JSON: it holds NaN or Infinity; send null.") from None
         raise InvalidMessage("not-json", f"The message is not JSON: {error}.") from None
     if not isinstance(message, dict):
@@ -157,13 +160,21 @@ def labels_of(message: Mapping[str, Any], most: int) -> dict[str, str] | None:
     if len(labels) > most:
         raise InvalidMessage("bad-labels", f"The message has {len(labels)} labels; at most {most} are taken.")
     if not labels_fit(labels, most):
-        raise InvalidMessage("bad-labels", f"A label's name or value is longer than {MAX_NAME} characters.")
+        sentence = f"A label's name or value is longer than {MAX_NAME} characters, or all of them than {MAX_LABELS_TOGETHER:,}."
+        raise InvalidMessage("bad-labels", sentence)
     return labels
 
 
 def labels_fit(labels: Mapping[str, str], most: int) -> bool:
-    """Whether there are at most ``most`` labels and none of them is too long."""
-    return len(labels) <= most and all(len(name) <= MAX_NAME and len(value) <= MAX_NAME for name, value in labels.items())
+    """Whether there are at most ``most`` labels, and neither one of them nor all together are too long."""
+    if len(labels) > most:
+        return False
+    together = 0
+    for name, value in labels.items():
+        if len(name) > MAX_NAME or len(value) > MAX_NAME:
+            return False
+        together += len(name) + len(value)
+    return together <= MAX_LABELS_TOGETHER
 
 
 def _number(name: str, value: Any) -> float | None:

@@ -9,20 +9,22 @@
 missing metric is ``null`` or absent; metrics the schema does not know are ignored; ``labels`` and, when the record has a
 key, ``entity`` may be left out.
 
-Two readers: a fast one whose types are generated from the schema (one compiled decode a message, columns made for the
-whole batch at once), and a plain one for everything the fast one will not take. Only the plain one refuses a message, so
-every refusal has its own reason and sentence.
+Three readers, each for what the one before will not take: ``scanner`` reads whole batches of the ordinary form without the
+interpreter; msgspec with types generated from the schema reads all of JSON, message by message; and a plain one takes the
+rest. Only the plain one refuses a message, so every refusal has its own reason and sentence.
 """
 
 from __future__ import annotations
 
 import math
 import struct
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from service.domain import F32, I64, Record, Rejected, Sample, Samples, Schema
 from service.errors import InvalidMessage
@@ -39,7 +41,10 @@ from service.sources.codecs.message import (
     timestamp_of,
     values_of,
 )
+from service.sources.codecs.scanner import LEFT, READ, Bytes, Scanner
 
+_decode_labels = msgspec.json.Decoder(dict[str, str]).decode
+_REMEMBERED_LABELS = 10_000  # the same holds for labels, which are shared by the samples that carry them
 _astuple = msgspec.structs.astuple
 _REMEMBERED_KEYS = 200_000  # beyond it the memory of keys is emptied and filled anew, so that random keys cannot fill the process
 
@@ -60,6 +65,7 @@ class _Reader:
             ("labels", dict[str, str] | None, None),
         ]
         self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(msgspec.defstruct("Message", fields, gc=False)).decode
+        self.scanner = Scanner(schema.metrics)
         self._pack = struct.Struct(f"{schema.dims}d").pack
 
     def matrix(self, rows: Sequence[Sequence[float | None]]) -> F32:
@@ -67,13 +73,19 @@ class _Reader:
         try:  # four times faster than np.array, but does not know None
             exact = np.frombuffer(b"".join([self._pack(*row) for row in rows]))
         except struct.error:
-            exact = np.array(rows, dtype=np.float64)
+            exact = np.frombuffer(b"".join([self._packed(row) for row in rows]))
         with np.errstate(over="ignore"):
             return exact.reshape(len(rows), self.schema.dims).astype(np.float32)
 
+    def _packed(self, row: Sequence[float | None]) -> bytes:
+        try:
+            return self._pack(*row)
+        except struct.error:
+            return self._pack(*[math.nan if value is None else value for value in row])
+
 
 class _Columns:
-    """Samples of one schema, as they are read."""
+    """Samples of one schema: those that came scanned, and those that were read one by one."""
 
     def __init__(self) -> None:
         self.at: list[int] = []
@@ -81,6 +93,7 @@ class _Columns:
         self.timestamps: list[int] = []
         self.values: list[Sequence[float | None]] = []
         self.labels: list[Mapping[str, str] | None] = []
+        self.scanned: tuple[I64, F32] | None = None  # the first of ``at``: timestamps and values
 
     def append(self, at: int, fields: Fields) -> None:
         self.at.append(at)
@@ -88,6 +101,15 @@ class _Columns:
         self.timestamps.append(fields[1])
         self.values.append(fields[2])
         self.labels.append(fields[3])
+
+    def arrays(self, reader: _Reader) -> tuple[I64, F32]:
+        """Timestamps, int64 (n,), and values, float32 (n, dims), of all samples."""
+        if self.scanned is not None and not self.values:
+            return self.scanned
+        timestamps, values = np.array(self.timestamps, np.int64), reader.matrix(self.values)
+        if self.scanned is None:
+            return timestamps, values
+        return np.concatenate([self.scanned[0], timestamps]), np.concatenate([self.scanned[1], values])
 
 
 class NativeCodec:
@@ -101,12 +123,14 @@ class NativeCodec:
         self._max_ahead_ms = int(limits.max_ahead_seconds * 1000)
         self._readers: dict[Schema, _Reader] = {}
         self._known: dict[bytes, tuple[str, _Reader]] = {}
+        self._seen_labels: dict[bytes, Mapping[str, str]] = {}
 
     def decode(self, records: Sequence[Record]) -> tuple[Sequence[Sample], list[Rejected]]:
         """Samples in the records' order, and the records refused with their reasons. Never raises."""
         rejected: list[Rejected] = []
-        columns: dict[_Reader, _Columns] = {}
-        for at, record in enumerate(records):
+        columns: dict[_Reader, _Columns] = defaultdict(_Columns)
+        for at in self._scan(records, columns):
+            record = records[at]
             read = self._read_quickly(record)
             if read is None:
                 try:
@@ -114,24 +138,77 @@ class NativeCodec:
                 except InvalidMessage as error:
                     rejected.append(Rejected(record, error.reason, str(error)))
                     continue
-            column = columns.get(read[0])
-            if column is None:
-                column = columns[read[0]] = _Columns()
-            column.append(at, read[1])
+            columns[read[0]].append(at, read[1])
         parts = [self._assemble(reader, column, records, rejected) for reader, column in columns.items()]
         if len(parts) == 1:
             return parts[0][1], rejected
         ordered = sorted(((at, sample) for ats, samples in parts for at, sample in zip(ats, samples, strict=True)), key=_position)
         return [sample for _, sample in ordered], rejected
 
+    def _scan(self, records: Sequence[Record], columns: dict[_Reader, _Columns]) -> list[int]:
+        """Scan all records whose key was seen before; the places of those that are left to be read one by one."""
+        left: list[int] = []
+        known, most, groups = self._known, self._limits.max_message_bytes, defaultdict[_Reader, list[int]](list)
+        for at, record in enumerate(records):
+            told = known.get(record.key)  # type: ignore[arg-type]  # a null key is simply never known
+            if told is None or record.value is None or len(record.value) > most:
+                left.append(at)
+            else:
+                groups[told[1]].append(at)
+        for reader, places in groups.items():
+            left += self._scan_group(reader, places, records, columns[reader])
+        left.sort()
+        return left
+
+    def _scan_group(self, reader: _Reader, places: list[int], records: Sequence[Record], column: _Columns) -> list[int]:
+        some = records if len(places) == len(records) else [records[at] for at in places]
+        keys: list[bytes] = [record.key for record in some]  # type: ignore[misc]  # all of them have one
+        states, timestamps, values, spans, text = reader.scanner.scan([record.value for record in some], keys)  # type: ignore[misc]
+        labels = self._labels(spans, text, states)
+        left: list[int] = []
+        if states.any():
+            which = np.flatnonzero(states != READ).tolist()
+            left = [places[at] for at in which]
+            good = np.flatnonzero(states == READ)
+            timestamps, values, which = timestamps[good], values[good], good.tolist()
+            places, keys, labels = [places[at] for at in which], [keys[at] for at in which], [labels[at] for at in which]
+        column.at, column.labels, column.scanned = places, labels, (timestamps, values)
+        column.entities = [self._known[key][0] for key in keys]
+        return left
+
+    def _labels(self, spans: I64, text: Bytes, states: NDArray[np.int8]) -> list[Mapping[str, str] | None]:
+        """Each sample's labels; one whose labels are not to be taken is marked as ``LEFT``."""
+        labels: list[Mapping[str, str] | None] = [None] * len(spans)
+        for at in np.flatnonzero((spans[:, 1] > 0) & (states == READ)).tolist():
+            told = text[spans[at, 0] : spans[at, 1]].tobytes()
+            taken = self._seen_labels.get(told)
+            if taken is None:
+                try:
+                    taken = _decode_labels(told)
+                except (msgspec.MsgspecError, UnicodeDecodeError):
+                    taken = None
+                if taken is None or not labels_fit(taken, self._limits.max_labels):
+                    states[at] = LEFT
+                    continue
+                if len(self._seen_labels) >= _REMEMBERED_LABELS:
+                    self._seen_labels.clear()
+                self._seen_labels[told] = taken
+            labels[at] = taken
+        return labels
+
     def _assemble(
         self, reader: _Reader, column: _Columns, records: Sequence[Record], rejected: list[Rejected]
     ) -> tuple[Sequence[int], Samples]:
-        """Columns of the samples that pass what is checked for all rows at once."""
-        kept = [records[at] for at in column.at]
-        values = reader.matrix(column.values)
-        timestamps = np.array(column.timestamps, np.int64)
-        latest = np.array([record.timestamp for record in kept], np.int64) + self._max_ahead_ms
+        """Columns of the samples that pass what is checked for all rows at once, in the records' order."""
+        timestamps, values = column.arrays(reader)
+        if column.scanned is not None and column.values:
+            order = np.argsort(np.array(column.at), kind="stable")
+            timestamps, values = timestamps[order], values[order]
+            for each in (column.at, column.entities, column.labels):
+                each[:] = [each[at] for at in order]
+        kept = records if len(column.at) == len(records) else [records[at] for at in column.at]
+        # A record's own time is the producer's word too: cut off before anything is added to it, so that it cannot run over.
+        latest = np.minimum(np.array([record.timestamp for record in kept], np.int64), LATEST_MS) + self._max_ahead_ms
         infinite, empty = np.isinf(values).any(axis=1), np.isnan(values).all(axis=1)
         outside = (timestamps < EARLIEST_MS) | (timestamps > np.minimum(latest, LATEST_MS))
         labels = column.labels if any(column.labels) else None

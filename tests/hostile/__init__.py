@@ -1,0 +1,1 @@
+"""What careless and wicked producers send, and what becomes of it."""

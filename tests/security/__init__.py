@@ -1,0 +1,1 @@
+"""What stands between Tidewatch and people who mean it harm; see docs/threat-model.md."""
