@@ -422,7 +422,7 @@ class Chaos:
         Who fences first makes that commit fail. Who does not has read offsets that are not true any more; so that nothing but
         these decides what comes out, the first dies should it get as far as having committed.
         """
-        slot = self._of("scoring")[0]
+        self._start_the_dead()  # a kill may have met both within one look
         first, second = (self._workers[at] for at in self._of("scoring"))
         assert first is not None
         assert second is not None
@@ -435,13 +435,21 @@ class Chaos:
             await asyncio.sleep(0.7)
             first.control.arm("none", KILL)
             second.control.arm("none", KILL)
-            os.kill(second.process.pid, signal.SIGCONT)
+            if second.alive:
+                os.kill(second.process.pid, signal.SIGCONT)
+            else:
+                self._say(f"overtaken: the second worker is gone, status {second.process.exitcode}")
             self._report.faults["overtaken in the middle of a commit"] += overtaken
             await asyncio.sleep(2)
         first.control.arm("none", KILL)
-        if not first.alive:
-            first.process.join()
-            self._start(slot)
+        self._start_the_dead()
+
+    def _start_the_dead(self) -> None:
+        for slot in self._of("scoring"):
+            worker = self._workers[slot]
+            if worker is not None and not worker.alive:
+                worker.process.join()
+                self._start(slot)
 
     async def _stop_and_continue(self) -> None:
         """Stop a scoring worker in the middle of a large transaction until another one takes its partitions; then it wakes up.
