@@ -18,7 +18,7 @@ import psutil
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.local.processes import free_port
+from service.local.processes import free_port, port_is_free
 
 START_SECONDS, STOP_SECONDS = 120.0, 60.0
 
@@ -39,18 +39,19 @@ class Counted:
 
 
 class ScoringProcess:
-    """Starts on entering, drains on leaving. ``config`` is the settings tree."""
+    """Starts on entering, drains on leaving. ``config`` is the settings tree; of several ``workers`` the totals are told."""
 
-    def __init__(self, config: dict[str, Any], folder: Path, parts: Sequence[str] = ("scoring",)) -> None:
-        self._port = free_port()
+    def __init__(self, config: dict[str, Any], folder: Path, parts: Sequence[str] = ("scoring",), *, workers: int = 1) -> None:
+        self._port, self._workers = _free_ports(workers), workers
         self._parts = [word for part in parts for word in ("--only", part)]
         self._file, self.log = folder / f"scoring-{self._port}.yaml", folder / "scoring.log"
         self._file.write_text(yaml.safe_dump({**config, "http": {"port": self._port}}))
-        self._client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self._port}", timeout=30)
+        self._client = httpx.AsyncClient(timeout=30)
 
     async def __aenter__(self) -> Self:
         environment = {**os.environ, "TIDEWATCH_LOG__FORMAT": "json"}
         command = [sys.executable, "-m", "service", "run", *self._parts, "--config", str(self._file)]
+        command += ["--workers", str(self._workers)] if self._workers > 1 else []
         with self.log.open("ab") as log:
             self._process = await asyncio.to_thread(
                 subprocess.Popen, command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment
@@ -72,19 +73,20 @@ class ScoringProcess:
             tail = " | ".join(self.log.read_text(errors="replace").splitlines()[-5:])
             raise RuntimeError(f"scoring ended with status {self._process.returncode}: {tail}")
         began = time.perf_counter()
-        try:
-            text = (await self._client.get("/metrics")).text
-        except httpx.TransportError:
+        asked = [self._client.get(f"http://127.0.0.1:{self._port + at}/metrics") for at in range(self._workers)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        texts = [answer.text for answer in answers if isinstance(answer, httpx.Response)]
+        if len(texts) < len(answers):
             return None
         now = time.perf_counter()
-        times = self._seen.cpu_times()
+        times = [process.cpu_times() for process in self._processes()]
         totals: dict[str, float] = {}
-        for family in text_string_to_metric_families(text):
+        for family in (family for text in texts for family in text_string_to_metric_families(text)):
             for sample in family.samples:
                 totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
         return Counted(
             at=now,
-            cpu_seconds=times.user + times.system,
+            cpu_seconds=sum(one.user + one.system for one in times),
             consumed=int(totals["tidewatch_records_consumed_total"]),
             scored=int(totals.get("tidewatch_windows_scored_total", 0)),
             not_scored=int(totals.get("tidewatch_windows_not_scored_total", 0)),
@@ -108,14 +110,30 @@ class ScoringProcess:
                     looks.append(look)
         return looks
 
+    def _processes(self) -> list[psutil.Process]:
+        """The process, or its workers."""
+        return self._seen.children() if self._workers > 1 else [self._seen]
+
     def rss_mb(self) -> float:
-        """The memory it holds now, MB."""
-        return float(self._seen.memory_info().rss) / 2**20
+        """The memory held now, MB."""
+        return sum(process.memory_info().rss for process in self._processes()) / 2**20
 
     def peak_rss_mb(self) -> float:
-        """The most memory it ever held, MB."""
-        status = Path(f"/proc/{self._process.pid}/status")
-        if status.exists():
-            line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-            return int(line.split()[1]) / 1024
-        return float(self._seen.memory_info().rss) / 2**20
+        """The most memory ever held, MB; of several workers, the sum of each one's most."""
+        return sum(_peak_mb(process) for process in self._processes())
+
+
+def _peak_mb(process: psutil.Process) -> float:
+    status = Path(f"/proc/{process.pid}/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return float(process.memory_info().rss) / 2**20
+
+
+def _free_ports(count: int) -> int:
+    """The first of so many neighbouring free ports."""
+    while True:
+        first = free_port()
+        if all(port_is_free(first + at) for at in range(count)):
+            return first

@@ -32,12 +32,13 @@ from service.commands.model import bundle_table
 from service.demo.fault import machine_fault
 from service.demo.receivers import HttpReceiver, MailReceiver
 from service.demo.service import ServiceProcess
+from service.detectors.base import silent
 from service.detectors.bundle import Bundle, save_bundle
-from service.domain import Dataset, Series
+from service.domain import Dataset, Schema, Series
 from service.errors import LocalStackError
 from service.local.progress import shown_on
 from service.local.stack import LocalStack
-from service.settings import Settings
+from service.settings import Settings, TopicSettings
 from service.sources.agent import run_agent
 from service.sources.files import read_dataset
 from service.sources.messages import read_topic
@@ -46,7 +47,10 @@ from service.state.topics import create_topics
 from service.training.train import train
 
 HZ = 20.0
+FIRST_SECONDS = 12.0
 LEARN_SECONDS = 75.0
+START_SECONDS = 3.0  # after which the service has found its stride
+LEVELS = ("load.", "memory.", "swap.", "processes")
 FAULT_SECONDS = 15.0
 SETTLE_SECONDS = 8.0
 WAIT_SECONDS = 60.0
@@ -112,18 +116,33 @@ async def _acts(stage: Stage, replayed: Replayed | None, speed: float | None) ->
 
 
 async def _watch_this_machine(stage: Stage, settings: Settings) -> None:
+    """The service is at work while the model is learned: its own load is a part of this machine's normal life."""
     _act(stage, 2, f"This machine's own metrics, {HZ:g} times a second, for {LEARN_SECONDS:g} seconds of normal life")
     async with _agent(settings):
-        await _wait(stage, "watching", LEARN_SECONDS)
-        _act(stage, 3, "Training on what was seen")
-        dataset = await read_topic(settings, last_seconds=LEARN_SECONDS + 5, interval_ms=round(1000 / HZ))
-        await _train(stage, settings, dataset)
+        await _wait(stage, "a first look, for a first model", FIRST_SECONDS)
+        first = await _seen(settings, FIRST_SECONDS)
+        await asyncio.to_thread(save_bundle, await asyncio.to_thread(_learn, settings, first, "first"), stage.folder / "first")
+        await create_topics(Settings(**_rehearsal(stage)).kafka)
+        async with ServiceProcess(_rehearsal(stage), stage.folder) as service:
+            with stage.console.status("Starting the service with it"):
+                await service.ready(WAIT_SECONDS)
+            await _wait(stage, "watching, with the service at work", LEARN_SECONDS)
+            _act(stage, 3, "Training on what was seen")
+            await _train(stage, settings, await _seen(settings, LEARN_SECONDS - START_SECONDS))
         _act(stage, 4, "The service, as anyone would run it: tidewatch run")
         async with ServiceProcess(_config(stage), stage.folder) as service:
             with stage.console.status("Waiting until it is ready"):
                 await service.ready(WAIT_SECONDS)
             await _wait(stage, "all is well", SETTLE_SECONDS)
             await _cause_fault(stage)
+
+
+async def _seen(settings: Settings, seconds: float) -> Dataset:
+    """The last seconds of the topic, without the levels: how high memory and load may go takes longer than a minute to learn."""
+    dataset = await read_topic(settings, last_seconds=seconds, interval_ms=round(1000 / HZ))
+    kept = [at for at, name in enumerate(dataset.schema.metrics) if not name.startswith(LEVELS)]
+    schema = Schema(tuple(dataset.schema.metrics[at] for at in kept), dataset.schema.interval_ms)
+    return Dataset(schema, [Series(one.entity, one.start_row, one.values[:, kept]) for one in dataset.series])
 
 
 async def _cause_fault(stage: Stage) -> None:
@@ -179,14 +198,28 @@ def split_data(data: Path) -> tuple[Dataset, Dataset]:
 
 async def _train(stage: Stage, settings: Settings, dataset: Dataset) -> None:
     def work(show: ShowProgress) -> Bundle:
-        told = settings.training
-        bundle = train(dataset, told, name="demo", detectors=told.detectors, factory=make_detector, progress=show)
+        bundle = _learn(settings, dataset, "demo", show)
         save_bundle(bundle, stage.folder / "bundle")
         return bundle
 
     with progress_bar() as show:
         bundle = await asyncio.to_thread(work, show)
     stage.console.print(bundle_table(bundle, stage.folder / "bundle"))
+
+
+def _learn(settings: Settings, dataset: Dataset, name: str, show: ShowProgress = silent) -> Bundle:
+    told = settings.training
+    return train(dataset, told, name=name, detectors=told.detectors, factory=make_detector, progress=show)
+
+
+def _rehearsal(stage: Stage) -> dict[str, Any]:
+    """The same service with the first model, which tells nobody and whose alerts are no part of the history."""
+    settings = _config(stage)
+    own = {field: f"rehearsal.{field}" for field, told in TopicSettings.model_fields.items() if told.annotation is str}
+    settings["kafka"] |= {"group_prefix": "rehearsal", "topics": {"partitions": 1, **own, "metrics": "metrics"}}
+    settings["elasticsearch"] |= {"index_prefix": "rehearsal"}
+    settings["models"] = [{"match": "*", "bundle": str(stage.folder / "first")}]
+    return {name: told for name, told in settings.items() if name != "notifications"}
 
 
 def _config(stage: Stage) -> dict[str, Any]:
