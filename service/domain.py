@@ -222,7 +222,6 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     the least that calibration can vouch for; ``score = clip(-log10(p) / 6, 0, 1)``; severity, "one in N" and ``is_anomaly``
     all follow from them.
     ``fresh_p``: tail probability of the newest ``stride`` rows taken by themselves (disjoint evidence).
-    ``window``: rows of the window; 0 where nobody said.
     ``not_scored``: why the window has no score (coverage, cold, no detector); then every number above is neutral.
     """
 
@@ -230,7 +229,6 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     end_row: int
     timestamp: int
     stride: int
-    window: int = 0
     not_scored: str | None = None
     surprise: float = 0.0
     level: float = 0.0

@@ -11,10 +11,6 @@
 one odd row makes ``window / stride`` windows anomalous in a row; it is fresh in only one of them. Counting evidence alone makes
 k-of-n count disjoint rows, and lets an alert end when its cause ends instead of a window length later.
 
-Some faults only whole windows show: a slow drift, a broken correlation. Nothing in their newest rows is odd, yet windows stay
-loud for longer than any few rows can keep them so. That, too, is disjoint evidence: an alert *lasts* once more windows in a row
-are loud than share a row, and ``fire_after`` more. It then goes on for as long as windows are loud.
-
 Once open, windows are held against the level *frozen at onset*: the tracker behind ``verdict.level`` never freezes, so it would
 otherwise talk itself out of a long anomaly. That is also why any anomalous window opens: by the next one the tracker may have
 moved. After an alert closed, windows that are anomalous only through its old rows do not open another (``Closed``).
@@ -43,8 +39,7 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
 
     ``level``: surprise to exceed, and ``shift``: drift adjustment of scores, both frozen at onset. ``evidence``: one bit per
     scored window, newest lowest. ``quiet``: scored windows without evidence in a row. ``calm``: windows in a row below the
-    current severity's bound less the hysteresis, and ``calm_score`` the highest score among them. ``loud``: loud windows in a
-    row up to now; ``lasting``: it fired because there were so many of them.
+    current severity's bound less the hysteresis, and ``calm_score`` the highest score among them.
     """
 
     alert: Alert
@@ -62,8 +57,6 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
     age: int = 1
     next_update: int = FIRST_UPDATE
     severity_changes: int = 0
-    loud: int = 1
-    lasting: bool = False
 
 
 class Closed(msgspec.Struct, frozen=True, kw_only=True):
@@ -257,6 +250,7 @@ def _open(closed: Closed | None, verdict: Verdict, policy: EpisodeSettings, conf
         shift=verdict.shift,
         peak_surprise=verdict.surprise,
         evidence=int(told.evidence),
+        quiet=int(not told.evidence),
     )
     fired = _fire(alert, 1, 1, policy) if told.evidence else None
     if fired is None:
@@ -281,10 +275,6 @@ def _continue(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> tu
         return Standing(closed=closed), (_resolve(episode, why, verdict.timestamp),)
     if alert.status is Status.PENDING:
         changed = _fire(alert, episode.evidence.bit_count(), policy.fire_within, policy) if told.evidence else None
-        if changed is None and _lasts(episode, verdict, policy):
-            episode = msgspec.structs.replace(episode, lasting=True, next_update=2 * episode.age)
-            reason = f"{episode.loud} windows in a row unusual, more than a few odd rows can make"
-            changed = _next(alert, "fired", reason, status=Status.FIRING, fired_at=alert.updated_at)
     else:
         episode, changed = _change(episode, told, policy, verdict)
     if changed is None:
@@ -295,36 +285,27 @@ def _continue(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> tu
 def _absorb(episode: Episode, verdict: Verdict, told: Told, policy: EpisodeSettings) -> Episode:
     """The episode with this window counted in; no transition yet."""
     alert = episode.alert
-    # What keeps it alive: fresh evidence; before it fired, and where only whole windows show it, any loud window.
-    alive = told.evidence or (told.loud and (episode.lasting or alert.status is Status.PENDING))
     facts: dict[str, object] = {"updated_at": verdict.timestamp, "score": told.score, "p": told.p, "labels": verdict.labels}
-    if alive:
+    if told.evidence:
         facts |= {"windows": alert.windows + 1, "last_offset": verdict.last_offset}
         if told.score >= alert.peak_score:
             facts |= {"peak_score": told.score, "peak_p": told.p, "metrics": verdict.metrics[:TOP_METRICS]}
             facts |= {"members": verdict.members, "bundle_version": verdict.bundle_version}
-        if told.evidence and alert.status is Status.PENDING and told.severity.rank > alert.severity.rank:
+        if alert.status is Status.PENDING and told.severity.rank > alert.severity.rank:
             facts |= {"severity": told.severity, "peak_severity": told.severity}
     below = told.score < SEVERITY_FLOOR[alert.severity] - policy.severity_hysteresis
     return msgspec.structs.replace(
         episode,
         alert=msgspec.structs.replace(alert, **facts),
         last_row=verdict.end_row,
-        evidence_row=verdict.end_row if alive else episode.evidence_row,
+        evidence_row=verdict.end_row if told.evidence else episode.evidence_row,
         peak_surprise=max(episode.peak_surprise, verdict.surprise),
         evidence=((episode.evidence << 1) | told.evidence) & ((1 << policy.fire_within) - 1),
-        quiet=0 if alive else episode.quiet + 1,
-        loud=episode.loud + 1 if told.loud else 0,
+        quiet=0 if told.evidence else episode.quiet + 1,
         calm=episode.calm + 1 if below else 0,
         calm_score=max(episode.calm_score, told.score) if below else 0.0,
         age=episode.age + 1,
     )
-
-
-def _lasts(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> bool:
-    """Whether more windows in a row were loud than odd rows within fewer than ``fire_after`` strides can account for."""
-    sharing = -(-verdict.window // verdict.stride)  # windows that hold one and the same row
-    return verdict.window > 0 and episode.loud >= sharing + policy.fire_after
 
 
 def _fire(alert: Alert, count: int, within: int, policy: EpisodeSettings) -> Alert | None:
@@ -341,8 +322,7 @@ def _change(episode: Episode, told: Told, policy: EpisodeSettings, verdict: Verd
     """Severity raised at once, lowered with hysteresis, otherwise a sparse ``updated``."""
     alert, may_swing = episode.alert, episode.severity_changes < policy.max_severity_changes
     new_peak = told.severity.rank > alert.peak_severity.rank
-    counts = told.evidence or (episode.lasting and told.loud)
-    if counts and told.severity.rank > alert.severity.rank and (may_swing or new_peak):
+    if told.evidence and told.severity.rank > alert.severity.rank and (may_swing or new_peak):
         reason = f"score rose to {told.score:.2f}: {alert.severity} to {told.severity}"
         peak = max(alert.peak_severity, told.severity, key=lambda severity: severity.rank)
         changed = _next(alert, "raised", reason, severity=told.severity, peak_severity=peak)

@@ -12,7 +12,6 @@ from service.domain import Alert, MemberScore, MetricShare, Severity, Status, Ve
 
 INTERVAL_MS = 1000
 STRIDE = 10
-WINDOW = 100
 BORN = 1_763_769_600  # seconds; row 0 of these tests
 
 
@@ -26,7 +25,6 @@ def verdict(slot: int, score: float, *, fresh: bool | None = None, level: float 
         "end_row": end_row,
         "timestamp": end_row * INTERVAL_MS + 5,
         "stride": STRIDE,
-        "window": WINDOW,
         "surprise": surprise,
         "level": level,
         "p": 10**-surprise,

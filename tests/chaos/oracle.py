@@ -204,8 +204,7 @@ def follow(entity: str, verdicts: Sequence[Verdict], policy: EpisodeSettings) ->
             now = {
                 "id": number, "seq": 0, "severity": severity(strength), "peak": severity(strength), "firing": False,
                 "first": first, "last": verdict.end_row, "level": verdict.level, "shift": shift, "highest": verdict.surprise,
-                "recent": [fresh], "quiet": 0, "calm": 0, "calmest": 0.0, "age": 1, "update": 8, "swings": 0,
-                "run": 1, "lasting": False,
+                "recent": [fresh], "quiet": int(not fresh), "calm": 0, "calmest": 0.0, "age": 1, "update": 8, "swings": 0,
             }  # fmt: skip
             say("opened")
             if fresh and (now["severity"] == "critical" or policy.fire_after <= 1):
@@ -213,14 +212,11 @@ def follow(entity: str, verdicts: Sequence[Verdict], policy: EpisodeSettings) ->
                 say("fired")
             continue
         strength = strength_of(verdict, now["shift"])
-        loud = verdict.surprise > now["level"]
-        level, evidence = severity(strength), fresh and loud
-        alive = evidence or (loud and (now["lasting"] or not now["firing"]))
-        now["run"] = now["run"] + 1 if loud else 0
+        level, evidence = severity(strength), fresh and verdict.surprise > now["level"]
         below = strength < FLOOR[now["severity"]] - policy.severity_hysteresis
         now["last"], now["age"], now["highest"] = verdict.end_row, now["age"] + 1, max(now["highest"], verdict.surprise)
         now["recent"] = (now["recent"] + [evidence])[-policy.fire_within :]
-        now["quiet"] = 0 if alive else now["quiet"] + 1
+        now["quiet"] = 0 if evidence else now["quiet"] + 1
         now["calm"], now["calmest"] = (now["calm"] + 1, max(now["calmest"], strength)) if below else (0, 0.0)
         if evidence and not now["firing"] and RANK[level] > RANK[now["severity"]]:
             now["severity"] = now["peak"] = level
@@ -234,12 +230,8 @@ def follow(entity: str, verdicts: Sequence[Verdict], policy: EpisodeSettings) ->
             if evidence and (now["severity"] == "critical" or sum(now["recent"]) >= policy.fire_after):
                 now["firing"] = True
                 say("fired")
-            elif now["run"] >= math.ceil(verdict.window / verdict.stride) + policy.fire_after:
-                now["firing"] = now["lasting"] = True
-                now["update"] = 2 * now["age"]
-                say("fired")
         elif (
-            (evidence or (now["lasting"] and loud))
+            evidence
             and RANK[level] > RANK[now["severity"]]
             and (now["swings"] < policy.max_severity_changes or RANK[level] > RANK[now["peak"]])
         ):
