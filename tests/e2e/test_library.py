@@ -71,8 +71,8 @@ async def test_alerts_are_stored_and_told(elasticsearch_url: str) -> None:
         detector.fit(normal(2000, seed=1))
         async for _ in detector.process_stream(as_stream(with_fault())):
             pass
-        assert slack.accepted
-        assert "latency" in slack.accepted[0].body.decode()
+        # Not only the first: a hundred false alarms a day are allowed here, and the quiet part may hold one.
+        assert any("latency" in posted.body.decode() for posted in slack.accepted)
 
     history = AlertHistory(ElasticsearchSettings(url=elasticsearch_url, index_prefix=prefix))
     try:
