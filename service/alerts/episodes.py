@@ -289,8 +289,11 @@ def _absorb(episode: Episode, verdict: Verdict, told: Told, policy: EpisodeSetti
     if told.evidence:
         facts |= {"windows": alert.windows + 1, "last_offset": verdict.last_offset}
         if told.score >= alert.peak_score:
-            facts |= {"peak_score": told.score, "peak_p": told.p, "metrics": verdict.metrics[:TOP_METRICS]}
-            facts |= {"members": verdict.members, "bundle_version": verdict.bundle_version}
+            facts |= {"peak_score": told.score, "peak_p": told.p}
+        # By surprise, not by the score, which a short calibration holds level; and only a window that was explained.
+        if verdict.metrics and verdict.surprise >= episode.peak_surprise:
+            facts |= {"metrics": verdict.metrics[:TOP_METRICS], "members": verdict.members}
+            facts |= {"bundle_version": verdict.bundle_version}
         if alert.status is Status.PENDING and told.severity.rank > alert.severity.rank:
             facts |= {"severity": told.severity, "peak_severity": told.severity}
     below = told.score < SEVERITY_FLOOR[alert.severity] - policy.severity_hysteresis

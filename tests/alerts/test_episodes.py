@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.alerts.episodes import EntityState, Episodes
-from service.domain import Alert, Severity, Status, Verdict, alert_id
+from service.domain import Alert, MetricShare, Severity, Status, Verdict, alert_id
 from service.settings import EpisodeSettings
 from tests.alerts.makers import BORN, INTERVAL_MS, STRIDE, drawn, verdict
 
@@ -91,6 +91,20 @@ def test_a_short_calibration_keeps_the_whole_episode_quiet() -> None:
     transitions = Episodes(EpisodeSettings()).observe([verdict(slot, 2.0, floor=1e-4, p=1e-4) for slot in range(5)])
     assert [t.severity for t in transitions] == [Severity.INFO, Severity.INFO]
     assert transitions[-1].peak_p == pytest.approx(1e-4)
+
+
+def test_an_alert_keeps_the_metrics_of_its_worst_window_that_was_explained() -> None:
+    # The level has climbed past the later windows, so nobody explained them; and no score can exceed what calibration vouches for.
+    named, worse = (MetricShare(name, 1.0, 9.0, 1.0) for name in ("cpu", "memory"))
+    told = Episodes(EpisodeSettings()).observe(
+        [
+            verdict(0, 1.5, floor=1e-4, p=1e-4, metrics=(named,)),
+            verdict(1, 2.0, floor=1e-4, p=1e-4, metrics=(worse,)),
+            *(verdict(slot, 2.5, floor=1e-4, p=1e-4, level=20.0, fresh=True, metrics=()) for slot in range(2, 9)),
+        ]
+    )
+    assert told[-1].action == "updated"
+    assert [metric.name for metric in told[-1].metrics] == ["memory"]
 
 
 def test_a_fault_beyond_the_floor_is_still_told_apart_from_drift() -> None:
