@@ -17,6 +17,6 @@ def kernel(function: Kernel) -> Kernel:
     container without a home) numba refuses to cache; then it is compiled once per process.
     """
     try:
-        return cast(Kernel, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
+        return cast(Kernel, numba.njit(nogil=True, cache=True)(function))
     except RuntimeError:  # "no locator available": nowhere to cache
         return cast(Kernel, numba.njit(nogil=True)(function))

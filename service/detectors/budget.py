@@ -26,7 +26,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from service.detectors.kernels import kernel
+from service.compiled import kernel
 from service.domain import F64, I64
 
 MS_PER_DAY = 86_400_000

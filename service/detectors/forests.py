@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import IsolationForest
 
-from service.detectors.kernels import kernel
+from service.compiled import kernel
 from service.domain import F32, F64, I64
 
 

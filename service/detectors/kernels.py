@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
-import numba
 import numpy as np
 
+from service.compiled import kernel
 from service.domain import F32, I64
 
 # Scaled values beyond this say "far", not how far.
 CLIP = 10.0
-
-Kernel = TypeVar("Kernel", bound=Callable[..., Any])
-
-
-def kernel(function: Kernel) -> Kernel:
-    """Compile ``function`` with numba: GIL-free, so that members really run side by side in threads.
-
-    The compiled form is cached beside the source, or in numba's own folder. Where neither can be written (a read-only
-    container without a home) numba refuses to cache; then it is compiled once per process.
-    """
-    try:
-        return cast(Kernel, numba.njit(nogil=True, cache=True)(function))
-    except RuntimeError:  # "no locator available": nowhere to cache
-        return cast(Kernel, numba.njit(nogil=True)(function))
 
 
 @kernel

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
-from service.detectors.kernels import kernel
+from service.compiled import kernel
 from service.domain import F32, F64, I64
 
 AXES = 16

@@ -23,13 +23,11 @@ metrics with window 100, max_gap 5: 630 MB. The loop is compiled (numba) and run
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import numba
 import numpy as np
 
+from service.compiled import kernel
 from service.domain import F32, I64, Mask
 
 # Columns of a slot's head.
@@ -44,7 +42,7 @@ FREE = -1  # the partition of a slot that no entity has
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How windows are cut. ``lateness`` and ``max_gap`` are rows; lateness of a window or more would reach no window.
+    """How windows are cut. ``lateness`` and ``max_gap`` are rows; ``lateness`` is at most a window: a later row would reach none.
 
     ``slack`` rows are written between two moves of the tape; 0 is a quarter of a window, at least 16.
     """
@@ -57,10 +55,14 @@ class Shape:
     min_coverage: float = 0.0
     slack: int = 0
 
+    def __post_init__(self) -> None:
+        if self.lateness > self.window:
+            raise ValueError(f"rows can be at most a window ({self.window}) late, not {self.lateness}")
+
     @property
     def keep(self) -> int:
         """Rows that every later window may depend on."""
-        return self.window + self.max_gap + min(self.lateness, self.window)
+        return self.window + self.max_gap + self.lateness
 
     @property
     def capacity(self) -> int:
@@ -187,16 +189,7 @@ def _first(due: Due, n: int) -> Due:
     return Due(due.slots[:n], due.end_rows[:n], *offsets, due.values[:n], due.mask[:n])
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile with numba, keeping the machine code on disk where a folder for it can be written."""
-    try:
-        compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # no folder for the cache, e.g. a read-only image
-        compiled = numba.njit(nogil=True)(function)
-    return compiled
-
-
-@_compiled
+@kernel
 def _carry(values: F32, mask: Mask, at: int) -> None:
     """Fill the missing entries of row ``at`` from the row before."""
     for j in range(values.shape[1]):
@@ -204,14 +197,14 @@ def _carry(values: F32, mask: Mask, at: int) -> None:
             values[at, j] = values[at - 1, j]
 
 
-@_compiled
+@kernel
 def _write(values: F32, mask: Mask, at: int, row: F32) -> None:
     for j in range(row.shape[0]):
         values[at, j] = row[j]
         mask[at, j] = not np.isnan(row[j])
 
 
-@_compiled
+@kernel
 def _slide(head: I64, values: F32, mask: Mask, offsets: I64, keep: int) -> None:
     """Make room: the newest ``keep - 1`` rows move to the front."""
     end = head[NEWEST] - head[BASE] + 1
@@ -227,7 +220,7 @@ def _slide(head: I64, values: F32, mask: Mask, offsets: I64, keep: int) -> None:
     head[OLDEST] = oldest
 
 
-@_compiled
+@kernel
 def push_rows(
     begin: int, slots: I64, rows: I64, offsets: I64, new: F32, resume_at: I64,
     heads: I64, all_values: F32, all_mask: Mask, all_offsets: I64, counts: I64,

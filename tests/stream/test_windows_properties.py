@@ -69,12 +69,13 @@ class Reference:
 @st.composite
 def streams(draw: st.DrawFn, dims: int | None = None) -> tuple[Shape, list[Arrival]]:
     """Rows that mostly go forward by one, sometimes by more, back, or far ahead; of up to three entities."""
+    window = draw(st.integers(1, 7))
     shape = Shape(
         dims=dims or draw(st.integers(1, 3)),
-        window=draw(st.integers(1, 7)),
+        window=window,
         stride=draw(st.integers(1, 5)),
         max_gap=draw(st.integers(0, 4)),
-        lateness=draw(st.integers(0, 7)),
+        lateness=draw(st.integers(0, window)),
         slack=draw(st.integers(1, 3)),  # so that the tape moves all the time
     )
     entities = draw(st.integers(1, 2))
