@@ -138,8 +138,8 @@ class AlertTopicReader:
                 raise ConfigError(
                     f"Kafka does not let group {self.group} read {' or '.join(self._topics)}.", hint="Grant the ACLs."
                 ) from error
-            if turn != self._turn:  # rebalanced while fetching: what came is read again from the committed offset
-                await self._rewind()
+            if turn != self._turn:  # rebalanced while fetching: what came is read again, in the new turn
+                self._rewind(fetched)
                 continue
             yield self._decoded(fetched, turn)
 
@@ -228,13 +228,13 @@ class AlertTopicReader:
                     self._on_poison(Rejected(_record(message), error.reason, str(error)))
         return AlertBatch(transitions, next_offsets, turn, told)
 
-    async def _rewind(self) -> None:
-        """Read again from the committed offsets, so that nothing fetched around a rebalance is skipped."""
-        for tp in self._consumer.assignment():
-            try:
-                await self._consumer.seek_to_committed(tp)
-            except KafkaError:
-                continue  # not ours any more, or the coordinator is moving: the next fetch starts at the committed offset anyway
+    def _rewind(self, fetched: dict[Any, list[Any]]) -> None:
+        """Read these records again. Not from the committed offset: there is none before the first commit, and aiokafka's
+        ``seek_to_committed`` then leaves the position behind what was fetched."""
+        assigned = self._consumer.assignment()
+        for tp, messages in fetched.items():
+            if tp in assigned and messages:
+                self._consumer.seek(tp, messages[0].offset)
 
     def _assignment_changed(self, assigned: Sequence[Any]) -> None:
         self._turn += 1

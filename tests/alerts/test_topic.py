@@ -88,6 +88,27 @@ async def test_what_was_committed_is_not_read_again_and_the_rest_is(kafka: Kafka
     assert part + rest == transitions
 
 
+async def test_what_was_fetched_while_the_group_rebalanced_comes_again_also_before_the_first_commit(
+    kafka: KafkaSettings, producer: AIOKafkaProducer
+) -> None:
+    await publish(producer, kafka, life())
+    reader = AlertTopicReader(kafka, "store", on_poison=lambda _: None)
+    await reader.start()
+    getmany, rebalanced = reader._consumer.getmany, []
+
+    async def rebalancing(**options: Any) -> Any:
+        fetched = await getmany(**options)
+        if fetched and not rebalanced:
+            rebalanced.append(fetched)
+            reader._assignment_changed(reader._consumer.assignment())
+        return fetched
+
+    reader._consumer.getmany = rebalancing
+    assert await read(reader, 3) == life()
+    assert rebalanced
+    await reader.close()
+
+
 async def test_another_role_reads_everything_too(kafka: KafkaSettings, producer: AIOKafkaProducer) -> None:
     await publish(producer, kafka, life())
     for role in ("store", "notify"):
