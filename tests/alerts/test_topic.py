@@ -94,7 +94,8 @@ async def test_what_was_fetched_while_the_group_rebalanced_comes_again_also_befo
     await publish(producer, kafka, life())
     reader = AlertTopicReader(kafka, "store", on_poison=lambda _: None)
     await reader.start()
-    getmany, rebalanced = reader._consumer.getmany, []
+    getmany = reader._consumer.getmany
+    rebalanced: list[Any] = []
 
     async def rebalancing(**options: Any) -> Any:
         fetched = await getmany(**options)
