@@ -110,7 +110,11 @@ class Kafka:
 
     def command(self) -> list[str]:
         """What starts the broker."""
-        return [*self._java(f"-Xmx{HEAP_MB}m", f"-Xms{HEAP_MB // 2}m"), "kafka.Kafka", str(self.properties)]
+        return [
+            *self._java("-XX:TieredStopAtLevel=1", f"-Xmx{HEAP_MB}m", f"-Xms{HEAP_MB // 2}m"),
+            "kafka.Kafka",
+            str(self.properties),
+        ]
 
     def _java(self, *options: str) -> list[str]:
         logging = f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"
