@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import signal
+import sys
 from collections.abc import Coroutine, Iterator, Sequence
 from typing import Protocol
 
@@ -84,11 +85,14 @@ async def _unless(stop: asyncio.Event, work: Coroutine[object, object, None]) ->
     await task
 
 
-def settle_memory() -> None:
-    """Once everything is wired: never again walk what stays for good (torch, numba, the bundles), and collect more rarely.
+def settle_interpreter() -> None:
+    """Once everything is wired: never again walk what stays for good (torch, numba, the bundles), collect more rarely, and let a
+    thread that comes back from compiled code have the interpreter sooner.
 
-    With the interpreter's own thresholds the collector took a sixth of the time of decoding.
+    With its own thresholds the collector took a sixth of the time of decoding. With its own 5 ms between switches a thread waited
+    that long after each of its many compiled calls: docs/performance.md has the figures.
     """
+    sys.setswitchinterval(0.001)
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from service.commands.common import ConfigOption, read_settings, run_async
-from service.runtime import run_parts, settle_memory, stop_on_signals
+from service.runtime import run_parts, settle_interpreter, stop_on_signals
 from service.settings import Settings
 from service.workers import supervise, worker_command, worker_environments
 
@@ -69,7 +69,7 @@ async def _run(settings: Settings, parts: tuple[str, ...]) -> None:
     stop = asyncio.Event()
     with stop_on_signals(stop):
         built = build_service(settings, parts)
-        settle_memory()
+        settle_interpreter()
         await run_parts(built, stop)
 
 

@@ -55,6 +55,10 @@ class Source(Protocol):
         """Batches until ``stop`` is called; empty ones are yielded when idle so that time-driven work goes on."""
         ...
 
+    def done(self) -> None:
+        """One batch more is committed, or will never be. To be said for each."""
+        ...
+
     def request_stop(self) -> None:
         """End ``batches`` after the batch in hand."""
         ...

@@ -2,11 +2,11 @@
 
 What aiokafka 0.14 does decides the shape (all of it was tried):
 
-- ``getmany`` is never cancelled (it would leak its fetch counter and switch the max-poll detection off). One is always under
-  way: the next batch is read while the owner works on this one, so at most two are in memory.
+- ``getmany`` is never cancelled (it would leak its fetch counter and switch the max-poll detection off). It is called only when
+  the owner can work on what it brings, so that a record waits in aiokafka's buffer, where more may join it, and not in a batch.
 - No heartbeat runs while a rebalance listener works, and what it raises is swallowed. So the assigned-listener only pauses
   and notes; partitions are taken over by the main loop, in ``_take_over``.
-- The revoked-listener waits, bounded, until the batch in hand is committed, so that a clean rebalance repeats nothing.
+- The revoked-listener waits, bounded, until the batches in hand are committed, so that a clean rebalance repeats nothing.
 - Rebalances are eager: every partition is revoked and handed out again. One that comes straight back, with all that was
   handed on settled, keeps its windows and its producer: had another process worked on it meanwhile, the next transaction
   would be refused, and the partition taken over anew.
@@ -34,7 +34,7 @@ from service.sources.base import Owner, RecordBatch
 log = get_logger("source")
 
 POLL_MS = 200  # how long an idle poll waits; a record that arrives ends it at once
-FETCH_BYTES = 1 << 20  # a partition's share of one fetch; a larger message still comes, alone
+FETCH_BYTES = 4 << 20  # a partition's share of one fetch, enough for a full batch; a larger message still comes, alone
 
 
 class KafkaSource:
@@ -57,7 +57,8 @@ class KafkaSource:
         self._handed: dict[int, int] = {}  # by partition, the offset behind the last record handed on
         self._settled: dict[int, int] = {}  # the same, once the owner was done with them
         self._resume_at: dict[int, int] = {}
-        self._idle = asyncio.Event()
+        self._in_hand = 0  # batches the owner is not done with
+        self._idle = asyncio.Event()  # there are none
         self._idle.set()
 
     async def start(self) -> None:
@@ -83,32 +84,35 @@ class KafkaSource:
         return self._consumer
 
     async def batches(self) -> AsyncIterator[RecordBatch]:
-        """Batches until ``request_stop``; an empty one when nothing came for a moment, or Kafka is away."""
-        ahead: tuple[int, asyncio.Future[Any]] | None = None
-        try:
-            while not self._stop.is_set():
-                if ahead is None:
-                    if not await self._ready():
-                        yield RecordBatch([], {})
-                        continue
-                    ahead = self._turn, asyncio.ensure_future(self._fetch())
-                (turn, fetching), ahead = ahead, None
-                fetched = await fetching
-                if self._lost or self._revoking or turn != self._turn or turn != self._taken:
-                    continue  # rebalanced meanwhile: _take_over sets every position anew, so nothing fetched is lost
-                records = [_record(message) for messages in fetched.values() for message in messages]
-                self._handed.update({tp.partition: messages[-1].offset + 1 for tp, messages in fetched.items() if messages})
-                if records:  # the next ones are read while the owner works on these
-                    ahead = turn, asyncio.ensure_future(self._fetch())
-                self._idle.clear()
-                try:
-                    yield RecordBatch(records, dict(self._resume_at))
-                    self._settled = dict(self._handed)
-                finally:
-                    self._idle.set()
-        finally:
-            if ahead is not None:
-                await asyncio.gather(ahead[1], return_exceptions=True)
+        """Batches until ``request_stop``; an empty one when nothing came for a moment, or Kafka is away.
+
+        The owner says ``done`` for each, in whatever order; partitions come and go only when it has said so for all.
+        """
+        while not self._stop.is_set():
+            if not await self._ready():
+                self._hand_on()
+                yield RecordBatch([], {})
+                continue
+            turn = self._turn
+            fetched = await self._fetch()
+            if self._lost or self._revoking or turn != self._turn or turn != self._taken:
+                continue  # rebalanced meanwhile: _take_over sets every position anew, so nothing fetched is lost
+            # aiokafka's records have every field of a Record; to make each anew would take a tenth of this thread's time.
+            records: list[Record] = [message for messages in fetched.values() for message in messages]
+            self._handed.update({tp.partition: messages[-1].offset + 1 for tp, messages in fetched.items() if messages})
+            self._hand_on()
+            yield RecordBatch(records, dict(self._resume_at))
+
+    def _hand_on(self) -> None:
+        self._in_hand += 1
+        self._idle.clear()
+
+    def done(self) -> None:
+        """The owner's word that one batch more is committed, or will never be."""
+        self._in_hand -= 1
+        if not self._in_hand:
+            self._settled = dict(self._handed)
+            self._idle.set()
 
     async def _fetch(self) -> Any:
         try:
@@ -119,7 +123,7 @@ class KafkaSource:
             ) from error
 
     def lose(self, partitions: Collection[int]) -> None:
-        """The owner's word, during a batch, that it is not sure to own these any more: they will be taken over anew."""
+        """The owner's word, before it is done with a batch, that it may not own these any more: they will be taken over anew."""
         self._lost |= set(partitions)
 
     @property
@@ -176,16 +180,19 @@ class KafkaSource:
     async def _rejoin(self) -> None:
         """Join the group as a new member. Who was fenced may be a member that the group put out while it slept: it must not
         claim its partitions back, but hear from the group whose they are now."""
+        await self._idle.wait()
         log.warning("joining the group anew", lost=sorted(self._lost))
         await self.close()
         self._revoking = False
         await connect(self._make_consumer, self._kafka)
-        for at in self._lost:
-            self._settled.pop(at, None)
+        for known in (self._handed, self._settled, self._resume_at):
+            for at in self._lost:
+                known.pop(at, None)
         self._lost.clear()
 
     async def _take_over(self) -> None:
         """Give up what is lost, take over what is new, and set every position. Stopped by a further rebalance."""
+        await self._idle.wait()
         turn = self._turn
         assigned = {tp.partition: tp for tp in self._consumer.assignment()}
         kept = {at for at in assigned if at in self._settled and self._handed.get(at) == self._settled[at]}

@@ -56,12 +56,13 @@ class StreamProcessor:
         self._windows = Windows(shape, most_slots=settings.max_entities)
         self._slots: dict[str, int] = {}
         self._entities: list[str] = []  # by slot
-        self._labels: list[Mapping[str, str]] = []  # by slot, the newest
+        # The newest of each entity that has some, also from before a restart, of entities not seen since. By name and not by slot:
+        # they are asked for while the next batch is taken in.
+        self._labels: dict[str, Mapping[str, str]] = {}
         self._newest_row: dict[int, int] = {}  # by partition: partitions may be replayed at different speeds
         self._swept_at: dict[int, int] = {}
         self._expired = 0
         self._silent: list[tuple[int, str]] = []
-        self._labels_before: dict[str, Mapping[str, str]] = {}
 
     @property
     def counts(self) -> StreamCounts:
@@ -99,9 +100,7 @@ class StreamProcessor:
             if not len(columns):
                 return [], rejected
         if columns.labels is not None:
-            for slot, labels in zip(slots.tolist(), columns.labels, strict=True):
-                if labels:
-                    self._labels[slot] = labels
+            self._labels.update({name: labels for name, labels in zip(columns.entities, columns.labels, strict=True) if labels})
         offsets = np.array([record.offset for record in columns.records], np.int64)
         due = self._windows.push(slots, columns.rows, offsets, columns.values, _resume_column(partitions, resume_at))
         return [self._batch(part, columns.records[0].topic) for part in due], rejected
@@ -117,17 +116,17 @@ class StreamProcessor:
 
     def labels_of(self, entity: str) -> Mapping[str, str]:
         """The newest labels of an entity."""
-        slot = self._slots.get(entity)
-        return self._labels_before.get(entity, _NO_LABELS) if slot is None else self._labels[slot]
+        return self._labels.get(entity, _NO_LABELS)
 
     def remember_labels(self, entity: str, labels: Mapping[str, str]) -> None:
         """Labels from before a restart: they hold until a message brings newer ones."""
-        self._labels_before[entity] = labels
+        self._labels[entity] = labels
 
     def forget_labels(self, entities: Collection[str]) -> None:
         """Drop labels from before a restart of entities that were not seen since."""
         for entity in entities:
-            self._labels_before.pop(entity, None)
+            if entity not in self._slots:
+                self._labels.pop(entity, None)
 
     def take_expired(self) -> list[tuple[int, str]]:
         """The entities forgotten for their silence since this was last asked, each behind its partition."""
@@ -172,8 +171,7 @@ class StreamProcessor:
         self._slots[entity] = slot
         if slot == len(self._entities):
             self._entities.append("")
-            self._labels.append(_NO_LABELS)
-        self._entities[slot], self._labels[slot] = entity, self._labels_before.pop(entity, _NO_LABELS)
+        self._entities[slot] = entity
         return slot
 
     def _expire_idle(self, partitions: I64, rows: I64) -> None:
@@ -204,23 +202,24 @@ class StreamProcessor:
         names = [self._entities[slot] for slot in slots]
         for slot, name in zip(slots, names, strict=True):
             del self._slots[name]
-            self._entities[slot], self._labels[slot] = "", _NO_LABELS
+            self._entities[slot] = ""
+            self._labels.pop(name, None)
             self._windows.close(slot)
         return names
 
     def _batch(self, due: Due, topic: str) -> WindowBatch:
-        slots = due.slots.tolist()
+        entities = tuple([self._entities[slot] for slot in due.slots.tolist()])
         return WindowBatch(
             schema=self.schema,
             values=due.values,
             mask=due.mask,
-            entities=tuple([self._entities[slot] for slot in slots]),
+            entities=entities,
             end_rows=due.end_rows,
             topic=topic,
             partitions=self._windows.heads[due.slots, PARTITION],
             first_offsets=due.first_offsets,
             last_offsets=due.last_offsets,
-            labels=tuple([self._labels[slot] for slot in slots]),
+            labels=tuple([self._labels.get(name, _NO_LABELS) for name in entities]),
         )
 
 

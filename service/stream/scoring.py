@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+import asyncio
+from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Mapping, Sequence
 
 from service.alerts.acknowledging import Acknowledgements
 from service.alerts.control_topic import ControlReader
 from service.alerts.episodes import Episodes
 from service.clock import Clock
-from service.domain import Alert, Rejected, Verdict, WindowBatch
+from service.domain import Alert, Verdict, WindowBatch
 from service.kafka_options import Commit
 from service.observability.health import Health
 from service.observability.logging import get_logger
@@ -18,9 +19,9 @@ from service.settings import Settings
 from service.sources.base import Codec, RecordBatch
 from service.sources.kafka import KafkaSource
 from service.state.transactions import Outcome, TransactionalOutbox
+from service.stream.intake import Intake, Slid
 from service.stream.memory import Memory
 from service.stream.models import Model, Models
-from service.stream.pipeline import Pipeline
 
 log = get_logger("scoring")
 
@@ -48,7 +49,7 @@ class ScoringPart:
     ) -> None:
         self._source = KafkaSource(settings, owner=self)
         self._models = models
-        self._pipeline = Pipeline(codec, models, self._detect)
+        self._intake = Intake(codec, models)
         self._episodes = episodes
         self._memory = Memory(models, episodes)
         self._outbox = outbox
@@ -60,6 +61,7 @@ class ScoringPart:
         self._skipped: Counter[str] = Counter()
         self._expired = 0
         self._warn_again_at = 0.0
+        self._scoring = asyncio.Lock()
 
     async def start(self) -> None:
         """Connect to Kafka. Raises ``BrokerUnavailable`` or ``ConfigError``."""
@@ -69,14 +71,25 @@ class ScoringPart:
         await self._source.start()
 
     async def run(self) -> None:
-        """Work until asked to stop."""
-        async for batch in self._source.batches():
-            await self._handle(batch)
-            reading = self._source.reading
-            detail = (
-                f"lag {sum(self._source.lag().values())} records" if reading else "taking over partitions, or waiting for Kafka"
-            )
-            self._health.beat(self.name, ready=reading, detail=detail)
+        """Work until asked to stop. While a batch is committed the next one is scored, and the one after that decoded."""
+        under_way: deque[asyncio.Task[None]] = deque()
+        try:
+            async for batch in self._source.batches():
+                slid = await self._intake.take(batch)
+                await self._scoring.acquire()  # the batch before is scored, and the one before that committed
+                before = under_way[-1] if under_way else None
+                under_way.append(asyncio.create_task(self._handle(batch, slid, before)))
+                while under_way[0].done():
+                    await under_way.popleft()
+                reading = self._source.reading
+                detail = (
+                    f"lag {sum(self._source.lag().values())} records" if reading else "taking over partitions, or waiting for Kafka"
+                )
+                self._health.beat(self.name, ready=reading, detail=detail)
+        finally:
+            await asyncio.gather(*under_way, return_exceptions=True)
+        for task in under_way:
+            task.result()
 
     def request_stop(self) -> None:
         """Finish the batch in hand, then stop."""
@@ -87,7 +100,7 @@ class ScoringPart:
         await self._source.close()
         await self._outbox.close()
         await self._control.close()
-        self._pipeline.close()
+        self._intake.close()
         for model in self._models.all:
             model.detector.close()
 
@@ -109,14 +122,21 @@ class ScoringPart:
                 model.detector.forget(entities)
                 self._episodes.forget(entities)
 
-    async def _handle(self, batch: RecordBatch) -> None:
-        verdicts, refused = await self._pipeline.score(batch.records, batch.resume_at)
-        alerts, gone = self._follow(verdicts)
-        rejected = [item for item in refused if _is_new(item, batch)]
-        outcomes = self._outcomes(batch, verdicts, alerts, gone, rejected)
-        lost = await self._outbox.emit(outcomes)
-        self._source.lose(lost)
-        self._count(batch, verdicts, [outcome for at, outcome in outcomes.items() if at not in lost])
+    async def _handle(self, batch: RecordBatch, slid: Slid, before: asyncio.Task[None] | None) -> None:
+        """Score and commit one batch. Nothing is committed behind a batch that failed: what ended ``before`` ends this one."""
+        try:
+            try:
+                verdicts = await self._detect(slid.due)
+                outcomes = self._outcomes(batch, slid, verdicts)
+                if before is not None:
+                    await before
+            finally:
+                self._scoring.release()
+            lost = await self._outbox.emit(outcomes)
+            self._source.lose(lost)
+            self._count(batch, verdicts, [outcome for at, outcome in outcomes.items() if at not in lost])
+        finally:
+            self._source.done()
 
     async def _detect(self, due: Sequence[tuple[Model, WindowBatch]]) -> list[Verdict]:
         verdicts: list[Verdict] = []
@@ -126,32 +146,9 @@ class ScoringPart:
             self._metrics.scoring_seconds.observe(self._clock.monotonic() - started)
         return verdicts
 
-    def _follow(self, verdicts: Sequence[Verdict]) -> tuple[Mapping[int, list[Alert]], Mapping[int, list[str]]]:
-        """By partition: the transitions caused, and the entities forgotten, which stopped sending long ago; what is still open
-        of those is closed."""
-        alerts: dict[int, list[Alert]] = defaultdict(list)
-        gone: dict[int, list[str]] = defaultdict(list)
-        for partition, some in _by_partition(verdicts).items():
-            alerts[partition] += self._episodes.observe(some)
-        for model in self._models.all:
-            for partition, silent in model.processor.take_expired():
-                gone[partition].append(silent)
-                alerts[partition] += self._episodes.close_idle([silent])
-                model.detector.forget([silent])
-        for taken in self._acknowledgements.apply():
-            alerts[taken.partition].append(taken)
-        return alerts, gone
-
-    def _outcomes(
-        self,
-        batch: RecordBatch,
-        verdicts: Sequence[Verdict],
-        alerts: Mapping[int, list[Alert]],
-        gone: Mapping[int, list[str]],
-        rejected: Sequence[Rejected],
-    ) -> dict[int, Outcome]:
+    def _outcomes(self, batch: RecordBatch, slid: Slid, verdicts: Sequence[Verdict]) -> dict[int, Outcome]:
         """What each partition of the batch led to, what is to be remembered of it, and where it goes on."""
-        commits = self._commits(batch)
+        alerts, gone = self._follow(verdicts, slid)
         changed: dict[int, set[str]] = defaultdict(set)
         for partition, some in _by_partition(verdicts).items():
             changed[partition] |= {verdict.entity for verdict in some}
@@ -160,23 +157,27 @@ class ScoringPart:
         return {
             at: Outcome(
                 alerts=alerts.get(at, []),
-                rejected=[item for item in rejected if item.record.partition == at],
+                rejected=[item for item in slid.rejected if item.record.partition == at],
                 state=self._memory.change(at, changed.get(at, ()), gone.get(at, ())),
-                commit=commits.get(at),
+                commit=slid.commits.get(at),
             )
             for at in {record.partition for record in batch.records} | set(gone) | set(alerts)
         }
 
-    def _commits(self, batch: RecordBatch) -> dict[int, Commit]:
-        """Where each partition of the batch goes on, and the oldest record that its windows still need; nothing while it is
-        being refilled."""
-        behind: dict[int, int] = {record.partition: record.offset + 1 for record in batch.records}
-        commits = {}
-        for partition, offset in behind.items():
-            if offset > batch.resume_at[partition]:
-                needed = [model.processor.oldest_offset(partition) for model in self._models.all]
-                commits[partition] = Commit(offset, min((one for one in needed if one is not None), default=None))
-        return commits
+    def _follow(self, verdicts: Sequence[Verdict], slid: Slid) -> tuple[Mapping[int, list[Alert]], Mapping[int, list[str]]]:
+        """By partition: the transitions caused, and the entities forgotten, which stopped sending long ago; what is still open
+        of those is closed."""
+        alerts: dict[int, list[Alert]] = defaultdict(list)
+        gone: dict[int, list[str]] = defaultdict(list)
+        for partition, some in _by_partition(verdicts).items():
+            alerts[partition] += self._episodes.observe(some)
+        for model, partition, silent in slid.gone:
+            gone[partition].append(silent)
+            alerts[partition] += self._episodes.close_idle([silent])
+            model.detector.forget([silent])
+        for taken in self._acknowledgements.apply():
+            alerts[taken.partition].append(taken)
+        return alerts, gone
 
     def _count(self, batch: RecordBatch, verdicts: Sequence[Verdict], outcomes: Sequence[Outcome]) -> None:
         metrics = self._metrics
@@ -219,11 +220,6 @@ class ScoringPart:
             self._warn_again_at = now + WARN_EVERY_SECONDS
             hint = "raise stream.max_entities, or find who invents names: tidewatch dead-letter list --reason too-many-entities"
             log.warning("no place for more entities; messages of new ones are dead-lettered", hint=hint)
-
-
-def _is_new(item: Rejected, batch: RecordBatch) -> bool:
-    """False for a record that only refilled windows: it was set aside when it was first read."""
-    return item.record.offset >= batch.resume_at.get(item.record.partition, 0)
 
 
 def _by_partition(verdicts: Sequence[Verdict]) -> dict[int, list[Verdict]]:

@@ -96,8 +96,8 @@ def instrument(control: Control) -> None:
         original: Callable[..., Awaitable[Any]] = getattr(owner, name)
 
         async def replacement(*args: Any, **kwargs: Any) -> Any:
-            if busy is not None and busy(*args):
-                control.bytes[BUSY] = 1
+            at_work = busy is not None and busy(*args)
+            control.bytes[BUSY] += at_work
             try:
                 if before:
                     control.pass_by(before)
@@ -106,12 +106,11 @@ def instrument(control: Control) -> None:
                     control.pass_by(after)
                 return result
             finally:
-                if busy is not None:
-                    control.bytes[BUSY] = 0
+                control.bytes[BUSY] -= at_work
 
         setattr(owner, name, replacement)
 
-    wrapped(service.stream.scoring.ScoringPart, "_handle", busy=lambda _, batch: bool(batch.records))
+    wrapped(service.stream.scoring.ScoringPart, "_handle", busy=lambda _, batch, *__: bool(batch.records))
     wrapped(service.detectors.realtime.RealTimeAnomalyDetector, "detect", after="after-score")
     wrapped(AIOKafkaProducer, "send_offsets_to_transaction", before="after-produce")
     wrapped(AIOKafkaProducer, "commit_transaction", before="before-commit", after="after-commit")

@@ -19,7 +19,7 @@ from service.clock import ManualClock
 from service.detectors.bundle import Bundle
 from service.detectors.realtime import RealTimeAnomalyDetector
 from service.domain import Dataset, Record, Rejected, Schema, Series, WindowBatch
-from service.runtime import settle_memory
+from service.runtime import settle_interpreter
 from service.settings import DetectionSettings, StreamSettings, TrainingSettings
 from service.sources.codecs.message import encode
 from service.state.dead_letter import dead_letter
@@ -143,7 +143,7 @@ async def run(codec: str, bundle: Bundle, *, seed: int, count: int, made: int, s
     alone, mixed = Path(codec, limits, bundle), Path(codec, limits, bundle)
     per_piece = max(1, round(PIECE * share))
     bad = itertools.chain([next(bad)], bad)  # hypothesis has done its work
-    settle_memory()  # as the service does
+    settle_interpreter()  # as the service does
     for number in itertools.count():
         harmful = list(itertools.islice(bad, per_piece))
         if not harmful:

@@ -144,6 +144,7 @@ class Worker:
             self.refilled += sum(record.offset < batch.resume_at[record.partition] for record in batch.records)
             self.consumed += len(batch.records)
             self.batches += 1
+            self.source.done()
 
     async def until(self, reached: Callable[[], bool], seconds: float = 30.0) -> None:
         """Wait for something to have happened; fails with what the worker failed with."""

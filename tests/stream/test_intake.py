@@ -1,4 +1,4 @@
-"""A batch taken in pieces leads to what the batch taken whole leads to."""
+"""Records taken in many batches lead to what they lead to in one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from service.app import build_model, make_detector
 from service.detectors.bundle import Bundle
 from service.domain import Dataset, Record, Schema, Series, Verdict
 from service.settings import Settings
+from service.sources.base import RecordBatch
 from service.sources.codecs.message import encode
 from service.sources.codecs.native import NativeCodec
-from service.stream import pipeline
+from service.stream.intake import Intake
 from service.stream.models import Models
-from service.stream.pipeline import Due, Pipeline
 from service.training.train import train
 
 METRICS = ("cpu", "mem", "io")
@@ -41,25 +41,37 @@ def records() -> list[Record]:
     return made
 
 
-async def score(due: Due) -> list[Verdict]:
-    return [verdict for model, windows in due for verdict in await model.detector.detect(windows)]
-
-
-async def outcome(bundle: Bundle, piece: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Verdict], list[int]]:
-    monkeypatch.setattr(pipeline, "PIECE", piece)
+async def outcome(bundle: Bundle, together: int) -> tuple[list[Verdict], list[int]]:
     models = Models([("*", build_model(bundle, SETTINGS))])
-    path = Pipeline(NativeCodec(models.schema_of, SETTINGS.stream), models, score)
-    verdicts, rejected = await path.score(records(), {})
-    path.close()
-    return verdicts, [item.record.offset for item in rejected]
+    intake = Intake(NativeCodec(models.schema_of, SETTINGS.stream), models)
+    sent, verdicts, refused = records(), [], []
+    for begin in range(0, len(sent), together):
+        slid = await intake.take(RecordBatch(sent[begin : begin + together], {0: 0}))
+        assert slid.commits[0].offset == min(begin + together, len(sent))
+        for model, windows in slid.due:
+            verdicts += await model.detector.detect(windows)
+        refused += [item.record.offset for item in slid.rejected]
+    intake.close()
+    return verdicts, refused
 
 
-@pytest.mark.parametrize("piece", [1, 7, 64])
-async def test_pieces_lead_to_what_the_whole_leads_to(bundle: Bundle, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, refused = await outcome(bundle, 10_000, monkeypatch)
-    pieces, refused_of_pieces = await outcome(bundle, piece, monkeypatch)
+@pytest.mark.parametrize("together", [1, 7, 64])
+async def test_many_batches_lead_to_what_one_leads_to(bundle: Bundle, together: int) -> None:
+    whole, refused = await outcome(bundle, 10_000)
+    pieces, refused_of_pieces = await outcome(bundle, together)
     assert len(whole) >= 3 * (ROWS - 20) // 5  # each entity has one window every five rows, wherever its phase lies
     assert [(v.entity, v.end_row, v.is_anomaly) for v in pieces] == [(v.entity, v.end_row, v.is_anomaly) for v in whole]
     np.testing.assert_allclose([v.surprise for v in pieces], [v.surprise for v in whole], rtol=1e-5, atol=1e-5)
     assert refused_of_pieces == refused == [49, 99, 149]
     assert {v.not_scored for v in pieces} == {None}
+
+
+async def test_what_only_refills_is_neither_refused_again_nor_committed(bundle: Bundle) -> None:
+    models = Models([("*", build_model(bundle, SETTINGS))])
+    intake = Intake(NativeCodec(models.schema_of, SETTINGS.stream), models)
+    sent = records()
+    refill = await intake.take(RecordBatch(sent[:100], {0: 100}))
+    assert (refill.due, refill.rejected, refill.commits) == ([], [], {})
+    first = await intake.take(RecordBatch(sent[100:101], {0: 100}))
+    assert first.commits[0].offset == 101
+    intake.close()

@@ -1,0 +1,71 @@
+"""From records to the windows that are due, in a thread of its own: whatever a batch holds, the event loop stays free for
+heartbeats, and the batch before is scored meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from service.domain import Rejected, WindowBatch
+from service.kafka_options import Commit
+from service.sources.base import Codec, RecordBatch
+from service.stream.models import Model, Models
+
+
+class Slid(msgspec.Struct, frozen=True):
+    """What a batch brought: the windows that came due, the records refused, by partition where it goes on, and who was forgotten
+    for having been silent (model, partition, entity).
+
+    All of it is as of this batch; the windows themselves may have gone on with the next one.
+    """
+
+    due: list[tuple[Model, WindowBatch]]
+    rejected: list[Rejected]
+    commits: dict[int, Commit]
+    gone: list[tuple[Model, int, str]]
+
+
+class Intake:
+    """Decodes records and slides windows over them, one batch after the other."""
+
+    def __init__(self, codec: Codec, models: Models) -> None:
+        self._codec = codec
+        self._models = models
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="intake")
+
+    async def take(self, batch: RecordBatch) -> Slid:
+        """The batch's windows. Never while windows are dropped or filled anew."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._take, batch)
+
+    def close(self) -> None:
+        """Let the thread go."""
+        self._thread.shutdown(wait=False)
+
+    def _take(self, batch: RecordBatch) -> Slid:
+        samples, rejected = self._codec.decode(batch.records)
+        due: list[tuple[Model, WindowBatch]] = []
+        for model, part in self._models.split(samples):
+            windows, refused = model.processor.add(part, batch.resume_at)
+            due += [(model, window) for window in windows]
+            rejected += refused
+        new = [item for item in rejected if _is_new(item, batch)]
+        gone = [(model, *silent) for model in self._models.all for silent in model.processor.take_expired()]
+        return Slid(due, new, self._commits(batch), gone)
+
+    def _commits(self, batch: RecordBatch) -> dict[int, Commit]:
+        """Where each partition of the batch goes on, and the oldest record that its windows still need; nothing while it is
+        being refilled."""
+        behind: dict[int, int] = {record.partition: record.offset + 1 for record in batch.records}
+        commits = {}
+        for partition, offset in behind.items():
+            if offset > batch.resume_at[partition]:
+                needed = [model.processor.oldest_offset(partition) for model in self._models.all]
+                commits[partition] = Commit(offset, min((one for one in needed if one is not None), default=None))
+        return commits
+
+
+def _is_new(item: Rejected, batch: RecordBatch) -> bool:
+    """False for a record that only refilled windows: it was set aside when it was first read."""
+    return item.record.offset >= batch.resume_at.get(item.record.partition, 0)

@@ -1,0 +1,150 @@
+"""Batches overlap, and what they lead to does not show it. Real Kafka, kills and rebalances: tests/chaos and tests/sources."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.alerts.acknowledging import Acknowledgements
+from service.alerts.control_topic import ControlReader
+from service.alerts.episodes import Episodes
+from service.app import build_model, make_detector
+from service.clock import SystemClock
+from service.detectors.bundle import Bundle
+from service.domain import Dataset, Record, Schema, Series
+from service.errors import ConfigError
+from service.observability.health import Health
+from service.observability.metrics import Metrics
+from service.settings import Settings
+from service.sources.base import RecordBatch
+from service.sources.codecs.message import encode
+from service.sources.codecs.native import NativeCodec
+from service.state.transactions import Outcome
+from service.stream.models import Models
+from service.stream.scoring import ScoringPart
+from service.training.train import train
+
+METRICS = ("cpu", "mem", "io")
+SETTINGS = Settings.model_validate({"training": {"window": 20, "stride": 5, "detectors": {"mahalanobis": 1.0}}})
+ROWS, FIRST = 80, 1_700_000_000
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    values = np.random.default_rng(3).normal(size=(900, len(METRICS))).astype(np.float32)
+    dataset = Dataset(Schema(METRICS, 1000), [Series("host", 0, values)])
+    training = SETTINGS.training
+    return train(dataset, training, name="small", detectors=training.detectors, factory=make_detector)
+
+
+def records() -> list[Record]:
+    """Four entities row by row; from row 50 on one of them is far from normal."""
+    values = np.random.default_rng(4).normal(size=(ROWS, 4, len(METRICS)))
+    values[50:, 1] += 40
+    made: list[Record] = []
+    for row in range(ROWS):
+        for at in range(4):
+            name, stamp = f"host-{at}", (FIRST + row) * 1000
+            value = encode(name, stamp, dict(zip(METRICS, values[row][at].round(3).tolist(), strict=True)))
+            made.append(Record("metrics", 0, len(made), stamp, name.encode(), value))
+    return made
+
+
+class Feed:
+    """Instead of the Kafka source: these batches, as fast as they are taken, or ``one_by_one``."""
+
+    reading = True
+
+    def __init__(self, batches: Sequence[RecordBatch], *, one_by_one: bool) -> None:
+        self._batches = batches
+        self._one_by_one = one_by_one
+        self.in_hand = self.most = 0
+        self.lost: set[int] = set()
+
+    async def batches(self) -> AsyncIterator[RecordBatch]:
+        for batch in self._batches:
+            self.in_hand += 1
+            self.most = max(self.most, self.in_hand)
+            yield batch
+            while self._one_by_one and self.in_hand:
+                await asyncio.sleep(0.001)
+
+    def done(self) -> None:
+        self.in_hand -= 1
+
+    def lose(self, partitions: Collection[int]) -> None:
+        self.lost |= set(partitions)
+
+    def lag(self) -> dict[int, int]:
+        return {}
+
+
+class Outbox:
+    """Instead of Kafka: takes its time, and keeps what it was given; ``fails`` at that emit."""
+
+    def __init__(self, fails: int | None = None) -> None:
+        self.taken: list[Outcome] = []
+        self._fails = fails
+        self._at_work = False
+
+    async def emit(self, outcomes: Mapping[int, Outcome]) -> set[int]:
+        assert not self._at_work
+        self._at_work = True
+        await asyncio.sleep(0.02)
+        self._at_work = False
+        if len(self.taken) == self._fails:
+            raise ConfigError("Kafka does not let us write.", hint="")
+        self.taken += outcomes.values()
+        return set()
+
+
+async def run(bundle: Bundle, fails: int | None = None, *, one_by_one: bool = False) -> tuple[Feed, Outbox, BaseException | None]:
+    models = Models([("*", build_model(bundle, SETTINGS))])
+    episodes = Episodes(SETTINGS.alerts, "")
+    acknowledgements = Acknowledgements(episodes, clock=SystemClock(), lifetime_ms=1000)
+    outbox: Any = Outbox(fails)
+    part = ScoringPart(
+        settings=SETTINGS,
+        codec=NativeCodec(models.schema_of, SETTINGS.stream),
+        models=models,
+        episodes=episodes,
+        outbox=outbox,
+        metrics=Metrics(),
+        health=Health(SystemClock()),
+        clock=SystemClock(),
+        acknowledgements=acknowledgements,
+        control=ControlReader(SETTINGS.kafka, acknowledgements.hear),
+    )
+    sent = records()
+    feed: Any = Feed([RecordBatch(sent[at : at + 16], {0: 0}) for at in range(0, len(sent), 16)], one_by_one=one_by_one)
+    part._source = feed
+    ended = None
+    try:
+        await part.run()
+    except ConfigError as error:
+        ended = error
+    part._intake.close()
+    return feed, outbox, ended
+
+
+async def test_overlapping_batches_lead_to_what_they_lead_to_one_by_one(bundle: Bundle) -> None:
+    feed, overlapping, ended = await run(bundle)
+    apart, one_by_one, _ = await run(bundle, one_by_one=True)
+    assert ended is None
+    assert (feed.most, apart.most) == (3, 1)
+    assert feed.in_hand == 0
+    assert [outcome.commit.offset for outcome in overlapping.taken if outcome.commit] == list(range(16, 4 * ROWS + 1, 16))
+    assert [outcome.alerts for outcome in overlapping.taken] == [outcome.alerts for outcome in one_by_one.taken]
+    assert [outcome.state for outcome in overlapping.taken] == [outcome.state for outcome in one_by_one.taken]
+    assert any(outcome.alerts for outcome in overlapping.taken)
+
+
+async def test_nothing_is_committed_behind_a_batch_that_failed(bundle: Bundle) -> None:
+    feed, outbox, ended = await run(bundle, fails=4)
+    assert isinstance(ended, ConfigError)
+    assert [outcome.commit.offset for outcome in outbox.taken if outcome.commit] == [16, 32, 48, 64]
+    assert feed.in_hand == 0
