@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Awaitable
 from typing import Any
 
 import msgspec
@@ -21,8 +22,13 @@ from service.settings import KafkaSettings
 SETTLE_SECONDS = 2.0  # of each run, left out: the load begins from nothing
 
 
-async def measure(workload: Workload, kafka: KafkaSettings, first_row: int, rows: int, rate: float) -> dict[str, float]:
-    """Load ``rows`` rows at ``rate`` samples a second; latency percentiles in ms, and the rate that was really reached."""
+async def measure(
+    workload: Workload, kafka: KafkaSettings, first_row: int, rows: int, rate: float, caught_up: Awaitable[object]
+) -> dict[str, float]:
+    """Load ``rows`` rows at ``rate`` samples a second; latency percentiles in ms, and the rate that was really reached.
+
+    ``caught_up``: what to wait for before the last transitions are looked for.
+    """
     options = {"bootstrap_servers": kafka.bootstrap_servers, "enable_auto_commit": False, "isolation_level": "read_committed"}
     alerts, metrics = AIOKafkaConsumer(**options, fetch_max_wait_ms=50), AIOKafkaConsumer(**options, max_poll_records=20_000)
     await alerts.start()
@@ -44,6 +50,7 @@ async def measure(workload: Workload, kafka: KafkaSettings, first_row: int, rows
         said, _ = await process.communicate()
         if process.returncode:
             raise RuntimeError(f"the live load ended with status {process.returncode}")
+        await caught_up
         await asyncio.sleep(2.0)
         reading.cancel()
         found = await asyncio.gather(reading, return_exceptions=True)

@@ -21,11 +21,12 @@ import uvloop
 from bench.workload import START_ROW, WINDOW, Workload
 from service.alerts.episodes import Episodes
 from service.app import build_model, make_detector
-from service.domain import Record, Verdict
+from service.domain import Record
 from service.settings import Settings
+from service.sources.base import RecordBatch
 from service.sources.codecs.native import NativeCodec
+from service.stream.intake import Intake
 from service.stream.models import Models
-from service.stream.pipeline import Due, Pipeline
 from service.training.train import train
 
 Stack = tuple[str, ...]
@@ -102,14 +103,11 @@ def _records(workload: Workload, first_row: int, rows: int) -> list[Record]:
     return [Record("metrics", 0, begin + at, stamp, one.entity.encode(), one.value) for at, one in messages]
 
 
-async def _score(due: Due) -> list[Verdict]:
-    return [verdict for model, windows in due for verdict in await model.detector.detect(windows)]
-
-
-async def _work(pipeline: Pipeline, episodes: Episodes, records: list[Record]) -> None:
+async def _work(intake: Intake, episodes: Episodes, records: list[Record]) -> None:
     for begin in range(0, len(records), BATCH):
-        verdicts, _ = await pipeline.score(records[begin : begin + BATCH], {})
-        episodes.observe(verdicts)
+        slid = await intake.take(RecordBatch(records[begin : begin + BATCH], {0: 0}))
+        for model, windows in slid.due:
+            episodes.observe(await model.detector.detect(windows))
         await asyncio.sleep(0)
 
 
@@ -127,12 +125,12 @@ def main() -> None:
     training = settings.training
     bundle = train(workload.dataset(), training, name="profile", detectors=training.detectors, factory=make_detector)
     models = Models([("*", build_model(bundle, settings))])
-    pipeline, episodes = Pipeline(NativeCodec(models.schema_of, settings.stream), models, _score), Episodes(settings.alerts)
-    uvloop.run(_work(pipeline, episodes, _records(workload, 0, WINDOW)))
+    intake, episodes = Intake(NativeCodec(models.schema_of, settings.stream), models), Episodes(settings.alerts)
+    uvloop.run(_work(intake, episodes, _records(workload, 0, WINDOW)))
     records = _records(workload, WINDOW, told.rows)
     sampler, began, cpu = Sampler(), time.perf_counter(), time.process_time()
     sampler.start()
-    uvloop.run(_work(pipeline, episodes, records))
+    uvloop.run(_work(intake, episodes, records))
     sampler.done.set()
     spent, cpu = time.perf_counter() - began, time.process_time() - cpu
     told.out.parent.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,8 @@ import numpy as np
 import uvloop
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from service.sources.kafka import FETCH_BYTES
+
 WINDOW = 100
 BATCH = 4000
 
@@ -31,7 +33,12 @@ async def ingest(servers: str, topic: str, dims: int, entities: int, records: in
     ring = np.zeros((entities, WINDOW, dims), np.float32)
     places = np.zeros(entities, np.int64)
     slots: dict[bytes, int] = {}
-    consumer = AIOKafkaConsumer(bootstrap_servers=servers, auto_offset_reset="earliest", enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=servers,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        max_partition_fetch_bytes=FETCH_BYTES,
+    )
     await consumer.start()
     done, began, cpu = 0, 0.0, 0.0
     try:

@@ -22,9 +22,13 @@ def show(results: Mapping[str, Any], console: Console) -> None:
         ("raw ingest: consume, decode, ring buffer", raw),
         ("end to end, default ensemble", results["end_to_end_samples_per_s"]),
     ]
-    river = results["river_samples_per_s"]
-    rows += [("River HalfSpaceTrees, scoring only", river)] if river else []
-    rows += [("River HalfSpaceTrees, score and learn", results["river_with_learning_samples_per_s"])] if river else []
+    river = results["river"]
+    if river:
+        rows += [
+            ("River HalfSpaceTrees, 50 trees, scoring only", river["scoring"]),
+            ("River HalfSpaceTrees, 10 trees, scoring only", river["default_scoring"]),
+            ("River HalfSpaceTrees, 10 trees, score and learn", river["default_learning"]),
+        ]
     for name, speed in rows:
         speeds.add_row(name, f"{speed:,.0f}", f"{speed / raw:.2f}")
     console.print(speeds)
@@ -52,7 +56,7 @@ def show(results: Mapping[str, Any], console: Console) -> None:
         latency = Table(*columns, title="Produce to visible", title_justify="left")
         for load in results["latency"]:
             numbers = [load[key] for key in ("rate", "transitions", "p50_ms", "p99_ms", "p999_ms")]
-            latency.add_row(f"{load['share']:.0%} of the top speed", *(f"{number:,.0f}" for number in numbers))
+            latency.add_row(load["load"], *(f"{number:,.0f}" for number in numbers))
         console.print(latency)
 
 
@@ -62,7 +66,9 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
     axes.barh([_label(cell) for cell in cells], [cell["samples_per_s"] for cell in cells], color="#2a6f97")
     lines = [("raw ingest, 38 metrics", results["raw_ingest_samples_per_s"], "#333333")]
-    lines += [("River HalfSpaceTrees", results["river_samples_per_s"], "#c1121f")] if results["river_samples_per_s"] else []
+    lines += (
+        [("River HalfSpaceTrees, 50 trees", results["river_samples_per_s"], "#c1121f")] if results["river_samples_per_s"] else []
+    )
     for name, speed, colour in lines:
         axes.axvline(speed, color=colour, linestyle="--", label=f"{name}: {speed:,.0f}/s")
     axes.invert_yaxis()

@@ -24,7 +24,7 @@ from service.local.stack import LocalStack
 from service.settings import Settings
 from service.state.topics import create_topics
 
-WORKLOAD = Workload(200, 38, 10)
+WORKLOAD = Workload(400, 38, 10)
 FIRST, SECOND, SECONDS = 12.0, 34.0, 60.0
 PATIENCE = 300.0
 
@@ -45,10 +45,8 @@ async def measure(stack: LocalStack, folder: Path, rate: float, *, restarts: boo
         while sum(await asyncio.gather(*(_consumed(worker) for worker in workers))) < warm:
             await asyncio.sleep(0.2)
         rolling = asyncio.create_task(_roll(config, folder, holds)) if restarts else None
-        told = await latency.measure(WORKLOAD, kafka, WINDOW, int(rate * SECONDS / WORKLOAD.entities), rate)
-        if rolling is not None:
-            await rolling
-    return told
+        caught_up = rolling if rolling is not None else asyncio.sleep(0)
+        return await latency.measure(WORKLOAD, kafka, WINDOW, int(rate * SECONDS / WORKLOAD.entities), rate, caught_up)
 
 
 async def _consumed(worker: ScoringProcess) -> int:
@@ -73,7 +71,7 @@ async def _roll(config: dict[str, Any], folder: Path, holds: list[AsyncExitStack
 def main() -> None:
     """Measure with and without restarts, print, save ``rolling.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rate", type=float, default=2000.0, help="samples a second")
+    parser.add_argument("--rate", type=float, default=4000.0, help="samples a second")
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     asked = parser.parse_args()
     results: dict[str, dict[str, float]] = {}

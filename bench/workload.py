@@ -25,8 +25,9 @@ INTERVAL_MS = 1000
 SERIES_ROWS = 3000
 START_ROW = 1_700_000_000  # in the past, so that no speed can run ahead of the clock
 TICK_SECONDS = 0.02
-# While the load is live one entity in FAULT_EVERY is broken for FAULT_ROWS of every FAULT_PERIOD rows: transitions to time.
-FAULT_PERIOD, FAULT_ROWS, FAULT_EVERY = 150, 10, 12
+# While the load is live each entity is broken for FAULT_ROWS of every FAULT_PERIOD rows, one after the other: transitions to time,
+# spread evenly, and too few to move anybody's level.
+FAULT_PERIOD, FAULT_ROWS = 3600, 10
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,9 @@ class Workload:
         entities = list(zip(self.names, heads, range(0, 37 * self.entities, 37), strict=True))
         for row in range(first_row, first_row + rows):
             stamp = str((START_ROW + row) * INTERVAL_MS).encode()
-            for at, (name, head, shift) in enumerate(entities):
+            for name, head, shift in entities:
                 texts = calm
-                if faults and row % FAULT_PERIOD < FAULT_ROWS and (at + row // FAULT_PERIOD) % FAULT_EVERY == 0:
+                if faults and (row + shift * 31) % FAULT_PERIOD < FAULT_ROWS:
                     texts = broken
                 yield Message(name, b"%b%b%b" % (head, stamp, texts[(row + shift) % SERIES_ROWS]))
 
