@@ -92,11 +92,16 @@ class StreamProcessor:
             return [], []
         columns = Samples.of(self.schema, samples)
         partitions = np.array([record.partition for record in columns.records], np.int64)
+        taken = self._take(columns, partitions, resume_at)
+        # Only now: whoever is in this batch is as new as his last row in it, and what he led to is told before he is forgotten.
         self._expire_idle(partitions, columns.rows)
+        return taken
+
+    def _take(self, columns: Samples, partitions: I64, resume_at: Mapping[int, int]) -> tuple[list[WindowBatch], list[Rejected]]:
         slots, rejected = self._find_slots(columns, partitions)
         chosen = slots >= 0
         if not chosen.all():
-            columns, partitions, slots = _take(columns, chosen), partitions[chosen], slots[chosen]
+            columns, partitions, slots = _chosen(columns, chosen), partitions[chosen], slots[chosen]
             if not len(columns):
                 return [], rejected
         if columns.labels is not None:
@@ -240,7 +245,7 @@ async def rows_to_samples(rows: AsyncIterator[F32], schema: Schema, *, entity: s
         yield Samples(schema, [entity] * len(values), times, numbers, values, records)
 
 
-def _take(columns: Samples, chosen: Mask) -> Samples:
+def _chosen(columns: Samples, chosen: Mask) -> Samples:
     at = np.flatnonzero(chosen).tolist()
     return Samples(
         columns.schema,

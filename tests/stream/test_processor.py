@@ -141,6 +141,17 @@ def test_a_partition_replayed_behind_the_other_keeps_its_entities() -> None:
     assert ends(batches) == [("now", 100_299), ("then", 299)]
 
 
+def test_a_batch_longer_than_the_silence_allowed_forgets_nobody_who_is_in_it() -> None:
+    one = processor(window=3, idle_after_seconds=100)
+    ended = []
+    for begin in range(0, 1000, 250):
+        batches, _ = one.add([sample(name, row) for row in range(begin, begin + 250) for name in ("a", "b")], {})
+        ended += ends(batches)
+    assert sorted(ended) == [(name, row) for name in "ab" for row in range(2, 1000)]
+    one.add([sample("a", row) for row in range(1000, 1250)], {})
+    assert one.take_expired() == [(0, "b")]
+
+
 def test_dropped_partitions_are_forgotten_and_their_slots_used_again() -> None:
     one = processor(max_entities=2)
     one.add([sample("a", row) for row in range(5)] + [sample("b", row, partition=1) for row in range(5)], {})
