@@ -255,6 +255,7 @@ def push_rows(
                 if reached == row:
                     _write(values, mask, place, new[at])
                     kept[place] = offset
+                    head[OLDEST] = min(head[OLDEST], offset)  # of a window of one row nothing else may be kept
                 else:
                     mask[place] = False
                     kept[place] = -1
