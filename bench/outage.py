@@ -30,6 +30,7 @@ from service.training.train import train
 
 WORKLOAD = Workload(200, 38, 10)
 PARTS = ("scoring", "store")
+FAULTS = 30_000  # rows between two of one entity: few enough that its level stays
 PATIENCE = 3600.0
 
 console = Console()
@@ -52,7 +53,7 @@ async def measure(stack: LocalStack, folder: Path, samples: int) -> dict[str, fl
     queued, warm = rows * WORKLOAD.entities, WINDOW * WORKLOAD.entities
     await create_topics(kafka)
     told: dict[str, float] = {"samples_each": float(queued)}
-    await preload(WORKLOAD, kafka, WINDOW + rows, faults=True)
+    await preload(WORKLOAD, kafka, WINDOW + rows, faults=FAULTS)
     async with ScoringProcess(config, folder, PARTS) as process:
         console.log("all is well: the top speed")
         told["top_speed"] = _speed(await process.until_consumed(warm + queued, PATIENCE), warm, warm + queued)
@@ -60,7 +61,7 @@ async def measure(stack: LocalStack, folder: Path, samples: int) -> dict[str, fl
         told["rss_before_mb"] = process.rss_mb()
         console.log("Elasticsearch is away")
         await asyncio.to_thread(stack.stop_elasticsearch)
-        await preload(WORKLOAD, kafka, rows, WINDOW + rows, faults=True)
+        await preload(WORKLOAD, kafka, rows, WINDOW + rows, faults=FAULTS)
         away = (await process.until_consumed(warm + 2 * queued, PATIENCE))[-1]
         told["rss_while_away_mb"] = process.rss_mb()
         told["transitions_queued"] = float(away.transitions - away.stored)
@@ -72,7 +73,7 @@ async def measure(stack: LocalStack, folder: Path, samples: int) -> dict[str, fl
         told["stored_per_s"] = told["transitions_queued"] / told["store_caught_up_s"]
         told["peak_rss_mb"] = process.peak_rss_mb()
     console.log("the service is away")
-    await preload(WORKLOAD, kafka, rows, WINDOW + 2 * rows, faults=True)
+    await preload(WORKLOAD, kafka, rows, WINDOW + 2 * rows, faults=FAULTS)
     async with ScoringProcess(config, folder, PARTS) as process:
         console.log("and comes back")
         began = time.perf_counter()

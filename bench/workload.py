@@ -25,9 +25,9 @@ INTERVAL_MS = 1000
 SERIES_ROWS = 3000
 START_ROW = 1_700_000_000  # in the past, so that no speed can run ahead of the clock
 TICK_SECONDS = 0.02
-# While the load is live each entity is broken for FAULT_ROWS of every FAULT_PERIOD rows, one after the other: transitions to time,
-# spread evenly, and too few to move anybody's level.
-FAULT_PERIOD, FAULT_ROWS = 3600, 10
+# While the load is live each entity is broken for so many rows of every ``faults`` rows, one after the other: transitions to time,
+# spread evenly. Once for each entity in all loads of the bench, as a second time finds its level raised by the first.
+FAULT_ROWS, LIVE_FAULTS = 10, 6000
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Workload:
         """What the bundle is trained on."""
         return Dataset(Schema(self.metrics, INTERVAL_MS), [Series("host", 0, self.values())])
 
-    def messages(self, first_row: int, rows: int, *, faults: bool = False) -> Iterator[Message]:
-        """Every entity's message of a row, then the next row."""
+    def messages(self, first_row: int, rows: int, *, faults: int = 0) -> Iterator[Message]:
+        """Every entity's message of a row, then the next row; ``faults``: rows from one fault of an entity to its next, or 0."""
         values = self.values()
         calm, broken = self._texts(values), self._texts(values + 6.0) if faults else []
         heads = [f'{{"entity":"{name}","timestamp":'.encode() for name in self.names]
@@ -73,7 +73,7 @@ class Workload:
             stamp = str((START_ROW + row) * INTERVAL_MS).encode()
             for name, head, shift in entities:
                 texts = calm
-                if faults and (row + shift * 31) % FAULT_PERIOD < FAULT_ROWS:
+                if faults and (row + shift * 31) % faults < FAULT_ROWS:
                     texts = broken
                 yield Message(name, b"%b%b%b" % (head, stamp, texts[(row + shift) % SERIES_ROWS]))
 
@@ -89,7 +89,7 @@ class Workload:
         return int(np.maximum(due, 0).sum())
 
 
-async def preload(workload: Workload, kafka: KafkaSettings, rows: int, first_row: int = 0, *, faults: bool = False) -> None:
+async def preload(workload: Workload, kafka: KafkaSettings, rows: int, first_row: int = 0, *, faults: int = 0) -> None:
     """Write ``rows`` rows of every entity from ``first_row`` on."""
     publisher = MetricsPublisher(kafka)
     await publisher.start()
@@ -105,7 +105,7 @@ async def load(workload: Workload, kafka: KafkaSettings, first_row: int, rows: i
     """Write ``rows`` rows at ``rate`` messages a second; prints the rate that was reached."""
     publisher = MetricsPublisher(kafka)
     await publisher.start()
-    messages = workload.messages(first_row, rows, faults=True)
+    messages = workload.messages(first_row, rows, faults=LIVE_FAULTS)
     total, sent, began = rows * workload.entities, 0, time.monotonic()
     try:
         while sent < total:

@@ -17,7 +17,7 @@ import msgspec
 
 from service.errors import Stop
 
-BUCKETS = 1000  # fixed for good: the record's key begins with the bucket
+BUCKETS = 100_000  # fixed for good: the record's key begins with the bucket
 VERSION = 1
 PAGE_BYTES = 256 << 10  # of the entities' memories on one page; one larger than that has a page to itself
 
@@ -44,7 +44,7 @@ Page = tuple[int, int]  # bucket, number within the bucket
 
 def _key(page: Page) -> bytes:
     bucket, number = page
-    return b"%04d-%d" % page if number else b"%04d" % bucket
+    return b"%05d-%d" % page if number else b"%05d" % bucket
 
 
 def _page(key: bytes) -> Page:
