@@ -7,51 +7,32 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pytest
 
 from service.alerts.acknowledging import Acknowledgements
 from service.alerts.control_topic import ControlReader
 from service.alerts.episodes import Episodes
-from service.app import build_model, make_detector
+from service.app import build_model
 from service.clock import SystemClock
 from service.detectors.bundle import Bundle
-from service.domain import Dataset, Record, Schema, Series
+from service.domain import Record
 from service.errors import ConfigError
 from service.observability.health import Health
 from service.observability.metrics import Metrics
-from service.settings import Settings
 from service.sources.base import RecordBatch
-from service.sources.codecs.message import encode
 from service.sources.codecs.native import NativeCodec
 from service.state.transactions import Outcome
 from service.stream.models import Models
 from service.stream.scoring import ScoringPart
-from service.training.train import train
+from tests.stream.small import METRICS, SETTINGS, records
 
-METRICS = ("cpu", "mem", "io")
-SETTINGS = Settings.model_validate({"training": {"window": 20, "stride": 5, "detectors": {"mahalanobis": 1.0}}})
-ROWS, FIRST = 80, 1_700_000_000
+ROWS = 80
 
 
-@pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    values = np.random.default_rng(3).normal(size=(900, len(METRICS))).astype(np.float32)
-    dataset = Dataset(Schema(METRICS, 1000), [Series("host", 0, values)])
-    training = SETTINGS.training
-    return train(dataset, training, name="small", detectors=training.detectors, factory=make_detector)
-
-
-def records() -> list[Record]:
+def sent() -> list[Record]:
     """Four entities row by row; from row 50 on one of them is far from normal."""
-    values = np.random.default_rng(4).normal(size=(ROWS, 4, len(METRICS)))
+    values = np.random.default_rng(4).normal(size=(ROWS, 4, len(METRICS))).astype(np.float32)
     values[50:, 1] += 40
-    made: list[Record] = []
-    for row in range(ROWS):
-        for at in range(4):
-            name, stamp = f"host-{at}", (FIRST + row) * 1000
-            value = encode(name, stamp, dict(zip(METRICS, values[row][at].round(3).tolist(), strict=True)))
-            made.append(Record("metrics", 0, len(made), stamp, name.encode(), value))
-    return made
+    return records(values)
 
 
 class Feed:
@@ -119,8 +100,8 @@ async def run(bundle: Bundle, fails: int | None = None, *, one_by_one: bool = Fa
         acknowledgements=acknowledgements,
         control=ControlReader(SETTINGS.kafka, acknowledgements.hear),
     )
-    sent = records()
-    feed: Any = Feed([RecordBatch(sent[at : at + 16], {0: 0}) for at in range(0, len(sent), 16)], one_by_one=one_by_one)
+    told = sent()
+    feed: Any = Feed([RecordBatch(told[at : at + 16], {0: 0}) for at in range(0, len(told), 16)], one_by_one=one_by_one)
     part._source = feed
     ended = None
     try:
