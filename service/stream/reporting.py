@@ -157,6 +157,8 @@ class Reporter:
         read, so that nobody's silence can be told from our own being late."""
         now, last = self._clock.now_ms(), turn.last
         assert last is not None  # read before
+        if last.turn == turn.name:  # or else we stood still ourselves
+            could_be_newer |= now - last.at > 2 * self._settings.check_every_seconds * 1000
         newest = self._head(turn.partition)
         head = last.head if newest is None else newest
         head_at = now if could_be_newer or head != last.head else last.head_at
