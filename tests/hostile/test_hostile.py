@@ -21,6 +21,11 @@ from tests.hostile.messages import NOW, hostile
 from tests.hostile.run import interleaved, run, trained
 from tests.sources.rig import SCHEMA, Worker, kafka_settings, read_all
 
+REASONS = {
+    "not-json", "too-large", "not-finite", "wrong-type", "key-mismatch", "bad-entity", "bad-timestamp", "too-far-ahead",
+    "unknown-shape", "bad-labels", "unknown-entity",
+}  # fmt: skip
+
 
 @pytest.mark.parametrize("codec", sorted(CODECS))
 async def test_every_record_is_a_sample_or_a_dead_letter_and_the_good_ones_do_not_notice(codec: str) -> None:
@@ -30,7 +35,7 @@ async def test_every_record_is_a_sample_or_a_dead_letter_and_the_good_ones_do_no
     assert (report.lost, report.good_refused, report.windows_differ) == (0, 0, 0)
     assert report.dead_letters + report.accepted == report.hostile
     assert report.windows > 1000
-    assert len(report.reasons) >= 10
+    assert report.reasons.keys() >= REASONS
     assert report.accepted > 100  # some of what was made is good by chance: the generator is near to what is read
 
 
