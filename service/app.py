@@ -60,7 +60,7 @@ STORES: dict[str, str] = {
     "elasticsearch": "service.alerts.elasticsearch:ElasticsearchAlertStore",
 }
 HISTORIES: dict[str, str] = {
-    "elasticsearch": "service.alerts.elasticsearch:AlertHistory",
+    "elasticsearch": "service.alerts.history:AlertHistory",
 }
 
 PARTS = ("scoring", "store", "notify")

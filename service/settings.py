@@ -106,6 +106,7 @@ class StreamSettings(Section):
     max_entities: Positive = 100_000
     idle_after_seconds: Seconds = 3600.0
     max_batch_records: Positive = 10_000
+    max_delay_ms: Positive = 20  # what waited for the last batch waits so long, at most, for newer to join it
     max_rewind_records: Positive = 2_000_000
     start_from: Literal["earliest", "latest"] = "earliest"  # where a group that never committed begins
 

@@ -6,11 +6,10 @@ No ILM, data streams, delete-by-query or ``GET /``: the same code works on every
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import aiohttp
-import msgspec
 import stamina
 from elastic_transport import AiohttpHttpNode
 from elastic_transport import ConnectionError as TransportError
@@ -19,9 +18,9 @@ from elasticsearch import ApiError, AsyncElasticsearch
 
 from service.alerts.control import Command
 from service.alerts.deliveries import DELIVERY_MAPPINGS, Delivery, delivery_document, version
-from service.alerts.documents import MAPPINGS, document, event_document, event_id, iso, month
+from service.alerts.documents import MAPPINGS, document, event_document, event_id, month
 from service.alerts.words import WORD_MAPPINGS, word_document, word_id
-from service.domain import Alert, Severity, Status
+from service.domain import Alert
 from service.errors import ConfigError, StoreUnavailable
 from service.observability.logging import get_logger
 from service.settings import ElasticsearchSettings, reveal
@@ -31,6 +30,7 @@ log = get_logger("store")
 Muted = Callable[[Alert], str | None]
 Refused = Callable[[Mapping[str, Any], str], None]
 BULK_DOCUMENTS = 500
+BUSY_SECONDS = 5.0
 BULK_DELIVERIES = 20  # one of them may name fifty thousand alerts
 
 
@@ -221,173 +221,48 @@ async def cluster_health(client: AsyncElasticsearch, url: str) -> str:
     return f"cluster {health['cluster_name']} is {health['status']}"
 
 
-class AlertWithEvents(msgspec.Struct, frozen=True):
-    """One alert's document, its transitions in order (``documents.document``), and the newest messages about it, oldest first
-    (``deliveries.delivery_document``, without the other alerts they name)."""
-
-    alert: dict[str, Any]
-    events: list[dict[str, Any]]
-    notifications: list[dict[str, Any]] = []
-
-
-class Page(msgspec.Struct, frozen=True):
-    """Some documents, and the position behind them (``None`` at the end)."""
-
-    documents: list[dict[str, Any]]
-    next: list[Any] | None
-
-
-NEWEST_ALERTS: list[dict[str, Any]] = [{"@timestamp": "desc"}, {"tidewatch.alert_id": "asc"}]
-NEWEST_EVENTS: list[dict[str, Any]] = [*NEWEST_ALERTS, {"event.sequence": "desc"}]
-NEWEST_NOTIFICATIONS: list[dict[str, Any]] = [{"@timestamp": "desc"}, {"tidewatch.receiver": "asc"}]
-
-
-class AlertHistory:
-    """Reads the history back, through the aliases. Every method raises ``StoreUnavailable`` or ``ConfigError``."""
-
-    def __init__(self, settings: ElasticsearchSettings) -> None:
-        self._settings = settings
-        self._client = connect(settings)
-        self._alerts = f"{settings.index_prefix}-alerts"
-        self._events = f"{settings.index_prefix}-alert-events"
-        self._notifications = f"{settings.index_prefix}-notifications"
-
-    async def find(
-        self,
-        *,
-        since: int | None = None,
-        until: int | None = None,
-        entity: str | None = None,
-        severity: Severity | None = None,
-        status: Status | None = None,
-        told_only: bool = False,
-        limit: int = 50,
-    ) -> list[dict[str, Any]]:
-        """Alert documents, newest start first. ``since`` and ``until`` (ms) bound the start; ``entity`` may hold ``*`` and
-        ``?``; ``severity`` is the least peak severity; ``told_only`` leaves out alerts that never fired."""
-        found: list[dict[str, Any]] = []
-        async for each in self.scan(
-            since=since, until=until, entity=entity, severity=severity, status=status, told_only=told_only, page=min(limit, 1000)
-        ):
-            found.append(each)
-            if len(found) >= limit:
-                break
-        return found
-
-    async def scan(
-        self,
-        *,
-        since: int | None = None,
-        until: int | None = None,
-        entity: str | None = None,
-        severity: Severity | None = None,
-        status: Status | None = None,
-        told_only: bool = False,
-        page: int = 1000,
-    ) -> AsyncIterator[dict[str, Any]]:
-        """As ``find``, every document, a page at a time (``search_after``, so any number of them)."""
-        query = history_query(since=since, until=until, entity=entity, severity=severity, status=status, told_only=told_only)
-        after: Sequence[Any] | None = None
-        while True:
-            found = await self.page(query, page, after)
-            for each in found.documents:
-                yield each
-            if found.next is None:
-                return
-            after = found.next
-
-    async def page(
-        self, query: dict[str, Any], size: int, after: Sequence[Any] | None = None, *, of: Literal["alerts", "events"] = "alerts"
-    ) -> Page:
-        """Up to ``size`` documents of ``query`` (``history_query``), newest first, behind the position ``after``."""
-        index, order = (self._alerts, NEWEST_ALERTS) if of == "alerts" else (self._events, NEWEST_EVENTS)
-        hits = await self._search(index, query, order, size, after)
-        return Page([hit["_source"] for hit in hits], hits[-1]["sort"] if len(hits) == size else None)
-
-    async def reach(self) -> str:
-        """Reach the server with these credentials; one sentence."""
-        return await cluster_health(self._client, self._settings.url)
-
-    async def show(self, alert_id: str) -> AlertWithEvents | None:
-        """One alert, its transitions, and who was told. An unambiguous beginning of its id is enough; ``None`` when there is none
-        such."""
-        start: dict[str, Any] = {"prefix": {"tidewatch.alert_id": {"value": alert_id.lower()}}}
-        found = await self._search(self._alerts, start, [{"tidewatch.alert_id": "asc"}], 2, None)
-        if not found or (len(found) > 1 and found[0]["_source"]["tidewatch"]["alert_id"] != alert_id):
-            return None
-        whole = found[0]["_source"]
-        exact = {"term": {"tidewatch.alert_id": whole["tidewatch"]["alert_id"]}}
-        events = await self._search(self._events, exact, [{"event.sequence": "asc"}], 1000, None)
-        told = await self._search(self._notifications, exact, NEWEST_NOTIFICATIONS, 1000, None, without=["tidewatch.alert_id"])
-        return AlertWithEvents(whole, [hit["_source"] for hit in events], [hit["_source"] for hit in reversed(told)])
-
-    async def refresh(self) -> None:
-        """Make what was just written visible to searches."""
-        try:
-            await self._client.indices.refresh(index=[self._alerts, self._events, self._notifications], ignore_unavailable=True)
-        except (ApiError, AnyTransportError) as error:
-            raise translated(error, self._settings.url) from error
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.close()
-
-    async def _search(
-        self,
-        index: str,
-        query: dict[str, Any],
-        sort: list[dict[str, Any]],
-        size: int,
-        after: Sequence[Any] | None,
-        without: Sequence[str] | None = None,
-    ) -> list[dict[str, Any]]:
-        # ignore_unavailable: the alias does not exist before the first alert
-        try:
-            answer = await self._client.search(
-                index=index,
-                query=query,
-                sort=sort,
-                size=size,
-                search_after=after,
-                source_excludes=without,
-                ignore_unavailable=True,
-            )
-        except (ApiError, AnyTransportError) as error:
-            raise translated(error, self._settings.url) from error
-        hits: list[dict[str, Any]] = answer["hits"]["hits"]
-        return hits
-
-
-def history_query(
+async def search(
+    client: AsyncElasticsearch,
+    url: str,
     *,
-    since: int | None = None,
-    until: int | None = None,
-    entity: str | None = None,
-    severity: Severity | None = None,
-    status: Status | None = None,
-    told_only: bool = False,
-    alert_id: str | None = None,
-    action: str | None = None,
-) -> dict[str, Any]:
-    """The Elasticsearch query of these filters (see ``AlertHistory.find``; ``action`` is of events). Pure."""
-    wanted: list[dict[str, Any]] = []
-    bounds = {name: iso(ms) for name, ms in (("gte", since), ("lt", until)) if ms is not None}
-    if bounds:
-        wanted.append({"range": {"@timestamp": bounds}})
-    if entity is not None:
-        wanted.append({"wildcard": {"tidewatch.entity": {"value": entity}}})
-    if severity is not None:
-        loud = [str(each) for each in Severity if each.rank >= severity.rank]
-        wanted.append({"terms": {"tidewatch.peak_severity": loud}})
-    if status is not None:
-        wanted.append({"term": {"tidewatch.status": str(status)}})
-    if told_only:
-        wanted.append({"exists": {"field": "tidewatch.fired_at"}})
-    if alert_id is not None:
-        wanted.append({"term": {"tidewatch.alert_id": alert_id}})
-    if action is not None:
-        wanted.append({"term": {"event.action": action}})
-    return {"bool": {"filter": wanted}} if wanted else {"match_all": {}}
+    index: str,
+    query: dict[str, Any],
+    sort: list[dict[str, Any]],
+    size: int,
+    after: Sequence[Any] | None = None,
+    without: Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
+    """The hits of one search. An index that has just been made answers 503 until its shards are there, and a busy server 429: it
+    is asked again for some seconds. Raises ``StoreUnavailable`` or ``ConfigError``."""
+    async for attempt in stamina.retry_context(on=_not_now, attempts=None, timeout=BUSY_SECONDS, wait_max=1.0):
+        with attempt:
+            try:
+                answer = await client.search(
+                    index=index,
+                    query=query,
+                    sort=sort,
+                    size=size,
+                    search_after=after,
+                    source_excludes=without,
+                    ignore_unavailable=True,  # the alias does not exist before the first alert
+                )
+            except (ApiError, AnyTransportError) as error:
+                raise translated(error, url) from error
+    hits: list[dict[str, Any]] = answer["hits"]["hits"]
+    return hits
+
+
+def _not_now(error: Exception) -> bool:
+    """The server answered, and may have more to say in a moment; one that does not answer at all is told of at once."""
+    return isinstance(error, StoreUnavailable) and isinstance(error.__cause__, ApiError)
+
+
+async def refresh(client: AsyncElasticsearch, url: str, indices: Sequence[str]) -> None:
+    """Make what was just written visible to searches. Raises ``StoreUnavailable`` or ``ConfigError``."""
+    try:
+        await client.indices.refresh(index=indices, ignore_unavailable=True)
+    except (ApiError, AnyTransportError) as error:
+        raise translated(error, url) from error
 
 
 def translated(error: Exception, url: str) -> StoreUnavailable | ConfigError:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI, Path, Query, Security
 from fastapi.security import HTTPBearer
 
-from service.alerts.elasticsearch import AlertHistory, history_query
+from service.alerts.history import AlertHistory, history_query
 from service.alerts.people import People
 from service.api import models
 from service.api.auth import TokenRequired

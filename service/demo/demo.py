@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.rule import Rule
 from rich.text import Text
 
-from service.alerts.elasticsearch import AlertHistory
+from service.alerts.history import AlertHistory
 from service.app import build_alert_store, make_detector
 from service.commands.alerts import history_table
 from service.commands.common import ShowProgress, progress_bar

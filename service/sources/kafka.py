@@ -114,13 +114,28 @@ class KafkaSource:
             self._settled = dict(self._handed)
             self._idle.set()
 
-    async def _fetch(self) -> Any:
+    async def _fetch(self) -> dict[Any, list[Any]]:
+        """What has arrived, by partition; nothing when nothing does for a moment."""
+        most = self._limits.max_batch_records
+        fetched: dict[Any, list[Any]] = await self._poll(0, most)
+        count = sum(map(len, fetched.values()))
+        if not count:
+            return await self._poll(POLL_MS, most)
+        if count < most:
+            # These waited in aiokafka's buffer, which asks for no newer ones meanwhile. A batch of the old alone would cost as
+            # much as one of both, and the newer would wait for it.
+            for partition, newer in (await self._poll(self._limits.max_delay_ms, most - count)).items():
+                fetched[partition] = fetched.get(partition, []) + newer
+        return fetched
+
+    async def _poll(self, timeout_ms: int, most: int) -> dict[Any, list[Any]]:
         try:
-            return await self._consumer.getmany(timeout_ms=POLL_MS, max_records=self._limits.max_batch_records)
+            fetched: dict[Any, list[Any]] = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=most)
         except (TopicAuthorizationFailedError, GroupAuthorizationFailedError) as error:
             raise ConfigError(
                 f"Kafka does not let group {self.group} read {self._topic}.", hint="Grant the user READ on both."
             ) from error
+        return fetched
 
     def lose(self, partitions: Collection[int]) -> None:
         """The owner's word, before it is done with a batch, that it may not own these any more: they will be taken over anew."""

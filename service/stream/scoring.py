@@ -71,7 +71,11 @@ class ScoringPart:
         await self._source.start()
 
     async def run(self) -> None:
-        """Work until asked to stop. While a batch is committed the next one is scored, and the one after that decoded."""
+        """Work until asked to stop. Behind, a batch is committed while the next one is scored and the one after that decoded.
+
+        Caught up, one is done before the next is asked for: the three would only cost each other time, and small batches cost
+        more a record than large ones.
+        """
         under_way: deque[asyncio.Task[None]] = deque()
         try:
             async for batch in self._source.batches():
@@ -79,12 +83,13 @@ class ScoringPart:
                 await self._scoring.acquire()  # the batch before is scored, and the one before that committed
                 before = under_way[-1] if under_way else None
                 under_way.append(asyncio.create_task(self._handle(batch, slid, before)))
-                while under_way[0].done():
+                behind = sum(self._source.lag().values())
+                if behind <= len(batch.records):
+                    await asyncio.wait([under_way[-1]])
+                while under_way and under_way[0].done():
                     await under_way.popleft()
                 reading = self._source.reading
-                detail = (
-                    f"lag {sum(self._source.lag().values())} records" if reading else "taking over partitions, or waiting for Kafka"
-                )
+                detail = f"lag {behind} records" if reading else "taking over partitions, or waiting for Kafka"
                 self._health.beat(self.name, ready=reading, detail=detail)
         finally:
             await asyncio.gather(*under_way, return_exceptions=True)
@@ -108,12 +113,16 @@ class ScoringPart:
         """See ``sources.base.Owner``: the old owners are fenced, and what they remembered is ours."""
         taken = await self._outbox.take_over(partitions)
         for partition, found in taken.items():
-            self._memory.restore(partition, found.state)
+            # in a thread: a hundred thousand entities take a second, and no batch is in hand meanwhile
+            await asyncio.to_thread(self._memory.restore, partition, found.state)
         return {partition: found.commit for partition, found in taken.items()}
 
     async def give_up(self, partitions: Collection[int]) -> None:
         """See ``sources.base.Owner``: nothing of these partitions is known any more."""
         await self._outbox.give_up(partitions)
+        await asyncio.to_thread(self._forget, partitions)
+
+    def _forget(self, partitions: Collection[int]) -> None:
         for partition in partitions:
             remembered = self._memory.forget(partition)
             for model in self._models.all:

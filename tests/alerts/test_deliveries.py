@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.alerts.deliveries import Delivery, State, decode, delivery_document, encode, version
-from service.alerts.elasticsearch import AlertHistory, ElasticsearchAlertStore
+from service.alerts.elasticsearch import ElasticsearchAlertStore
+from service.alerts.history import AlertHistory
 from service.alerts.notifications import NotificationService
 from service.commands.alerts import told_table, untold
 from service.errors import InvalidMessage

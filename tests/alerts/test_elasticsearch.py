@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import msgspec
 import pytest
-from elasticsearch import AsyncElasticsearch
+from elasticsearch import ApiError, AsyncElasticsearch
 
 from service.alerts.documents import document, event_id
-from service.alerts.elasticsearch import AlertHistory, ElasticsearchAlertStore
+from service.alerts.elasticsearch import ElasticsearchAlertStore
+from service.alerts.history import AlertHistory
 from service.domain import Severity, Status
 from service.errors import ConfigError, StoreUnavailable
 from service.settings import ElasticsearchSettings
@@ -149,6 +151,22 @@ async def test_a_storm_leaves_ten_thousand_documents(store: ElasticsearchAlertSt
 async def test_an_empty_history_is_empty(history: AlertHistory) -> None:
     assert await history.find() == []
     assert await history.show("ab") is None
+
+
+@pytest.mark.usefixtures("store")  # for its templates
+async def test_an_index_whose_shards_are_not_there_yet_is_waited_for(
+    settings: ElasticsearchSettings, client: AsyncElasticsearch, history: AlertHistory
+) -> None:
+    alias, allocation = f"{settings.index_prefix}-alerts", "index.routing.allocation.enable"
+    index = f"{alias}-2025.11"
+    await client.indices.create(index=index, aliases={alias: {}}, settings={allocation: "none"}, wait_for_active_shards="0")
+    with pytest.raises(ApiError, match="503"):
+        await client.search(index=alias)
+    found = asyncio.create_task(history.find())
+    await asyncio.sleep(0.3)
+    assert not found.done()
+    await client.indices.put_settings(index=index, settings={allocation: "all"})
+    assert await found == []
 
 
 async def test_a_server_that_is_away_is_a_retry_with_a_clear_sentence() -> None:

@@ -17,7 +17,8 @@ from service.alerts.control import AddSilence, Command, ExpireSilence
 from service.alerts.control_topic import ControlReader, say
 from service.alerts.deliveries import Delivery
 from service.alerts.documents import document
-from service.alerts.elasticsearch import AlertHistory, ElasticsearchAlertStore
+from service.alerts.elasticsearch import ElasticsearchAlertStore
+from service.alerts.history import AlertHistory
 from service.alerts.marking import Marking
 from service.alerts.memory import MemoryAlertStore
 from service.alerts.store import StorePart

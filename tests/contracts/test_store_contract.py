@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import pytest
 
 from service.alerts.base import AlertStore
-from service.alerts.elasticsearch import AlertHistory, ElasticsearchAlertStore
+from service.alerts.elasticsearch import ElasticsearchAlertStore
+from service.alerts.history import AlertHistory
 from service.alerts.memory import MemoryAlertStore
 from service.settings import ElasticsearchSettings
 from tests.alerts.makers import alert, life

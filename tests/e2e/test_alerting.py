@@ -18,7 +18,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from elasticsearch import AsyncElasticsearch
 
-from service.alerts.elasticsearch import AlertHistory
+from service.alerts.history import AlertHistory
 from service.alerts.wire import encode, encode_key
 from service.app import build_service
 from service.clock import SystemClock

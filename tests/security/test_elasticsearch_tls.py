@@ -12,7 +12,8 @@ import pytest
 import trustme
 from pydantic import SecretStr
 
-from service.alerts.elasticsearch import AlertHistory, ElasticsearchAlertStore
+from service.alerts.elasticsearch import ElasticsearchAlertStore
+from service.alerts.history import AlertHistory
 from service.errors import ConfigError
 from service.settings import ElasticsearchSettings
 from tests.alerts.makers import life

@@ -52,6 +52,30 @@ async def test_every_window_comes_once_and_the_lag_falls_to_nothing(kafka_server
         await worker.stop()
 
 
+async def test_what_waited_for_the_last_batch_is_joined_by_what_is_newer(kafka_servers: str) -> None:
+    settings = kafka_settings(kafka_servers, stream=StreamSettings(max_delay_ms=5000))
+    await create_topics(settings.kafka)
+    worker, batches, working = Worker(settings), [], asyncio.Event()
+
+    async def slow() -> None:
+        batches.append(worker.consumed)
+        await working.wait()
+
+    worker.before_emit = slow
+    await publish(settings.kafka, range(1), ["host-0"])
+    await worker.start()
+    try:
+        await worker.until(lambda: len(batches) == 1)
+        await publish(settings.kafka, range(1, 2), ["host-0"])
+        await asyncio.sleep(1.0)  # it lies in aiokafka's buffer now, and no newer is asked for
+        await publish(settings.kafka, range(2, 3), ["host-0"])
+        working.set()
+        await worker.until(lambda: worker.consumed == 3)
+        assert len(batches) == 2
+    finally:
+        await worker.stop()
+
+
 async def test_a_restart_refills_and_scores_nothing_twice(kafka_servers: str) -> None:
     settings = kafka_settings(kafka_servers)
     await create_topics(settings.kafka)

@@ -189,5 +189,6 @@ def test_memory_is_what_the_shape_says() -> None:
     windows = Windows(shape, most_slots=1000)
     for _ in range(1000):
         windows.open(phase=0, partition=0)
-    assert windows.nbytes == 1000 * shape.bytes_per_slot
+    tapes = (windows._head, windows._values, windows._mask, windows._offsets)
+    assert windows.nbytes == sum(tape.nbytes for tape in tapes) == 1000 * shape.bytes_per_slot
     assert 100_000 * shape.bytes_per_slot < 0.7e9
