@@ -1,5 +1,6 @@
 """Whitened distance of the window statistics to the nearest of a few kinds of normal: the strongest member measured here.
 
+A metric that stands still has a range of zero, which is near normal, so the logarithm of its range is one of the statistics.
 The statistics of training windows are whitened (``whitening.py``). In that space a machine that works in several
 regimes makes several clouds, so training keeps the centres of ``prototypes`` clusters (k-means), and the score is the
 distance to the nearest, per axis (root mean square). With one prototype it is Mahalanobis' distance. An entity that shares

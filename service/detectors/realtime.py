@@ -31,7 +31,7 @@ TOP_METRICS = 10
 RECENT_ROWS = 60
 # Windows this close to their level (in surprise) are explained too: an episode may go on a little below it.
 NEARLY = 0.5
-# How much of the blame the explainer shares out; the members have the rest. On planted faults it names the right metric more often.
+# How much of the blame the explainer shares out; the members have the rest. Of the two it names planted faults better (0004).
 EXPLAINER = 0.9
 
 
