@@ -155,6 +155,7 @@ def build_scoring(settings: Settings, metrics: Metrics, health: Health) -> Part:
     from service.alerts.acknowledging import Acknowledgements
     from service.alerts.control_topic import ControlReader
     from service.alerts.episodes import Episodes
+    from service.state.health_topic import HealthTopic
     from service.state.transactions import TransactionalOutbox
     from service.stream.scoring import ScoringPart
 
@@ -174,6 +175,7 @@ def build_scoring(settings: Settings, metrics: Metrics, health: Health) -> Part:
         clock=SystemClock(),
         acknowledgements=acknowledgements,
         control=ControlReader(settings.kafka, acknowledgements.hear),
+        reports=HealthTopic(settings.kafka) if settings.data_health.reported else None,
     )
 
 
@@ -229,7 +231,8 @@ def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
         metrics.unsettled.labels(receiver.name).set_function(partial(service.unsettled, receiver.name))
     watch = None
     if settings.data_health.watched:
-        watch = DataHealth(settings.data_health, settings.kafka.topics.metrics), DataWatch(settings.kafka, clock=SystemClock())
+        looks = DataWatch(settings.kafka, settings.data_health, clock=SystemClock())
+        watch = DataHealth(settings.data_health, settings.kafka.topics.metrics), looks
     return NotifyPart(settings.kafka, service, NotifyLedger(settings.kafka), metrics=metrics, health=health, watch=watch)
 
 

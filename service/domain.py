@@ -259,7 +259,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
 
     ``alert_id`` is ``alert_id(entity, bundle, first anomalous row)``; ``seq`` counts transitions from 1, so the newest
     state of an alert is the one with the highest ``seq``. ``action`` and ``reason`` say what changed and why. An alert of the
-    kind ``data_health`` is about the metrics topic (its ``entity``) and carries no score.
+    kind ``data_health`` is about the data, of one entity or of the metrics topic (then its ``entity``), and carries no score.
     """
 
     alert_id: str
@@ -293,14 +293,69 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["anomaly", "data_health"] = "anomaly"
 
 
+class Noticed(msgspec.Struct, frozen=True, gc=False):
+    """An entity, or one metric of it, and since when (event time, ms)."""
+
+    entity: str
+    since: int
+    metric: str = ""
+
+
+class NoticedList(msgspec.Struct, frozen=True):
+    """Of ``count`` of a kind those named, the oldest first."""
+
+    named: tuple[Noticed, ...] = ()
+    count: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """True when who is not named is none of them."""
+        return self.count <= len(self.named)
+
+
+class TrainedModel(msgspec.Struct, frozen=True):
+    """A bundle at work, and when it was trained (ms; None: it does not say)."""
+
+    name: str
+    trained_at: int | None
+
+
+class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the scoring worker that owns a partition of the metrics topic knows of its data, at ``at`` (wall clock).
+
+    ``turn`` is another one each time the partition changes hands; ``taken`` and ``late`` count its samples since then: those in
+    time or not, and those too late to be used. ``head``: the newest time of the partition; ``head_at``: since when (wall clock)
+    nothing newer has come although it could have. ``silent``: entities, since their last row; ``still`` and ``empty``: metrics that
+    do not move, or have only nulls; ``gone``: who of them was forgotten for its silence, and when.
+    """
+
+    topic: str
+    partition: int
+    turn: str
+    at: int
+    head: int | None = None
+    head_at: int = 0
+    taken: int = 0
+    late: int = 0
+    silent: NoticedList = NoticedList()
+    still: NoticedList = NoticedList()
+    empty: NoticedList = NoticedList()
+    gone: tuple[Noticed, ...] = ()
+    models: tuple[TrainedModel, ...] = ()
+
+
 class DataSeen(msgspec.Struct, frozen=True, kw_only=True):
     """One look at the metrics topic. ``lag``: messages not read yet, by partition; ``read`` and ``rejected`` (by reason): messages
-    since the look before; ``quiet_ms``: since anything arrived."""
+    since the look before; ``quiet_ms``: since anything arrived. ``reports``: the newest of each partition, where it is new enough
+    to be believed; ``taken`` and ``late``: samples since the look before, as reported."""
 
     lag: Mapping[int, int]
     read: int = 0
     rejected: Mapping[str, int] = {}
     quiet_ms: int = 0
+    reports: Mapping[int, HealthReport] = {}
+    taken: int = 0
+    late: int = 0
 
 
 def alert_id(entity: str, bundle: str, first_row: int) -> str:

@@ -1,4 +1,5 @@
-"""Alerts about the data itself: Tidewatch falls behind, refuses too much, or gets nothing. Pure but for who looks.
+"""Alerts about the data itself: Tidewatch falls behind, refuses too much, or gets nothing; an entity falls silent, a metric stands
+still. Pure but for who looks.
 
 The one active notifier watches, so each is told once however many workers there are, and also when all of them are dead. Its
 transitions go to the alerts topic like any other, and are stored, routed, silenced and told from there. What it remembers lies
@@ -12,70 +13,43 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from service.alerts.durations import span_words
+from service.alerts.data_checks import LEAST_READ, NO_LONGER, Finding, check, of_entity
 from service.domain import Action, Alert, DataSeen, Severity, Status, alert_id
 from service.errors import Stop
 from service.settings import DataHealthSettings
 
 RECORD = "data-health"
-LEAST_READ = 100  # messages; the share of fewer is not worth telling, so they count with those that follow
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """What one check found; ``words`` say it whether ``bad`` or not."""
-
-    bad: bool
-    words: str
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """What must be remembered of one check: looks in a row that found it bad (or, while its alert is open, good), when the first
-    bad one was, and the alert."""
+    """What must be remembered of one finding: looks in a row that found it bad (or, while its alert is open, good), when the first
+    bad one was, the alert; and, about an entity, the partition it was reported from and its metrics that were told."""
 
     row: int
     since: int
     alert: Alert | None = None
-
-
-def watched(settings: DataHealthSettings) -> set[str]:
-    """The checks that have a bound, by name."""
-    bounds = {"lag": settings.max_lag_records, "rejected": settings.max_rejected_share, "quiet": settings.max_quiet_seconds}
-    return {name for name, bound in bounds.items() if bound is not None}
-
-
-def check(seen: DataSeen, settings: DataHealthSettings) -> dict[str, Finding]:
-    """What each check that has a bound found; one that cannot say anything now is left out."""
-    found: dict[str, Finding] = {}
-    if settings.max_lag_records is not None:
-        behind, most = sum(seen.lag.values()), settings.max_lag_records
-        where = sum(lag > 0 for lag in seen.lag.values())
-        words = f"{behind:,} messages of {where} partition{'' if where == 1 else 's'} are not read yet ({most:,} may be)"
-        found["lag"] = Finding(behind > most, words)
-    if settings.max_rejected_share is not None and seen.read >= LEAST_READ:
-        refused = sum(seen.rejected.values())
-        share = refused / seen.read
-        mostly = f", mostly {max(seen.rejected, key=lambda reason: seen.rejected[reason])}" if seen.rejected else ""
-        words = f"{refused:,} of {seen.read:,} messages were refused{mostly} ({settings.max_rejected_share:.0%} may be)"
-        found["rejected"] = Finding(share > settings.max_rejected_share, words)
-    if settings.max_quiet_seconds is not None:
-        words = f"nothing has arrived for {span_words(seen.quiet_ms)}" if seen.quiet_ms else "messages arrive"
-        found["quiet"] = Finding(seen.quiet_ms > settings.max_quiet_seconds * 1000, words)
-    return found
+    partition: int = -1
+    metrics: tuple[str, ...] = ()
 
 
 def step(
     memory: Memory | None, name: str, found: Finding, now: int, topic: str, settings: DataHealthSettings
 ) -> tuple[Memory | None, Alert | None]:
-    """One look's effect on one check: what to remember, and the transition if there is one. It fires after ``fire_after`` bad looks
-    in a row and resolves after as many good ones."""
+    """One look's effect on one finding: what to remember, and the transition if there is one. It fires after ``fire_after`` bad
+    looks in a row and resolves after as many good ones; other metrics of the same entity are an update."""
     if memory is None or memory.alert is None:
         if not found.bad:
             return None, None
         row, since = (1, now) if memory is None else (memory.row + 1, memory.since)
         fired = _fired(name, found, since, now, topic) if row >= settings.fire_after else None
-        return Memory(row=0 if fired else row, since=since, alert=fired), fired
+        row = 0 if fired else row
+        return Memory(row=row, since=since, alert=fired, partition=found.partition, metrics=found.metrics), fired
     if found.bad:
-        return (memory if memory.row == 0 else msgspec.structs.replace(memory, row=0)), None
+        told = _next(memory.alert, "updated", found.words, now) if found.metrics != memory.metrics else None
+        changed = msgspec.structs.replace(
+            memory, row=0, alert=told or memory.alert, partition=found.partition, metrics=found.metrics
+        )
+        return (memory if changed == memory else changed), told
     if memory.row + 1 < settings.fire_after:
         return msgspec.structs.replace(memory, row=memory.row + 1), None
     return None, _next(memory.alert, "resolved", found.words, now, status=Status.RESOLVED, ended_at=now)
@@ -87,11 +61,11 @@ def _fired(name: str, found: Finding, since: int, now: int, topic: str) -> Alert
         seq=1,
         action="fired",
         reason=found.words,
-        entity=topic,
+        entity=found.entity or topic,
         status=Status.FIRING,
         severity=Severity.WARNING,
         peak_severity=Severity.WARNING,
-        started_at=since,
+        started_at=since if found.since is None else min(found.since, since),
         updated_at=now,
         fired_at=now,
         score=0.0,
@@ -99,10 +73,15 @@ def _fired(name: str, found: Finding, since: int, now: int, topic: str) -> Alert
         p=1.0,
         peak_p=1.0,
         windows=0,
-        labels={"check": name},
+        labels={"check": _check_of(name)},
         topic=topic,
+        partition=found.partition,
         kind="data_health",
     )
+
+
+def _check_of(name: str) -> str:
+    return name.partition("/")[0]
 
 
 def _next(alert: Alert, action: Action, reason: str, now: int, **changes: object) -> Alert:
@@ -111,7 +90,8 @@ def _next(alert: Alert, action: Action, reason: str, now: int, **changes: object
 
 
 class DataHealth:
-    """The checks of one metrics topic. ``take_in`` a look; ``take_changes`` gives what is to be recorded and emitted."""
+    """The findings about one metrics topic and its entities. ``take_in`` a look; ``take_changes`` gives what is to be recorded
+    and emitted."""
 
     def __init__(self, settings: DataHealthSettings, topic: str) -> None:
         self.settings = settings
@@ -120,15 +100,26 @@ class DataHealth:
         self._changed: set[str] = set()
         self._caused: list[Alert] = []
         self._read, self._rejected = 0, Counter[str]()  # since there was last enough to speak of a share
+        self._taken, self._late = 0, 0
 
     def take_in(self, seen: DataSeen, now: int) -> None:
         """One look at the data, at ``now`` (wall-clock ms). A check that has lost its bound counts as good."""
         self._read += seen.read
         self._rejected.update(seen.rejected)
-        found = check(msgspec.structs.replace(seen, read=self._read, rejected=dict(self._rejected)), self.settings)
+        self._taken, self._late = self._taken + seen.taken, self._late + seen.late
+        counted = {"read": self._read, "rejected": dict(self._rejected), "taken": self._taken, "late": self._late}
+        seen = msgspec.structs.replace(seen, **counted)
+        found = check(seen, self.settings, now)
         if self._read >= LEAST_READ:
             self._read, self._rejected = 0, Counter()
-        found |= dict.fromkeys(self._memories.keys() - watched(self.settings), Finding(False, "no longer watched"))
+        if self._taken >= LEAST_READ:
+            self._taken = self._late = 0
+        for name, memory in self._memories.items():
+            if _check_of(name) not in self.settings.watched:
+                found[name] = Finding(bad=False, words=NO_LONGER)
+            elif name not in found and memory.partition >= 0:
+                well = of_entity(name, memory.partition, seen, self.settings)
+                found |= {} if well is None else {name: well}
         for name, one in found.items():
             before = self._memories.get(name)
             after, caused = step(before, name, one, now, self._topic, self.settings)
@@ -170,7 +161,8 @@ class DataHealth:
 
     def forget(self) -> None:
         """Another notifier watches."""
-        self._read, self._rejected = 0, Counter()
+        self._read, self._rejected = 0, Counter[str]()
+        self._taken, self._late = 0, 0
         self._memories, self._changed, self._caused = {}, set(), []
 
     def open_alerts(self) -> Sequence[Alert]:

@@ -16,6 +16,18 @@ from service.domain import Alert, MemberScore, MetricShare, Severity, Status
 SPARKS = "▁▂▃▄▅▆▇█"
 METRICS_SHOWN = 5
 
+# What to do about data that are not well, by check.
+_TO_DO = {
+    "lag": "Look whether the scoring workers run, and add some if they cannot keep up (tidewatch run --workers).",
+    "rejected": "See which and why: tidewatch dead-letter list.",
+    "quiet": "Look whether the producers run and reach Kafka.",
+    "silent": "Look whether it runs, and whether what sends its metrics runs and reaches Kafka.",
+    "still": "Look at what measures it: something that hangs often sends its last value over and over.",
+    "empty": "Look at what measures it: the metric is missing, or has another name now.",
+    "late": "Look at the producers' clocks and at what delays them, or allow more: stream.allowed_lateness_seconds.",
+    "model": "What was normal then may not be so now: train it again (tidewatch train).",
+}
+
 
 class MetricLine(msgspec.Struct, frozen=True):
     """One metric's part: ``cpu  97 instead of about 40 (usually 36 to 44)`` in pieces."""
@@ -91,10 +103,7 @@ def title(alert: Alert) -> str:
 def sentence(alert: Alert) -> str:
     """One readable sentence: what, since when, how unusual, which metrics."""
     if alert.kind == "data_health":
-        since = f"since {moment(alert.started_at)}"
-        if alert.status is Status.RESOLVED:
-            return f"The data of {alert.entity} are well again, not so {since}: {alert.reason}."
-        return f"The data of {alert.entity} are not well {since}: {alert.reason}."
+        return data_sentence(alert)
     if alert.status is Status.RESOLVED:
         lasted = (alert.ended_at or alert.updated_at) - alert.started_at
         told = "" if alert.fired_at is not None else ", and too briefly to tell anyone"
@@ -103,11 +112,24 @@ def sentence(alert: Alert) -> str:
             f"({alert.peak_severity} at its worst{told}); closed: {alert.reason}."
         )
     verb = "may be" if alert.status is Status.PENDING else "is"
-    mainly = f", mainly {_listed([metric.name for metric in alert.metrics[:3]])}" if alert.metrics else ""
+    mainly = f", mainly {listed([metric.name for metric in alert.metrics[:3]])}" if alert.metrics else ""
     return (
         f"{alert.entity} {verb} behaving unusually since {moment(alert.started_at)}{mainly}: "
         f"{how_unusual(alert.peak_p)}, {one_in(alert.peak_p)} in normal operation."
     )
+
+
+def data_sentence(alert: Alert) -> str:
+    """Which data are not well, since when, why, and what to do about it."""
+    since = f"since {moment(alert.started_at)}"
+    if alert.acknowledged_by is not None and alert.action == "acknowledged":
+        return f"The data of {alert.entity} are not well {since}; {alert.reason}."
+    if alert.status is not Status.RESOLVED:
+        advice = _TO_DO.get(alert.labels.get("check", ""), "")
+        return f"The data of {alert.entity} are not well {since}: {alert.reason}. {advice}".rstrip()
+    if alert.reason.startswith("no longer"):
+        return f"The data of {alert.entity}, not well {since}, are {alert.reason}."
+    return f"The data of {alert.entity} are well again, not so {since}: {alert.reason}."
 
 
 def how_unusual(p: float) -> str:
@@ -220,7 +242,8 @@ def _buckets(values: Sequence[float | None], width: int) -> list[Sequence[float 
     return [values[a:b] for a, b in itertools.pairwise(edges)]
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

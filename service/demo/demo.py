@@ -234,6 +234,7 @@ def _config(stage: Stage) -> dict[str, Any]:
         # Not from the beginning: the start of the service itself is a burst of work, and no part of the minute learned from.
         "stream": {"start_from": "latest"},
         "notifications": {"receivers": [slack, mail], "routes": [route]},
+        "data_health": {"still_metrics": False, "empty_metrics": False},  # a minute is too short to know what usually moves
     }
     if stage.live:
         settings |= {"training": TRAINING, "detection": {"budget": {"false_alarms_per_entity_day": FALSE_ALARMS_PER_DAY}}}

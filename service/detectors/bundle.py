@@ -28,6 +28,7 @@ from service.detectors.ensemble import Ensemble
 from service.detectors.explain import Explainer
 from service.detectors.features import Scaler
 from service.detectors.fresh import FreshRows
+from service.detectors.usual import Usual
 from service.domain import Schema
 from service.errors import BundleError, ConfigError
 
@@ -53,7 +54,10 @@ class BundledMember:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bundle:
-    """What training leaves and scoring needs. ``sealed`` gives it its version."""
+    """What training leaves and scoring needs. ``sealed`` gives it its version.
+
+    ``trained_at`` (ms) and ``usual`` are None in a bundle of an older Tidewatch.
+    """
 
     name: str
     version: str
@@ -69,6 +73,8 @@ class Bundle:
     training: Mapping[str, Any]
     libraries: Mapping[str, str]
     fingerprint: str
+    trained_at: int | None = None
+    usual: Usual | None = None
 
     def calibration(self) -> Calibration:
         """The tail of the whole ensemble."""
@@ -97,6 +103,8 @@ class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
     libraries: dict[str, str]
     fingerprint: str
     arrays_sha256: str
+    trained_at: int | None = None
+    usual: Usual | None = None
 
 
 def library_versions() -> dict[str, str]:
@@ -134,6 +142,8 @@ def save_bundle(bundle: Bundle, path: Path) -> None:
                 libraries=dict(bundle.libraries),
                 fingerprint=bundle.fingerprint,
                 arrays_sha256=_digest(new / ARRAYS),
+                trained_at=bundle.trained_at,
+                usual=bundle.usual,
                 **parts,
             )
             (new / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
@@ -199,6 +209,8 @@ def load_bundle(path: Path, *, factory: Factory) -> Bundle:
             training=manifest.training,
             libraries=manifest.libraries,
             fingerprint=manifest.fingerprint,
+            trained_at=manifest.trained_at,
+            usual=manifest.usual,
         )
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise _unfit(path, f"a part of it is missing or misshapen ({error})") from error
@@ -272,6 +284,8 @@ def _check_consistency(path: Path, bundle: Bundle) -> None:
         raise _unfit(path, f"its scaler has {bundle.scaler.dims} metrics and its schema {bundle.schema.dims}")
     if not names or set(names) != set(bundle.ensemble.weights) or bundle.ensemble.matrix.shape[1] != len(names):
         raise _unfit(path, "its calibration is not of its members")
+    if bundle.usual is not None and bundle.usual.dims != bundle.schema.dims:
+        raise _unfit(path, f"it says what is usual of {bundle.usual.dims} metrics and its schema has {bundle.schema.dims}")
     if bundle.window < 1 or bundle.stride < 1 or bundle.schema.interval_ms < 1:
         raise _unfit(path, "its window, stride or interval is not positive")
 

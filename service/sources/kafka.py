@@ -146,6 +146,11 @@ class KafkaSource:
         """True while the partitions assigned are being read; False while they are being taken over, or Kafka is away."""
         return self._taken == self._turn and self._turn > 0 and not self._lost
 
+    def restored(self) -> dict[int, int]:
+        """By partition whose windows are filled again: the offset behind the last record handed on."""
+        at = self._handed.items() if self.reading else ()
+        return {partition: offset for partition, offset in at if offset >= self._resume_at.get(partition, 0)}
+
     def lag(self) -> dict[int, int]:
         """Records each assigned partition is behind, as far as Kafka told."""
         behind: dict[int, int] = {}

@@ -56,6 +56,7 @@ def plan_topics(kafka: KafkaSettings) -> list[TopicPlan]:
         TopicPlan(topics.notify_state, 1, COMPACTED),
         # one record names every alert that a message is about, which in a storm are tens of thousands
         TopicPlan(topics.notifications, 1, {**kept, "max.message.bytes": COMPACTED["max.message.bytes"]}),
+        TopicPlan(topics.health, 1, COMPACTED),
         TopicPlan(topics.dead_letter, topics.partitions, {**kept, "max.message.bytes": str(LARGEST_DEAD_LETTER)}),
     ]
 

@@ -4,7 +4,9 @@ heartbeats, and the batch before is scored meanwhile."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import msgspec
 
@@ -12,6 +14,8 @@ from service.domain import Rejected, WindowBatch
 from service.kafka_options import Commit
 from service.sources.base import Codec, RecordBatch
 from service.stream.models import Model, Models
+
+Result = TypeVar("Result")
 
 
 class Slid(msgspec.Struct, frozen=True):
@@ -38,6 +42,10 @@ class Intake:
     async def take(self, batch: RecordBatch) -> Slid:
         """The batch's windows. Never while windows are dropped or filled anew."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._take, batch)
+
+    async def apart(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """Do something with the windows between two batches."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
     def close(self) -> None:
         """Let the thread go."""

@@ -79,6 +79,24 @@ class StreamProcessor:
         )
 
     @property
+    def windows(self) -> Windows:
+        """The windows by slot. To be read only, and by whoever ``add`` waits for."""
+        return self._windows
+
+    def entity_of(self, slot: int) -> str:
+        """Who has a slot."""
+        return self._entities[slot]
+
+    def slot_of(self, entity: str, partition: int) -> int | None:
+        """The slot of an entity of this partition, if it is known."""
+        slot = self._slots.get(entity)
+        return slot if slot is not None and self._windows.heads[slot, PARTITION] == partition else None
+
+    def newest_row(self, partition: int) -> int | None:
+        """The newest row of a partition; what claims to be from the future moves it no further than to now."""
+        return self._newest_row.get(partition)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all windows now."""
         return self._windows.nbytes

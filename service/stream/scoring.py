@@ -22,6 +22,7 @@ from service.state.transactions import Outcome, TransactionalOutbox
 from service.stream.intake import Intake, Slid
 from service.stream.memory import Memory
 from service.stream.models import Model, Models
+from service.stream.reporting import Reporter, Reports
 
 log = get_logger("scoring")
 
@@ -46,7 +47,9 @@ class ScoringPart:
         clock: Clock,
         acknowledgements: Acknowledgements,
         control: ControlReader,
+        reports: Reports | None = None,
     ) -> None:
+        """``reports``: where to tell what is seen of the data's health, if anybody watches it."""
         self._source = KafkaSource(settings, owner=self)
         self._models = models
         self._intake = Intake(codec, models)
@@ -58,6 +61,8 @@ class ScoringPart:
         self._clock = clock
         self._acknowledgements = acknowledgements
         self._control = control
+        self._reporter = Reporter(settings, models, self._intake, self._source, reports, clock=clock)
+        self._reporting: asyncio.Task[None] | None = None
         self._skipped: Counter[str] = Counter()
         self._expired = 0
         self._warn_again_at = 0.0
@@ -68,7 +73,9 @@ class ScoringPart:
         self._health.beat(self.name, ready=False, detail="connecting")
         await self._control.start()
         await self._outbox.start()
+        await self._reporter.start()
         await self._source.start()
+        self._reporting = asyncio.create_task(self._reporter.run(), name="reporting")
 
     async def run(self) -> None:
         """Work until asked to stop. Behind, a batch is committed while the next one is scored and the one after that decoded.
@@ -102,6 +109,10 @@ class ScoringPart:
 
     async def close(self) -> None:
         """Leave the group and disconnect."""
+        if self._reporting is not None:
+            self._reporting.cancel()
+            await asyncio.gather(self._reporting, return_exceptions=True)
+        await self._reporter.close()
         await self._source.close()
         await self._outbox.close()
         await self._control.close()
@@ -115,12 +126,14 @@ class ScoringPart:
         for partition, found in taken.items():
             # in a thread: a hundred thousand entities take a second, and no batch is in hand meanwhile
             await asyncio.to_thread(self._memory.restore, partition, found.state)
+        self._reporter.take(partitions)
         return {partition: found.commit for partition, found in taken.items()}
 
     async def give_up(self, partitions: Collection[int]) -> None:
         """See ``sources.base.Owner``: nothing of these partitions is known any more."""
+        self._reporter.drop(partitions)
         await self._outbox.give_up(partitions)
-        await asyncio.to_thread(self._forget, partitions)
+        await self._intake.apart(self._forget, partitions)  # never while the reporter looks at the windows
 
     def _forget(self, partitions: Collection[int]) -> None:
         for partition in partitions:

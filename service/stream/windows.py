@@ -36,8 +36,8 @@ from service.domain import F32, I64, Mask
 
 # Columns of a slot's head.
 NEWEST, START, BASE, OLDEST, PHASE, PARTITION = range(6)
-# What became of the records, counted in this order.
-LATE, DUPLICATE, RESETS, LOW_COVERAGE = range(4)
+# What became of the records, counted in this order; those that only refill count neither as late, duplicate nor taken.
+LATE, DUPLICATE, RESETS, LOW_COVERAGE, TAKEN = range(5)
 
 EMPTY = -(2**62)  # the newest row of a slot that has none
 NO_OFFSET = 2**62  # the oldest offset of a slot that needs none
@@ -99,7 +99,7 @@ class Windows:
 
     def __init__(self, shape: Shape, *, most_slots: int, batch_bytes: int = 32_000_000) -> None:
         self.shape = shape
-        self.counts: I64 = np.zeros(4, np.int64)  # late, duplicate, resets, low coverage
+        self._counts: I64 = np.zeros((1, 5), np.int64)  # by partition: late, duplicate, resets, low coverage, taken
         self._most = most_slots
         fitting = min(1024, batch_bytes // (5 * shape.window * shape.dims))
         self._per_batch = max(fitting, shape.max_gap // shape.stride + 1)
@@ -114,6 +114,20 @@ class Windows:
 
     def __len__(self) -> int:
         return self._opened - len(self._free)
+
+    @property
+    def counts(self) -> I64:
+        """What became of the records so far, of all partitions: int64 (5,), ``LATE`` … ``TAKEN``."""
+        return np.asarray(self._counts.sum(axis=0))
+
+    def counts_of(self, partition: int) -> I64:
+        """The same of one partition."""
+        return self._counts[partition].copy() if partition < len(self._counts) else np.zeros(5, np.int64)
+
+    @property
+    def tapes(self) -> tuple[I64, F32, Mask, I64]:
+        """Heads, values, masks and offsets of every slot; to be read only, and only until the next ``open`` or ``push``."""
+        return self._head, self._values, self._mask, self._offsets
 
     @property
     def heads(self) -> I64:
@@ -134,6 +148,8 @@ class Windows:
             self._opened += 1
         else:
             return None
+        if partition >= len(self._counts):
+            self._counts = np.vstack([self._counts, np.zeros((partition + 1 - len(self._counts), 5), np.int64)])
         self._head[slot] = (EMPTY, 0, 0, NO_OFFSET, phase, partition)
         return slot
 
@@ -167,7 +183,7 @@ class Windows:
     def _push(self, done: int, slots: I64, rows: I64, offsets: I64, values: F32, resume_at: I64, out: Due) -> tuple[int, int]:
         shape = self.shape
         told: tuple[int, int] = push_rows(
-            done, slots, rows, offsets, values, resume_at, self._head, self._values, self._mask, self._offsets, self.counts,
+            done, slots, rows, offsets, values, resume_at, self._head, self._values, self._mask, self._offsets, self._counts,
             shape.window, shape.stride, shape.max_gap, shape.lateness, shape.keep, shape.min_coverage,
             out.slots, out.end_rows, out.first_offsets, out.last_offsets, out.values, out.mask,
         )  # fmt: skip
@@ -242,10 +258,12 @@ def push_rows(
             return at, made
         slot, row, offset = slots[at], rows[at], offsets[at]
         head, values, mask, kept = heads[slot], all_values[slot], all_mask[slot], all_offsets[slot]
-        newest = head[NEWEST]
+        newest, count = head[NEWEST], counts[head[PARTITION]]
+        is_new = offset >= resume_at[at]
+        count[TAKEN] += is_new
         if newest == EMPTY or row - newest > max_gap + 1:  # a run begins
             if newest != EMPTY:
-                counts[RESETS] += 1
+                count[RESETS] += 1
             head[NEWEST] = head[START] = head[BASE] = row
             head[OLDEST] = offset
             _write(values, mask, 0, new[at])
@@ -270,9 +288,9 @@ def push_rows(
             place = row - head[BASE]
             inside = row >= head[START] and place >= 0
             if inside and kept[place] >= 0:
-                counts[DUPLICATE] += 1
+                count[DUPLICATE] += is_new
             elif not inside or newest - row > lateness:
-                counts[LATE] += 1
+                count[LATE] += is_new
             else:
                 for j in range(new.shape[1]):  # what this row lacks stays carried
                     if not np.isnan(new[at, j]):
@@ -283,7 +301,7 @@ def push_rows(
                 for later in range(place + 1, newest - head[BASE] + 1):
                     _carry(values, mask, later)
             continue
-        if offset < resume_at[at]:
+        if not is_new:
             continue
         for end in range(max(first, head[START] + window - 1), row + 1):
             if (end + head[PHASE]) % stride != 0:
@@ -299,7 +317,7 @@ def push_rows(
                     earliest = min(earliest, kept[begin_at + i])
                     latest = max(latest, kept[begin_at + i])
             if observed < min_coverage * (window * mask.shape[1]):
-                counts[LOW_COVERAGE] += 1
+                count[LOW_COVERAGE] += 1
             out_slots[made], out_rows[made] = slot, end
             out_first[made], out_last[made] = earliest, latest
             made += 1

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from service.clock import Clock, SystemClock
 from service.detectors.base import Progress, silent
 from service.detectors.bundle import Bundle, BundledMember, Factory, library_versions, sealed
 from service.detectors.calibration import Calibration
@@ -16,6 +18,7 @@ from service.detectors.ensemble import Ensemble
 from service.detectors.explain import Explainer
 from service.detectors.features import Features, Scaler
 from service.detectors.fresh import FreshRows
+from service.detectors.usual import usual
 from service.domain import F64, Dataset
 from service.errors import ConfigError, DatasetError
 from service.settings import TrainingSettings
@@ -33,8 +36,9 @@ def train(
     detectors: Mapping[str, float | Mapping[str, Any]],
     factory: Factory,
     progress: Progress = silent,
+    clock: Clock | None = None,
 ) -> Bundle:
-    """Train ``detectors`` on the normal rows of ``dataset``; all its entities share the bundle.
+    """Train ``detectors`` on the normal rows of ``dataset``; all its entities share the bundle, which keeps the ``clock``'s time.
 
     ``detectors``: a weight by name, or a mapping with ``weight`` (1 by default) and the detector's own options.
     ``progress(stage, done, total, detail)`` is called throughout. Raises ``NotEnoughData`` naming the least rows needed,
@@ -44,7 +48,8 @@ def train(
     # The matrices are too small to split, and BLAS threads wait by spinning: next to other work on two cores, fitting the
     # envelope took 50 s of CPU on two threads and 1.1 s on one.
     with threadpool_limits(1):
-        return _train(dataset, settings, name, detectors, factory, progress)
+        bundle = _train(dataset, settings, name, detectors, factory, progress)
+    return replace(bundle, trained_at=(clock or SystemClock()).now_ms())
 
 
 def _train(
@@ -97,6 +102,7 @@ def _train(
         training=settings.model_dump(mode="json"),
         libraries=library_versions(),
         fingerprint=fingerprint(dataset),
+        usual=usual(parts.everything, settings.window),
     )
     return sealed(bundle)
 

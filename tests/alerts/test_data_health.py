@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from service.alerts import wire
 from service.alerts.control import Acknowledge
 from service.alerts.control_topic import say
-from service.alerts.data_health import DataHealth, check
+from service.alerts.data_checks import check
+from service.alerts.data_health import DataHealth
 from service.alerts.documents import document
 from service.alerts.rendering import context
 from service.alerts.slack import payload
@@ -30,7 +31,15 @@ from service.state.topics import create_topics
 from tests.chaos.judge import read_topic
 from tests.sources.rig import kafka_settings
 
-BOUNDS = DataHealthSettings(max_lag_records=100, max_rejected_share=0.05, max_quiet_seconds=60, fire_after=3)
+BOUNDS = DataHealthSettings(max_lag_records=100, max_rejected_share=0.05, max_quiet_seconds=60, max_silent_seconds=60, fire_after=3)
+UNWATCHED = DataHealthSettings(
+    max_lag_records=None,
+    max_rejected_share=None,
+    still_metrics=False,
+    empty_metrics=False,
+    max_late_share=None,
+    max_model_age_days=None,
+)
 WELL = DataSeen(lag={0: 40, 1: 60}, read=1000, rejected={"not-json": 50})
 
 
@@ -49,14 +58,15 @@ WELL = DataSeen(lag={0: 40, 1: 60}, read=1000, rejected={"not-json": 50})
     ],
 )
 def test_what_is_bad(seen: DataSeen, bad: set[str], words: str) -> None:
-    found = check(seen, BOUNDS)
+    found = check(seen, BOUNDS, 0)
     assert set(found) == {"lag", "quiet"} | ({"rejected"} if seen.read >= 100 else set())
     assert {name for name, one in found.items() if one.bad} == bad
     assert not bad or words in {found[name].words for name in bad}
 
 
 def test_what_has_no_bound_is_not_watched() -> None:
-    assert check(WELL, DataHealthSettings(max_lag_records=None, max_rejected_share=None)) == {}
+    assert check(WELL, UNWATCHED, 0) == {}
+    assert not UNWATCHED.watched
 
 
 def restarted(data: DataHealth, kept: dict[bytes, bytes], emitted: list[Alert]) -> DataHealth:

@@ -39,7 +39,7 @@ class Rig:
             {"name": "email", "type": "email", "to": ["oncall@example.org"], "tls": "none", "port": inbox.port},
         ]
         route = {"receivers": ["slack", "email"], "group_by": ["entity"], "group_wait_seconds": 0.2, "group_interval_seconds": 0.5}
-        ours = ("metrics", "alerts", "control", "state", "notify_state", "notifications", "dead_letter")
+        ours = ("metrics", "alerts", "control", "state", "notify_state", "notifications", "health", "dead_letter")
         topics = {topic: f"{name}.{topic}" for topic in ours} | {"partitions": 2}
         self.config: dict[str, Any] = {
             "kafka": {"bootstrap_servers": kafka, "group_prefix": name, "topics": topics},

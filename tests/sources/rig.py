@@ -33,6 +33,7 @@ def kafka_settings(servers: str, *, partitions: int = 2, stream: StreamSettings 
         "state": f"state-{tag}",
         "notify_state": f"notify-state-{tag}",
         "notifications": f"notifications-{tag}",
+        "health": f"health-{tag}",
         "dead_letter": f"dead-{tag}",
         "partitions": partitions,
     }

@@ -28,12 +28,13 @@ async def test_topics_are_made_once_and_differences_are_told(kafka_servers: str)
         (kafka.topics.state, "created", "3 partitions"),
         (kafka.topics.notify_state, "created", "1 partition"),
         (kafka.topics.notifications, "created", "1 partition"),
+        (kafka.topics.health, "created", "1 partition"),
         (kafka.topics.dead_letter, "created", "3 partitions"),
     ]
-    assert [one.outcome for one in await create_topics(kafka)] == ["exists"] * 7
+    assert [one.outcome for one in await create_topics(kafka)] == ["exists"] * 8
     assert await inspect_topics(kafka) == await create_topics(kafka)
     other = await create_topics(changed(kafka, partitions=5, retention_hours=1))
-    assert [one.outcome for one in other] == ["differs", "differs", "exists", "differs", "exists", "differs", "differs"]
+    assert [one.outcome for one in other] == ["differs", "differs", "exists", "differs", "exists", "differs", "exists", "differs"]
     assert other[0].detail == "it has 3 partitions, not 5; retention.ms is 604800000, not 3600000"
     assert msgspec.json.encode(other[1]) is not None  # the CLI prints it as JSON
 

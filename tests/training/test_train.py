@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from service.app import make_detector
+from service.clock import ManualClock
 from service.detectors.bundle import Bundle
 from service.domain import F32, Dataset, Schema, Series
 from service.errors import ConfigError, DatasetError, NotEnoughData
@@ -44,6 +45,22 @@ def test_the_bundle_holds_what_was_asked_for() -> None:
     assert bundle.training["window"] == 20
     assert bundle.fingerprint == fingerprint(dataset())
     assert bundle.ensemble.matrix.shape == (180 - 20 + 1, 2)
+
+
+def test_the_bundle_says_when_it_was_trained_and_what_usually_moves_of_what_is_normal() -> None:
+    values = rows(2000)
+    values[:, 1] = 7  # never moves
+    values[1200:, 2] = np.nan  # is missing for long
+    values[500:600, 0] = 3  # stands still, but somebody knows that this is wrong
+    labels = np.zeros(2000, np.uint8)
+    labels[500:600] = 1
+    data = dataset(Series("a", 0, values, labels))
+    bundle = train(data, SETTINGS, name="hosts", detectors=LIGHT, factory=make_detector, clock=ManualClock(77))
+    assert bundle.trained_at == 77
+    assert bundle.usual is not None
+    assert bundle.usual.windows == 500 - 19 + 1400 - 19
+    assert bundle.usual.moves.tolist() == [True, False, True]
+    assert bundle.usual.filled.tolist() == [True, True, False]
 
 
 def test_the_same_data_and_seed_give_the_same_bundle_and_others_another() -> None:
