@@ -32,7 +32,7 @@ from service.detectors.usual import Usual
 from service.domain import Schema
 from service.errors import BundleError, ConfigError
 
-FORMAT = 2
+FORMAT = 3
 VERSION_DIGITS = 12
 MANIFEST, ARRAYS = "bundle.json", "arrays.safetensors"
 MOST_MANIFEST_BYTES = 64 * 1024 * 1024

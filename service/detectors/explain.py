@@ -20,12 +20,10 @@ from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 
 from service.detectors.features import Features
-from service.detectors.statistics import WindowStatistics
+from service.detectors.statistics import WindowStatistics, log_range
 from service.domain import F32, F64
 
 SPANS = (5, 25, 100)
-# Added to a range before its logarithm, in scaled units: below it nothing moves.
-STILL = 0.05
 RIDGE = 0.02
 MOST_ROWS = 8000
 # Beyond this many statistics metrics are judged one by one, without their correlations: the precision grows with the square.
@@ -37,7 +35,7 @@ class _Shapes(WindowStatistics):
 
     def raw(self, features: Features) -> F32:
         spans = tuple(dict.fromkeys(min(span, features.window) for span in self.spans))
-        ranges = [np.log(features.range(span) + np.float32(STILL)) for span in spans if span > 1]
+        ranges = [log_range(features, span) for span in spans if span > 1]
         return np.concatenate([features.last, *(features.mean(span) for span in spans), *ranges], axis=1)
 
 

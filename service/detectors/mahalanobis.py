@@ -1,5 +1,6 @@
 """Whitened distance of the window statistics to the nearest of a few kinds of normal: the strongest member measured here.
 
+A metric that stands still has a range of zero, which is near normal, so the logarithm of its range is one of the statistics.
 The statistics of training windows are whitened (``whitening.py``). In that space a machine that works in several
 regimes makes several clouds, so training keeps the centres of ``prototypes`` clusters (k-means), and the score is the
 distance to the nearest, per axis (root mean square). With one prototype it is Mahalanobis' distance. An entity that shares
@@ -26,6 +27,8 @@ from service.domain import F32, F64
 LEAST_WINDOWS = 64
 CHUNK = 4096  # windows per matrix product: bounds memory
 WINDOWS_PER_PROTOTYPE = 4
+# Rows over which a metric that stands still is noticed as such.
+STILL_SPAN = 25
 
 
 class MahalanobisDetector:
@@ -43,7 +46,7 @@ class MahalanobisDetector:
         prototypes: int = 64,
         ridge: float = 0.1,
         most_rows: int = 8000,
-        most_axes: int = 640,
+        most_axes: int = 704,
         stride: int = 1,
         seed: int = 0,
     ) -> None:
@@ -53,7 +56,7 @@ class MahalanobisDetector:
         self.prototypes = prototypes
         self.most_rows = most_rows
         self.seed = seed
-        self._statistics = WindowStatistics(covering(spans, stride), deviations=True)
+        self._statistics = WindowStatistics(covering(spans, stride), deviations=True, still=max(STILL_SPAN, stride))
         self._whitening = Whitening(ridge=ridge, most_axes=most_axes)
         self._own = OwnSpread(ridge)
         self._kinds = np.zeros((0, 0), np.float32)  # (prototypes, axes), whitened

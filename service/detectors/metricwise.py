@@ -4,8 +4,8 @@ A distance over a few hundred statistics hardly moves when one metric of forty s
 many, each within its range. The explainer's parts (``explain.py``) look at one metric against all others, and on log ranges,
 which fall without bound when a metric freezes. Every metric's part is divided by what its newest normal windows reach once
 in a hundred, so that metrics which are always restless do not drown the others; the score is the root mean square.
-On planted faults in held-out normal data it finds freezes and broken correlations that the whole-vector distance does not
-(decision 0004).
+On planted faults in held-out normal data it finds broken correlations, and some offsets, that the whole-vector distance does
+not (decision 0004).
 """
 
 from __future__ import annotations

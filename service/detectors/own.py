@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
 
 from service.compiled import kernel
+from service.detectors.whitening import widest
 from service.domain import F32, F64, I64
 
 AXES = 16
@@ -52,7 +52,7 @@ class OwnSpread:
         width = whitened.shape[1]
         covariance = whitened.T @ whitened / len(whitened)
         level = np.trace(covariance) / width
-        values, axes = eigh(covariance, subset_by_index=(width - AXES, width - 1), overwrite_a=True)
+        values, axes = widest(covariance, AXES)
         off = max(level * width - values.sum(), 0.0) / (width - AXES)
         ridge = self.ridge * level + 1e-12
         return centre, axes, 1.0 / np.sqrt(np.maximum(values, 0.0) + ridge), np.asarray(1.0 / np.sqrt(off + ridge))

@@ -16,6 +16,8 @@ from service.errors import NotEnoughData
 
 EXACT_WIDTH = 512
 MOST_DECOMPOSED_ROWS = 4000
+# Added to a range before its logarithm, in scaled units: below it nothing moves.
+STILL = 0.05
 
 
 class WindowStatistics:
@@ -27,10 +29,15 @@ class WindowStatistics:
     not drown the rest. Clipped at ±10.
     """
 
-    def __init__(self, spans: Sequence[int] = (5, 30, 150), *, floor: float = 0.3, deviations: bool = False) -> None:
-        """``deviations``: standard deviations over the spans too, after the ranges."""
+    def __init__(
+        self, spans: Sequence[int] = (5, 30, 150), *, floor: float = 0.3, deviations: bool = False, still: int = 0
+    ) -> None:
+        """``deviations``: standard deviations over the spans too, after the ranges. ``still``: where not 0, the logarithm of the
+        range over this many rows comes last. A metric that stands still has a range of zero, which is near normal; its
+        logarithm is as far from it as that of a metric that swings ten times as widely."""
         self.spans = tuple(spans)
         self.deviations = deviations
+        self.still = still
         self.floor = floor
         self._centre = np.zeros(0, np.float32)
         self._inverse = np.zeros(0, np.float32)
@@ -41,6 +48,8 @@ class WindowStatistics:
         blocks = [features.last, *(features.mean(span) for span in spans), *(features.range(span) for span in spans)]
         if self.deviations:
             blocks += [features.std(span) for span in spans]
+        if self.still:
+            blocks.append(log_range(features, self.still))
         return np.concatenate(blocks, axis=1)
 
     def fit(self, features: Features) -> Self:
@@ -71,15 +80,21 @@ class WindowStatistics:
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """JSON-safe settings and plain arrays."""
-        told = {"spans": list(self.spans), "floor": self.floor, "deviations": self.deviations}
+        told = {"spans": list(self.spans), "floor": self.floor, "deviations": self.deviations, "still": self.still}
         return told, {"centre": self._centre, "inverse": self._inverse}
 
     def restore(self, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of ``state``."""
         self.spans, self.floor = tuple(settings["spans"]), float(settings["floor"])
-        self.deviations = bool(settings["deviations"])
+        self.deviations, self.still = bool(settings["deviations"]), int(settings["still"])
         self._centre, self._inverse = arrays["centre"], arrays["inverse"]
         return self
+
+
+def log_range(features: Features, span: int) -> F32:
+    """float32 (n, dims): the logarithm of the range over the newest ``span`` rows, which falls far where a metric stands still."""
+    logarithm: F32 = np.log(features.range(span) + np.float32(STILL))
+    return logarithm
 
 
 def covering(spans: Sequence[int], stride: int) -> tuple[int, ...]:

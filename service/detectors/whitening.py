@@ -16,6 +16,20 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 from service.domain import F32, F64
 
 
+def widest(covariance: F64, count: int) -> tuple[F64, F64]:
+    """The ``count`` largest eigenvalues, smallest first, and their axes (width, count).
+
+    LAPACK's way to a few of them ends in an "Internal Error" on some matrices with many equal eigenvalues (metrics that stand
+    still make them); then all are worked out, which is slower and does not fail.
+    """
+    width = len(covariance)
+    try:
+        values, axes = eigh(covariance, subset_by_index=(width - count, width - 1))
+    except np.linalg.LinAlgError:
+        values, axes = eigh(covariance, driver="evd")
+    return values[-count:], axes[:, -count:]
+
+
 class Whitening:
     """``axes``: float32 (columns, k), orthonormal; ``inverse``: (k,), one over each axis' standard deviation.
 
@@ -43,7 +57,7 @@ class Whitening:
         covariance *= 1.0 - shrinkage
         covariance.flat[:: width + 1] += shrinkage * level
         kept = min(self.most_axes, width)
-        values, axes = eigh(covariance, subset_by_index=(width - kept, width - 1), overwrite_a=True)
+        values, axes = widest(covariance, kept)
         ridge = self.ridge * level + 1e-12
         self.rest = 0.0
         if kept < width:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from service.detectors import whitening
 from service.detectors.features import Features
 from service.detectors.mahalanobis import MahalanobisDetector
 from service.domain import F32, F64
@@ -34,7 +35,8 @@ def test_equals_a_whitening_written_out() -> None:
             means = [rows[end - span : end].mean(0) for span in (5, 20)]
             ranges = [np.ptp(rows[end - span : end], axis=0) for span in (5, 20)]
             deviations = [rows[end - span : end].std(0) for span in (5, 20)]
-            out.append(np.concatenate([rows[end - 1], *means, *ranges, *deviations]))
+            still = np.log(np.ptp(rows[end - 25 : end], axis=0) + 0.05)
+            out.append(np.concatenate([rows[end - 1], *means, *ranges, *deviations, still]))
         return np.array(out, np.float64)
 
     raw = statistics(train)
@@ -92,6 +94,34 @@ def test_constant_columns_and_a_single_metric() -> None:
     assert alone.score(windows(correlated(100, dims=1))).shape == (71,)
 
 
+def test_a_metric_that_stands_still_is_far_from_normal() -> None:
+    detector = MahalanobisDetector()
+    detector.fit(windows(correlated(2000, dims=8)))
+    usual = detector.score(windows(correlated(1000, dims=8, seed=3)))
+    frozen = correlated(1000, dims=8, seed=4)
+    frozen[600:, 5] = frozen[600, 5]
+    fault = windows(frozen)
+    assert detector.score(fault)[-1] > 1.5 * np.quantile(usual, 0.99)
+    assert detector.attribute(fault)[-1].argmax() == 5
+
+
+def test_axes_are_found_where_the_quick_way_to_a_few_of_them_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = whitening.__dict__["eigh"]
+
+    def failing(matrix: F64, *, subset_by_index: object = None, **rest: str) -> object:
+        if subset_by_index is not None:
+            raise np.linalg.LinAlgError("Internal Error.")
+        return original(matrix, **rest)
+
+    matrix = np.diag(np.arange(1.0, 7.0))
+    quick = whitening.widest(matrix, 2)
+    monkeypatch.setattr(whitening, "eigh", failing)
+    values, axes = whitening.widest(matrix, 2)
+    np.testing.assert_allclose(values, [5.0, 6.0])
+    np.testing.assert_allclose(values, quick[0])
+    np.testing.assert_allclose(np.abs(axes), np.abs(quick[1]), atol=1e-12)
+
+
 def test_says_what_it_needs() -> None:
     with pytest.raises(NotEnoughData, match="at least 64"):
         MahalanobisDetector().fit(windows(correlated(50)))
@@ -113,10 +143,10 @@ def test_state_round_trip_is_bit_equal_and_batches_agree() -> None:
 def test_two_regimes_are_both_normal_and_what_lies_between_is_not() -> None:
     rng = np.random.default_rng(8)
     regime = np.repeat([0, 1, 0, 1, 0, 1], 500)[:, None] * np.array([8.0, -8.0, 8.0, 0.0])
-    rows = (regime + 0.02 * rng.standard_normal((3000, 4))).astype(np.float32)
+    rows = (regime + 0.002 * rng.standard_normal((3000, 4))).astype(np.float32)
     single, several = MahalanobisDetector(spans=(5,), prototypes=1), MahalanobisDetector(spans=(5,), prototypes=16)
     single.fit(windows(rows))
     several.fit(windows(rows))
-    between = np.tile(np.array([4.0, -4.0, 4.0, 0.0], np.float32), (40, 1)) + 0.02 * rng.standard_normal((40, 4)).astype(np.float32)
+    between = (np.array([4.0, -4.0, 4.0, 0.0]) + 0.002 * rng.standard_normal((40, 4))).astype(np.float32)
     assert several.score(windows(between))[-1] > np.quantile(several.score(windows(rows)), 0.95)
     assert single.score(windows(between))[-1] < np.quantile(single.score(windows(rows)), 0.95)
