@@ -49,6 +49,7 @@ QUICK = (Workload(40, 8, 10), Workload(40, 8, 1))
 LEAST_RECORDS = 1_600_000  # measured, once the windows are full; a tenth at stride 1
 LEAST_ROWS = 10
 LATENCY_SECONDS = 20.0
+QUIET_SECONDS = 10.0
 GOAL = 150_000  # samples a second
 QUICK_RECORDS = 4000
 WORK_SECONDS = 900.0
@@ -123,6 +124,7 @@ class Bench:
         measured, row = [], rows
         loads = {"50% of the top speed": 0.5 * top, "90% of the top speed": 0.9 * top, "half of the goal": GOAL / 2}
         for load, rate in loads.items():
+            await asyncio.sleep(QUIET_SECONDS)  # until the disk and Kafka's compaction are done with what came before
             more = max(30, int(rate * LATENCY_SECONDS) // workload.entities)
             row += more
             caught_up = process.until(_scored(workload.windows(row)), WORK_SECONDS)
