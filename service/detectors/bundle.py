@@ -56,7 +56,7 @@ class BundledMember:
 class Bundle:
     """What training leaves and scoring needs. ``sealed`` gives it its version.
 
-    ``trained_at`` (ms) and ``usual`` are None in a bundle of an older Tidewatch.
+    ``trained_at`` (ms) and ``usual`` may be None: data health then says nothing of its age, and of what stands still or is empty.
     """
 
     name: str
