@@ -124,7 +124,7 @@ class StatisticalAnomalyDetector:
 
     def _distances(self, columns: F32, dims: int) -> F32:
         """float32 (n, dims): root mean square of each metric's whitened statistics."""
-        turned = self._whitening.back(self._whitening.transform(columns))
+        turned = self._whitening.turned(columns)
         distances: F32 = np.sqrt(np.square(turned).reshape(len(turned), -1, dims).mean(axis=1))
         return distances
 

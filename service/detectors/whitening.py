@@ -44,6 +44,7 @@ class Whitening:
         self.axes: F32 = np.zeros((0, 0), np.float32)
         self.inverse: F32 = np.zeros(0, np.float32)
         self.rest = 0.0
+        self._turned: F32 | None = None
 
     def fit(self, columns: F32) -> Self:
         """Learn from training rows (n, columns)."""
@@ -66,6 +67,7 @@ class Whitening:
         self.centre = centre.astype(np.float32)
         self.axes = np.ascontiguousarray(axes, np.float32)
         self.inverse = (1.0 / np.sqrt(np.maximum(values, 0.0) + ridge)).astype(np.float32)
+        self._turned = None
         return self
 
     def transform(self, columns: F32) -> F32:
@@ -82,6 +84,16 @@ class Whitening:
         """
         return whitened @ self.axes.T
 
+    def turned(self, columns: F32) -> F32:
+        """float32 (n, columns): ``back(transform(columns))``; in one product where that is the smaller work."""
+        width, kept = self.axes.shape
+        if 2 * kept <= width:
+            return self.back(self.transform(columns))
+        if self._turned is None:
+            self._turned = (self.axes * self.inverse) @ self.axes.T
+        turned: F32 = (columns - self.centre) @ self._turned
+        return turned
+
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """JSON-safe settings and plain arrays."""
         return {"rest": self.rest}, {"centre": self.centre, "axes": self.axes, "inverse": self.inverse}
@@ -90,4 +102,5 @@ class Whitening:
         """The inverse of ``state``."""
         self.rest = float(settings["rest"])
         self.centre, self.axes, self.inverse = arrays["centre"], arrays["axes"], arrays["inverse"]
+        self._turned = None
         return self

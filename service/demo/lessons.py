@@ -1,0 +1,50 @@
+"""What the demo learns from: the part of what it saw that so short a time can teach, or the older part of a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from service.domain import F32, F64, Dataset, Schema, Series
+from service.settings import Settings
+from service.sources.files import read_dataset
+from service.sources.messages import read_topic
+
+LEVELS = ("load.", "memory.", "swap.", "processes")
+OFTEN = 0.1  # share of the seconds watched in which a metric must have moved to be learned
+
+
+async def learnable(settings: Settings, seconds: float, hz: float) -> Dataset:
+    """The last seconds of the topic, without what so short a time cannot teach: the levels, and what hardly moved.
+
+    How high memory and load may go takes longer than a minute to learn. And of a counter that stood still in the older part
+    and ticked once in the newer, calibration would say that the strangest thing there is happens every minute.
+    """
+    dataset = await read_topic(settings, last_seconds=seconds, interval_ms=round(1000 / hz))
+    often = moving(np.concatenate([one.values for one in dataset.series]), round(hz)) >= OFTEN
+    kept = [at for at, name in enumerate(dataset.schema.metrics) if often[at] and not name.startswith(LEVELS)]
+    schema = Schema(tuple(dataset.schema.metrics[at] for at in kept), dataset.schema.interval_ms)
+    return Dataset(schema, [Series(one.entity, one.start_row, one.values[:, kept]) for one in dataset.series])
+
+
+def moving(values: F32, rows: int) -> F64:
+    """float64 (dims,): in which share of the stretches of ``rows`` rows each metric of ``values`` (n, dims) was seen to move."""
+    whole = values[: len(values) // rows * rows].reshape(-1, rows, values.shape[1])
+    differ = np.where(np.isnan(whole), -np.inf, whole).max(axis=1) > np.where(np.isnan(whole), np.inf, whole).min(axis=1)
+    share: F64 = differ.mean(axis=0)
+    return share
+
+
+def split_data(data: Path) -> tuple[Dataset, Dataset]:
+    """An older part to learn from and a newer one to watch: an archive's own split, else 60 % and 40 % of the rows.
+
+    Raises ``DatasetError``.
+    """
+    if data.suffix == ".npz":
+        return read_dataset(data, split="train"), read_dataset(data, split="test")
+    whole = read_dataset(data)
+    cuts = [(series, int(len(series.values) * 0.6)) for series in whole.series]
+    past = [Series(one.entity, one.start_row, one.values[:at]) for one, at in cuts]
+    coming = [Series(one.entity, one.start_row + at, one.values[at:]) for one, at in cuts]
+    return Dataset(whole.schema, past), Dataset(whole.schema, coming)
