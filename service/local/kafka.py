@@ -40,7 +40,6 @@ SINGLE_NODE = {
     "broker.session.timeout.ms": "4000",
     "broker.heartbeat.interval.ms": "1000",
     "log.retention.hours": "168",
-    "log.segment.bytes": "67108864",
     "log.cleaner.dedupe.buffer.size": "16777216",
     "num.network.threads": "2",
     "num.io.threads": "4",
