@@ -314,10 +314,10 @@ class NoticedList(msgspec.Struct, frozen=True):
 
 
 class TrainedModel(msgspec.Struct, frozen=True):
-    """A bundle at work, and when it was trained (ms; None: it does not say)."""
+    """A bundle at work, and when it was trained (ms)."""
 
     name: str
-    trained_at: int | None
+    trained_at: int
 
 
 class HealthReport(msgspec.Struct, frozen=True, kw_only=True):

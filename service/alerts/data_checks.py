@@ -89,13 +89,11 @@ def of_entity(name: str, partition: int, seen: DataSeen, settings: DataHealthSet
 
 
 def _model_age(reports: Sequence[HealthReport], most_days: float, now: int) -> Finding:
-    trained = {model.name: model.trained_at for report in reports for model in report.models if model.trained_at is not None}
+    trained = {model.name: model.trained_at for report in reports for model in report.models}
     old = sorted((at, name) for name, at in trained.items() if now - at > most_days * DAY_MS)
     aged = [f"{name} (trained {span_words(now - at)} ago)" for at, name in old]
     if not aged:
-        return Finding(
-            bad=False, words="every model is younger than that again" if trained else "no model says when it was trained"
-        )
+        return Finding(bad=False, words="every model is younger than that again" if trained else "no worker reports a model")
     model = "a model is" if len(old) == 1 else f"{len(old)} models are"
     return Finding(bad=True, words=f"{model} older than {most_days:g} days: {listed(_few(aged))}")
 

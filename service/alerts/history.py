@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import msgspec
 
@@ -34,6 +34,18 @@ NEWEST_EVENTS: list[dict[str, Any]] = [*NEWEST_ALERTS, {"event.sequence": "desc"
 NEWEST_NOTIFICATIONS: list[dict[str, Any]] = [{"@timestamp": "desc"}, {"tidewatch.receiver": "asc"}]
 
 
+class Filters(TypedDict, total=False):
+    """Which alerts: ``since`` and ``until`` (ms) bound the start; ``entity`` may hold ``*`` and ``?``; ``severity`` is the least
+    peak severity; ``told_only`` leaves out alerts that never fired."""
+
+    since: int | None
+    until: int | None
+    entity: str | None
+    severity: Severity | None
+    status: Status | None
+    told_only: bool
+
+
 class AlertHistory:
     """Reads the history back, through the aliases. Every method raises ``StoreUnavailable`` or ``ConfigError``."""
 
@@ -44,41 +56,18 @@ class AlertHistory:
         self._events = f"{settings.index_prefix}-alert-events"
         self._notifications = f"{settings.index_prefix}-notifications"
 
-    async def find(
-        self,
-        *,
-        since: int | None = None,
-        until: int | None = None,
-        entity: str | None = None,
-        severity: Severity | None = None,
-        status: Status | None = None,
-        told_only: bool = False,
-        limit: int = 50,
-    ) -> list[dict[str, Any]]:
-        """Alert documents, newest start first. ``since`` and ``until`` (ms) bound the start; ``entity`` may hold ``*`` and
-        ``?``; ``severity`` is the least peak severity; ``told_only`` leaves out alerts that never fired."""
+    async def find(self, *, limit: int = 50, **filters: Unpack[Filters]) -> list[dict[str, Any]]:
+        """Alert documents, newest start first."""
         found: list[dict[str, Any]] = []
-        async for each in self.scan(
-            since=since, until=until, entity=entity, severity=severity, status=status, told_only=told_only, page=min(limit, 1000)
-        ):
+        async for each in self.scan(page=min(limit, 1000), **filters):
             found.append(each)
             if len(found) >= limit:
                 break
         return found
 
-    async def scan(
-        self,
-        *,
-        since: int | None = None,
-        until: int | None = None,
-        entity: str | None = None,
-        severity: Severity | None = None,
-        status: Status | None = None,
-        told_only: bool = False,
-        page: int = 1000,
-    ) -> AsyncIterator[dict[str, Any]]:
+    async def scan(self, *, page: int = 1000, **filters: Unpack[Filters]) -> AsyncIterator[dict[str, Any]]:
         """As ``find``, every document, a page at a time (``search_after``, so any number of them)."""
-        query = history_query(since=since, until=until, entity=entity, severity=severity, status=status, told_only=told_only)
+        query = history_query(**filters)
         after: Sequence[Any] | None = None
         while True:
             found = await self.page(query, page, after)
@@ -145,7 +134,7 @@ def history_query(
     alert_id: str | None = None,
     action: str | None = None,
 ) -> dict[str, Any]:
-    """The Elasticsearch query of these filters (see ``AlertHistory.find``; ``action`` is of events). Pure."""
+    """The Elasticsearch query of these filters (see ``Filters``; ``action`` is of events). Pure."""
     wanted: list[dict[str, Any]] = []
     bounds = {name: iso(ms) for name, ms in (("gte", since), ("lt", until)) if ms is not None}
     if bounds:

@@ -54,10 +54,7 @@ class BundledMember:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bundle:
-    """What training leaves and scoring needs. ``sealed`` gives it its version.
-
-    ``trained_at`` (ms) and ``usual`` may be None: data health then says nothing of its age, and of what stands still or is empty.
-    """
+    """What training leaves and scoring needs. ``sealed`` gives it its version; ``trained_at`` is in ms."""
 
     name: str
     version: str
@@ -73,8 +70,8 @@ class Bundle:
     training: Mapping[str, Any]
     libraries: Mapping[str, str]
     fingerprint: str
-    trained_at: int | None = None
-    usual: Usual | None = None
+    trained_at: int
+    usual: Usual
 
     def calibration(self) -> Calibration:
         """The tail of the whole ensemble."""
@@ -103,8 +100,8 @@ class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
     libraries: dict[str, str]
     fingerprint: str
     arrays_sha256: str
-    trained_at: int | None = None
-    usual: Usual | None = None
+    trained_at: int
+    usual: Usual
 
 
 def library_versions() -> dict[str, str]:
@@ -284,7 +281,7 @@ def _check_consistency(path: Path, bundle: Bundle) -> None:
         raise _unfit(path, f"its scaler has {bundle.scaler.dims} metrics and its schema {bundle.schema.dims}")
     if not names or set(names) != set(bundle.ensemble.weights) or bundle.ensemble.matrix.shape[1] != len(names):
         raise _unfit(path, "its calibration is not of its members")
-    if bundle.usual is not None and bundle.usual.dims != bundle.schema.dims:
+    if bundle.usual.dims != bundle.schema.dims:
         raise _unfit(path, f"it says what is usual of {bundle.usual.dims} metrics and its schema has {bundle.schema.dims}")
     if bundle.window < 1 or bundle.stride < 1 or bundle.schema.interval_ms < 1:
         raise _unfit(path, "its window, stride or interval is not positive")

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection
-from typing import Any
 
 import msgspec
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import InvalidTopicError, KafkaError, TopicAuthorizationFailedError
+from aiokafka.errors import KafkaError
 
 from service.clock import Clock
 from service.domain import HealthReport
-from service.errors import BrokerUnavailable, ConfigError
-from service.kafka_options import connect, disconnect, kafka_client_options
+from service.errors import BrokerUnavailable
 from service.observability.logging import get_logger
 from service.settings import KafkaSettings
+from service.state.producer import Outgoing
 from service.state.restore import read_state
+from service.state.writer import Writer
 
 log = get_logger("health")
 
@@ -25,22 +23,15 @@ _decoder = msgspec.json.Decoder(HealthReport)
 
 
 class HealthTopic:
-    """Writes reports, each under the key of its partition. A plain idempotent producer: what is written twice changes nothing."""
+    """Writes reports, each under the key of its partition; what is written twice changes nothing."""
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self._kafka = kafka
-        self._producer: Any = None
+        self._writer = Writer(kafka, "reports")
 
     async def start(self) -> None:
         """Connect. Raises ``BrokerUnavailable``, or ``ConfigError`` when the topic is missing."""
-        topic = self._kafka.topics.health
-        self._producer = await connect(self._make, self._kafka)
-        try:
-            existing = (await self._producer.client.fetch_all_metadata()).topics()
-        except (KafkaError, OSError, TimeoutError) as error:
-            raise BrokerUnavailable(f"Kafka could not be asked about {topic}: {error!r}.") from error
-        if topic not in existing:
-            raise ConfigError(f"The topic {topic!r} does not exist.", hint="Run `tidewatch setup`.")
+        await self._writer.require(self._kafka.topics.health)
 
     async def newest(self) -> dict[int, HealthReport]:
         """The newest report of each partition of our metrics topic. Raises ``BrokerUnavailable`` or ``ConfigError``."""
@@ -54,29 +45,11 @@ class HealthTopic:
     async def write(self, reports: Collection[HealthReport]) -> None:
         """Write them and wait, for a bounded time. Raises ``BrokerUnavailable`` or ``ConfigError``."""
         topic = self._kafka.topics.health
-        try:
-            if self._producer is None:
-                await self.start()
-            async with asyncio.timeout(self._kafka.request_timeout_seconds):
-                sent = [
-                    await self._producer.send(topic, _encode(one), key=_encode([one.topic, one.partition]), partition=0)
-                    for one in reports
-                ]
-                await asyncio.gather(*sent)
-        except (TopicAuthorizationFailedError, InvalidTopicError) as error:
-            raise ConfigError(f"Kafka does not let us write to {topic}: {error}.", hint="Grant the user WRITE on it.") from error
-        except (KafkaError, OSError, TimeoutError) as error:
-            await self.close()
-            raise BrokerUnavailable(f"Kafka takes no reports: {error!r}.") from error
+        await self._writer.write(Outgoing(topic, 0, _encode([one.topic, one.partition]), _encode(one)) for one in reports)
 
     async def close(self) -> None:
         """Disconnect; bounded in time."""
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            await disconnect(producer.stop())
-
-    def _make(self) -> Any:
-        return AIOKafkaProducer(enable_idempotence=True, **kafka_client_options(self._kafka))
+        await self._writer.close()
 
 
 def read_report(value: bytes | None, metrics_topic: str) -> HealthReport | None:

@@ -135,8 +135,8 @@ class Survey:
         if model.name not in self._masks:
             usual, none = model.detector.bundle.usual, np.zeros(model.schema.dims, np.bool_)
             self._masks[model.name] = (
-                usual.moves if usual is not None and self.settings.still_metrics else none,
-                usual.filled if usual is not None and self.settings.empty_metrics else none,
+                usual.moves if self.settings.still_metrics else none,
+                usual.filled if self.settings.empty_metrics else none,
             )
         return self._masks[model.name]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,8 +47,7 @@ def train(
     # The matrices are too small to split, and BLAS threads wait by spinning: next to other work on two cores, fitting the
     # envelope took 50 s of CPU on two threads and 1.1 s on one.
     with threadpool_limits(1):
-        bundle = _train(dataset, settings, name, detectors, factory, progress)
-    return replace(bundle, trained_at=(clock or SystemClock()).now_ms())
+        return _train(dataset, settings, name, detectors, factory, progress, clock or SystemClock())
 
 
 def _train(
@@ -59,6 +57,7 @@ def _train(
     detectors: Mapping[str, float | Mapping[str, Any]],
     factory: Factory,
     progress: Progress,
+    clock: Clock,
 ) -> Bundle:
     parts = split(dataset.series, settings.window, settings.calibration_share, settings.max_calibration_windows)
     scaler = Scaler().fit(parts.fit)
@@ -102,6 +101,7 @@ def _train(
         training=settings.model_dump(mode="json"),
         libraries=library_versions(),
         fingerprint=fingerprint(dataset),
+        trained_at=clock.now_ms(),
         usual=usual(parts.everything, settings.window),
     )
     return sealed(bundle)

@@ -142,7 +142,7 @@ def test_late_messages_are_counted_over_looks_until_there_are_enough() -> None:
 
 
 def test_an_old_model_is_told_and_a_new_one_ends_it() -> None:
-    old = seen(report(models=(TrainedModel("db", T0 - 100 * DAY), TrainedModel("web", T0 - DAY), TrainedModel("older", None))))
+    old = seen(report(models=(TrainedModel("db", T0 - 100 * DAY), TrainedModel("web", T0 - DAY))))
     new = seen(report(models=(TrainedModel("db", T0 - DAY),)))
     data = DataHealth(BOUNDS, "metrics")
     (fired,) = looked(data, old, old)

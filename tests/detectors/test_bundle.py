@@ -58,15 +58,7 @@ def test_what_is_read_scores_like_what_was_written_to_the_bit(bundle: Bundle, sa
     assert read.fingerprint == bundle.fingerprint
     assert len(read.version) == 12
     assert read.usual == bundle.usual
-    assert (read.trained_at, bundle.usual is not None) == (bundle.trained_at, True)
-
-
-def test_a_bundle_that_does_not_say_what_is_usual_or_when_it_was_trained_is_read(saved: Path) -> None:
-    told = json.loads((saved / MANIFEST).read_bytes())
-    del told["usual"], told["trained_at"]
-    (saved / MANIFEST).write_text(json.dumps(told))
-    read = load_bundle(saved, factory=make_detector)
-    assert (read.usual, read.trained_at) == (None, None)
+    assert read.trained_at == bundle.trained_at
 
 
 def test_what_is_usual_of_other_metrics_is_refused(saved: Path) -> None:

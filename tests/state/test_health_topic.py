@@ -50,7 +50,7 @@ async def test_the_newest_report_of_each_partition_is_read_back_as_it_was(settin
         silent=NoticedList((Noticed("dé/b", 3),), 9),
         still=NoticedList((Noticed("b", 4, "cpu"),), 1),
         gone=(Noticed("c", 5),),
-        models=(TrainedModel("m", None), TrainedModel("n", 6)),
+        models=(TrainedModel("m", 5), TrainedModel("n", 6)),
     )
     await topic.write([report(settings), report(settings, partition=1, turn="older")])
     await topic.write([full])
