@@ -44,7 +44,7 @@ class Whitening:
         self.axes: F32 = np.zeros((0, 0), np.float32)
         self.inverse: F32 = np.zeros(0, np.float32)
         self.rest = 0.0
-        self._turned: F32 | None = None
+        self._turned: F32 = np.zeros((0, 0), np.float32)  # made when first asked for
 
     def fit(self, columns: F32) -> Self:
         """Learn from training rows (n, columns)."""
@@ -67,7 +67,7 @@ class Whitening:
         self.centre = centre.astype(np.float32)
         self.axes = np.ascontiguousarray(axes, np.float32)
         self.inverse = (1.0 / np.sqrt(np.maximum(values, 0.0) + ridge)).astype(np.float32)
-        self._turned = None
+        self._turned = np.zeros((0, 0), np.float32)
         return self
 
     def transform(self, columns: F32) -> F32:
@@ -89,10 +89,9 @@ class Whitening:
         width, kept = self.axes.shape
         if 2 * kept <= width:
             return self.back(self.transform(columns))
-        if self._turned is None:
-            self._turned = (self.axes * self.inverse) @ self.axes.T
-        turned: F32 = (columns - self.centre) @ self._turned
-        return turned
+        if not self._turned.size:
+            self._turned = np.asarray((self.axes * self.inverse) @ self.axes.T, dtype=np.float32)
+        return np.asarray((columns - self.centre) @ self._turned, dtype=np.float32)
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """JSON-safe settings and plain arrays."""
@@ -102,5 +101,5 @@ class Whitening:
         """The inverse of ``state``."""
         self.rest = float(settings["rest"])
         self.centre, self.axes, self.inverse = arrays["centre"], arrays["axes"], arrays["inverse"]
-        self._turned = None
+        self._turned = np.zeros((0, 0), np.float32)
         return self

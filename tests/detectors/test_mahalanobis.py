@@ -150,3 +150,15 @@ def test_two_regimes_are_both_normal_and_what_lies_between_is_not() -> None:
     between = (np.array([4.0, -4.0, 4.0, 0.0]) + 0.002 * rng.standard_normal((40, 4))).astype(np.float32)
     assert several.score(windows(between))[-1] > np.quantile(several.score(windows(rows)), 0.95)
     assert single.score(windows(between))[-1] < np.quantile(single.score(windows(rows)), 0.95)
+
+
+@pytest.mark.parametrize("most_axes", [8, 5, 3])
+def test_turned_back_in_one_product_or_two_is_the_same(most_axes: int) -> None:
+    rng = np.random.default_rng(3)
+    columns = (rng.standard_normal((500, 8)) @ rng.standard_normal((8, 8)) + 5.0).astype(np.float32)
+    fitted = whitening.Whitening(most_axes=most_axes).fit(columns)
+    whole = fitted.back(fitted.transform(columns))
+    assert whole.std() > 0.5
+    np.testing.assert_allclose(fitted.turned(columns), whole, atol=1e-4)
+    fitted.fit(2.0 * columns)  # what was made of the former axes is gone
+    np.testing.assert_allclose(fitted.turned(columns), fitted.back(fitted.transform(columns)), atol=1e-4)

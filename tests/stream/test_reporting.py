@@ -60,7 +60,7 @@ class Kept:
 class Worker:
     """Intake and reporter as the scoring part joins them, on partition 0 of a topic that reaches us at once."""
 
-    def __init__(self, bundle: Bundle, kept: Kept, clock: ManualClock, *, usual: Usual | None = MOVING, **stream: float) -> None:
+    def __init__(self, bundle: Bundle, kept: Kept, clock: ManualClock, *, usual: Usual = MOVING, **stream: float) -> None:
         self.kept, self.clock = kept, clock
         self.offset = 0
         self.behind = 0
@@ -187,8 +187,12 @@ async def test_a_window_that_begins_anew_proves_nothing(worker: Worker) -> None:
     assert (await worker.report()).still == NoticedList()
 
 
-@pytest.mark.parametrize("usual", [None, Usual(windows=5000, judged=(5000,) * 3, still=(5,) * 3, empty=(5,) * 3)])
-async def test_what_training_does_not_know_or_saw_often_is_not_watched(bundle: Bundle, kept: Kept, usual: Usual | None) -> None:
+FEW = Usual(windows=999, judged=(999,) * 3, still=(0,) * 3, empty=(0,) * 3)
+OFTEN = Usual(windows=5000, judged=(5000,) * 3, still=(5,) * 3, empty=(5,) * 3)
+
+
+@pytest.mark.parametrize("usual", [FEW, OFTEN])
+async def test_what_training_saw_little_of_or_saw_often_is_not_watched(bundle: Bundle, kept: Kept, usual: Usual) -> None:
     worker = Worker(bundle, kept, ManualClock(FIRST * 1000), usual=usual)
     await worker.send(range(100), {"a": {"cpu": 3.0, "io": None}})
     told = await worker.report()

@@ -57,7 +57,6 @@ def test_the_bundle_says_when_it_was_trained_and_what_usually_moves_of_what_is_n
     data = dataset(Series("a", 0, values, labels))
     bundle = train(data, SETTINGS, name="hosts", detectors=LIGHT, factory=make_detector, clock=ManualClock(77))
     assert bundle.trained_at == 77
-    assert bundle.usual is not None
     assert bundle.usual.windows == 500 - 19 + 1400 - 19
     assert bundle.usual.moves.tolist() == [True, False, True]
     assert bundle.usual.filled.tolist() == [True, True, False]
