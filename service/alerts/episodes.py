@@ -144,11 +144,13 @@ class Episodes:
                 transitions.append(_resolve(state.episode, reason, state.seen_until))
         return transitions
 
-    def snapshot(self, entities: Iterable[str] | None = None) -> dict[str, EntityState]:
-        """What to keep of ``entities`` (default: all); an entity never seen is left out."""
-        if entities is None:
-            return dict(self._states)
-        return {entity: self._states[entity] for entity in entities if entity in self._states}
+    def state_of(self, entity: str) -> EntityState | None:
+        """What to keep of an entity; None where it was never seen."""
+        return self._states.get(entity)
+
+    def snapshot(self) -> dict[str, EntityState]:
+        """What to keep of every entity."""
+        return dict(self._states)
 
     def restore(self, states: Mapping[str, EntityState]) -> None:
         """Take over what ``snapshot`` kept; entities not named stay as they are."""

@@ -72,9 +72,13 @@ class RealTimeAnomalyDetector:
             by_place = blank | dict(zip(chosen.tolist(), judged, strict=True))
             return [by_place[at] for at in range(len(batch))]
 
-    def snapshot(self, entities: Iterable[str] | None = None) -> dict[str, EntityState]:
-        """What is remembered of the entities (all of them by default); unknown ones are left out."""
-        return {name: self._states[name] for name in (self._states if entities is None else entities) if name in self._states}
+    def state_of(self, entity: str) -> EntityState | None:
+        """What is remembered of an entity; None where it was never scored."""
+        return self._states.get(entity)
+
+    def snapshot(self) -> dict[str, EntityState]:
+        """What is remembered of every entity."""
+        return dict(self._states)
 
     def restore(self, states: Mapping[str, EntityState]) -> None:
         """Take over what another process remembered."""

@@ -38,6 +38,8 @@ MOST_DIMENSIONS = 64
 MOST_WHITENING_ROWS = 8000
 MOST_ENVELOPE_ROWS = 4000
 MOST_SVM_ROWS = 2000
+# A distance below this is rounding, of a metric that never moved: trees would split on it, differently on every machine.
+LEAST_DISTANCE = 1e-3
 
 
 class StatisticalAnomalyDetector:
@@ -126,6 +128,7 @@ class StatisticalAnomalyDetector:
         """float32 (n, dims): root mean square of each metric's whitened statistics."""
         turned = self._whitening.turned(columns)
         distances: F32 = np.sqrt(np.square(turned).reshape(len(turned), -1, dims).mean(axis=1))
+        distances[distances < LEAST_DISTANCE] = 0.0
         return distances
 
     def _reduce(self, columns: F32) -> F32:

@@ -60,6 +60,18 @@ class _Book:
         self.page_of: dict[str, Page] = {}
         self._bytes: dict[Page, int] = {}
 
+    def replace(self, entity: str, memory: bytes) -> Page | None:
+        """Put a new memory in place of the former where it lies; None where there is none, or the page has no room for it."""
+        page = self.page_of.get(entity)
+        if page is None:
+            return None
+        held = self.pages[page]
+        size = self._bytes[page] + len(memory) - len(memoryview(held[entity]))
+        if size > PAGE_BYTES and len(held) > 1:
+            return None
+        held[entity], self._bytes[page] = msgspec.Raw(memory), size
+        return page
+
     def put(self, page: Page, entity: str, memory: bytes) -> None:
         self.pages.setdefault(page, {})[entity] = msgspec.Raw(memory)
         self.page_of[entity] = page
@@ -97,6 +109,9 @@ class StateBook:
         book = self._books.setdefault(partition, _Book())
         touched: set[Page] = set()
         for entity, memory in memories.items():
+            if memory is not None and (stays := book.replace(entity, memory)) is not None:
+                touched.add(stays)
+                continue
             before = book.take(entity)
             if before is not None:
                 touched.add(before)

@@ -84,13 +84,13 @@ class Memory:
         return EntityMemory(
             bundle=model.name,
             version=model.detector.bundle.version,
-            detector=model.detector.snapshot([entity]).get(entity),
-            episode=self._episodes.snapshot([entity]).get(entity),
+            detector=model.detector.state_of(entity),
+            episode=self._episodes.state_of(entity),
             labels=model.processor.labels_of(entity),
         )
 
     def _restore(self, entity: str, memory: EntityMemory, model: Model, anew: dict[str, int]) -> None:
-        known = self._episodes.snapshot([entity]).get(entity)
+        known = self._episodes.state_of(entity)
         if known is not None and memory.episode is not None and known.seen_until >= memory.episode.seen_until:
             return  # it moved to another partition of ours, and this is what it was before
         if memory.episode is not None:

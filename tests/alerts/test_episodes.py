@@ -265,7 +265,7 @@ def test_forgotten_entities_leave_no_trace() -> None:
     episodes = Episodes(EpisodeSettings())
     episodes.observe(drawn("...c"))
     assert set(episodes.snapshot()) == {"db-7"}
-    assert episodes.snapshot(["db-7"]) == episodes.snapshot()
+    assert episodes.state_of("db-7") == episodes.snapshot()["db-7"]
     episodes.forget(["db-7"])
     assert episodes.snapshot() == {}
     assert episodes.open_alerts() == []

@@ -106,3 +106,12 @@ def test_statistics_are_last_means_and_ranges_standardised_with_a_floor() -> Non
     expected = (raw - raw.mean(axis=0)) / np.maximum(raw.std(axis=0), 0.3)
     np.testing.assert_allclose(columns, np.clip(expected, -10, 10), atol=1e-4)
     np.testing.assert_allclose(statistics.per_metric(columns, 5)[:, 2], columns[:, 2::5].sum(axis=1), rtol=1e-5)
+
+
+def test_a_metric_that_never_moved_is_at_no_distance_and_not_at_one_of_rounding() -> None:
+    values = np.concatenate([rows(600), np.full((600, 3), 0.7, np.float32)], axis=1)
+    detector = StatisticalAnomalyDetector()
+    detector.fit(windows(values[:500]))
+    blame = detector.attribute(windows(values[500:]))
+    assert (blame[:, 5:] == 0.0).all()
+    assert (blame[:, :5] > 0.0).all()
