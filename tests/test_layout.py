@@ -25,6 +25,7 @@ ALLOWED = {
         "service/state/transactions.py",
         "service/state/topics.py",
         "service/state/watching.py",
+        "service/state/writer.py",
         "service/alerts/topic.py",
         "service/alerts/control_topic.py",
         "service/local/",

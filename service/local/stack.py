@@ -213,14 +213,23 @@ class LocalStack:
             )
 
     def _choose_ports(self) -> Ports:
-        """The ports of this stack: as given, else as kept, else free ones."""
+        """The ports of this stack: as given, else as kept, else free ones.
+
+        One that was kept for a server that never ran, and that somebody took meanwhile, is of no use to anybody.
+        """
         kept = self._read_ports()
+
+        def port(wanted: int, name: str, server: ServerProcess) -> int:
+            before: int | None = getattr(kept, name, None)
+            lost = before is not None and not server.folder.exists() and not port_is_free(before)
+            return wanted or (free_port() if before is None or lost else before)
+
         kafka, node = self._wanted
         ports = Ports(
-            kafka=kafka or (kept.kafka if kept else free_port()),
-            controller=kept.controller if kept else free_port(),
-            elasticsearch=node or (kept.elasticsearch if kept else free_port()),
-            transport=kept.transport if kept else free_port(),
+            kafka=port(kafka, "kafka", self._kafka),
+            controller=port(0, "controller", self._kafka),
+            elasticsearch=port(node, "elasticsearch", self._elasticsearch),
+            transport=port(0, "transport", self._elasticsearch),
         )
         self._ports_file.write_bytes(msgspec.json.encode(ports))
         return ports

@@ -172,6 +172,18 @@ def test_a_taken_port_is_said_in_one_sentence(tmp_path: Path) -> None:
             LocalStack(tmp_path, kafka_port=port).start_kafka()
 
 
+def test_a_port_that_was_taken_before_its_server_ever_ran_is_chosen_anew(tmp_path: Path) -> None:
+    stack = LocalStack(tmp_path)
+    first = stack._choose_ports()
+    with socket.create_server(("127.0.0.1", first.elasticsearch)):
+        second = stack._choose_ports()
+    assert second.elasticsearch != first.elasticsearch
+    assert (second.kafka, second.controller, second.transport) == (first.kafka, first.controller, first.transport)
+    stack._elasticsearch.folder.mkdir()  # it ran: whoever knows its address must find it there
+    with socket.create_server(("127.0.0.1", second.elasticsearch)):
+        assert stack._choose_ports() == second
+
+
 def test_a_server_that_ends_while_starting_shows_its_log(tmp_path: Path) -> None:
     stack = LocalStack(tmp_path)
     (tmp_path / "kafka" / "data").mkdir(parents=True)
