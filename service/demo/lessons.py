@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from service.domain import F32, F64, Dataset, Schema, Series
+from service.detectors.usual import usual
+from service.domain import Dataset, Mask, Schema, Series
 from service.settings import Settings
 from service.sources.files import read_dataset
 from service.sources.messages import read_topic
 
 LEVELS = ("load.", "memory.", "swap.", "processes")
-OFTEN = 0.1  # share of the seconds watched in which a metric must have moved to be learned
+OFTEN = 0.1  # share of the windows watched in which a metric must have moved to be learned
 
 
 async def learnable(settings: Settings, seconds: float, hz: float) -> Dataset:
@@ -22,18 +24,18 @@ async def learnable(settings: Settings, seconds: float, hz: float) -> Dataset:
     and ticked once in the newer, calibration would say that the strangest thing there is happens every minute.
     """
     dataset = await read_topic(settings, last_seconds=seconds, interval_ms=round(1000 / hz))
-    often = moving(np.concatenate([one.values for one in dataset.series]), round(hz)) >= OFTEN
+    often = moving(dataset.series, round(hz))
     kept = [at for at, name in enumerate(dataset.schema.metrics) if often[at] and not name.startswith(LEVELS)]
     schema = Schema(tuple(dataset.schema.metrics[at] for at in kept), dataset.schema.interval_ms)
     return Dataset(schema, [Series(one.entity, one.start_row, one.values[:, kept]) for one in dataset.series])
 
 
-def moving(values: F32, rows: int) -> F64:
-    """float64 (dims,): in which share of the stretches of ``rows`` rows each metric of ``values`` (n, dims) was seen to move."""
-    whole = values[: len(values) // rows * rows].reshape(-1, rows, values.shape[1])
-    differ = np.where(np.isnan(whole), -np.inf, whole).max(axis=1) > np.where(np.isnan(whole), np.inf, whole).min(axis=1)
-    share: F64 = differ.mean(axis=0)
-    return share
+def moving(series: Sequence[Series], rows: int) -> Mask:
+    """Bool (dims,): which metrics moved in at least ``OFTEN`` of the windows of ``rows`` rows."""
+    seen = usual(series, rows)
+    judged, still = np.array(seen.judged), np.array(seen.still)
+    often: Mask = (judged > 0) & (judged - still >= OFTEN * judged)
+    return often
 
 
 def split_data(data: Path) -> tuple[Dataset, Dataset]:

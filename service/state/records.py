@@ -84,11 +84,9 @@ class _Book:
             self._bytes[page] -= len(entity) + len(memoryview(self.pages[page].pop(entity)))
         return page
 
-    def page_for(self, entity: str, memory: bytes, before: Page | None) -> Page:
-        """Where it has room: the page it was on, or else the first with room; a new one at last."""
+    def page_for(self, entity: str, memory: bytes) -> Page:
+        """Where one that is on no page has room: the first with room; a new one at last."""
         bucket, size, number = bucket_of(entity), len(entity) + len(memory), 0
-        if before is not None and self._bytes.get(before, 0) + size <= PAGE_BYTES:
-            return before
         while (held := self._bytes.get((bucket, number), 0)) and held + size > PAGE_BYTES:
             number += 1
         return bucket, number
@@ -116,7 +114,7 @@ class StateBook:
             if before is not None:
                 touched.add(before)
             if memory is not None:
-                page = book.page_for(entity, memory, before)
+                page = book.page_for(entity, memory)
                 book.put(page, entity, memory)
                 touched.add(page)
         records: dict[bytes, bytes | None] = {}

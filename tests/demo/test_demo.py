@@ -9,7 +9,7 @@ from service.alerts.slack import payload
 from service.alerts.wording import summary_title
 from service.demo.lessons import moving
 from service.demo.messages import is_over
-from service.domain import Alert, Status
+from service.domain import Alert, Series, Status
 from tests.alerts.makers import alert
 
 FIRING, RESOLVED = alert(), alert(status=Status.RESOLVED)
@@ -23,9 +23,11 @@ def test_the_demo_knows_a_message_about_an_end(told: list[Alert], over: bool) ->
     assert is_over(summary_title(told)) is over
 
 
-def test_a_metric_moves_in_the_stretches_in_which_its_observed_values_differ() -> None:
-    values = np.zeros((8, 4), np.float32)
+def test_a_metric_is_learned_that_moves_in_a_tenth_of_the_windows() -> None:
+    values = np.zeros((100, 5), np.float32)
     values[::2, 0] = 1.0  # all the time
-    values[5, 1] = 1.0  # in the second stretch
-    values[:2, 2] = np.nan  # nothing there is no movement
-    assert moving(values, 4).tolist() == [1.0, 0.5, 0.0, 0.0]
+    values[:50:2, 1] = 1.0  # half of the time
+    values[50, 2] = 1.0  # a tick, in 4 of 97 windows
+    values[[25, 50, 75], 3] = 1.0  # three, in 12 of them
+    values[:, 4] = np.nan  # nothing there is no movement
+    assert moving([Series("host", 0, values)], 4).tolist() == [True, True, False, True, False]

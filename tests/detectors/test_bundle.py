@@ -176,6 +176,8 @@ CHANGES: dict[str, tuple[Callable[[dict[str, object]], object], str]] = {
     "a negative window": (lambda told: told.update(window=-5), "not positive"),
     "an unknown key": (lambda told: told.update(run="rm -rf"), "damaged"),
     "a missing part": (lambda told: told.pop("scaler"), "damaged"),
+    "no word of when it was trained": (lambda told: told.pop("trained_at"), "damaged"),
+    "no word of what is usual": (lambda told: told.pop("usual"), "damaged"),
     "an emptied part": (lambda told: told.update(ensemble={}), "missing or misshapen"),
     "an unknown combination": (lambda told: told["ensemble"].update(combination="magic"), "missing or misshapen"),  # type: ignore[attr-defined]
 }
