@@ -27,7 +27,7 @@ START_ROW = 1_700_000_000  # in the past, so that no speed can run ahead of the 
 TICK_SECONDS = 0.02
 # While the load is live each entity is broken for so many rows of every ``faults`` rows, one after the other: transitions to time,
 # spread evenly. Once for each entity in all loads of the bench, as a second time finds its level raised by the first.
-FAULT_ROWS, LIVE_FAULTS = 10, 6000
+FAULT_ROWS, LIVE_FAULTS = 10, 15_000
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ DETECTORS: dict[str, str] = {
     "metricwise": "service.detectors.metricwise:MetricwiseDetector",
     "pca_residual": "service.detectors.residual:PcaResidualDetector",
     "forecast": "service.detectors.residual:ForecastDetector",
+    "autoregression": "service.detectors.autoregression:AutoregressionDetector",
 }
 CODECS: dict[str, str] = {
     "native": "service.sources.codecs.native:NativeCodec",

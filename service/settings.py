@@ -133,7 +133,7 @@ class TrainingSettings(Section):
     """How a bundle is trained; kept inside the bundle."""
 
     # By name: a weight, or options.
-    detectors: dict[str, float | dict[str, Any]] = {"mahalanobis": 4.0, "deep": 1.0, "statistical": 1.0}
+    detectors: dict[str, float | dict[str, Any]] = {"mahalanobis": 4.0, "deep": 1.0, "statistical": 1.0, "autoregression": 1.0}
     combination: Literal["tail", "zscore", "votes"] = "tail"  # how the detectors' scores become one
     window: Positive = 100
     stride: Positive = 10

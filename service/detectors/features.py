@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from service.detectors.kernels import deviations, scaled, summaries
+from service.detectors.kernels import deviations, forecast_errors, scaled, summaries
 from service.domain import F32, F64, I64, Mask, Series, WindowBatch
 from service.errors import NotEnoughData
 
@@ -146,6 +146,14 @@ class Features:
             return out
 
         return self._once("std", span, compute)
+
+    def forecast_errors(self, weights: F32, units: F32, smooth: int) -> F32:
+        """Mean absolute error, float32 (n, dims), of forecasting each of the newest ``smooth`` rows of a metric from its own rows
+        before: ``weights`` (lags + 1, dims), newest lag first and the constant last; ``units`` (dims,) multiply an error, which
+        then counts for 10 at most. ``smooth`` + lags rows lie within the window."""
+        out = np.empty((len(self), self.dims), np.float32)
+        forecast_errors(self.rows, self.ends, self._which, *self._tables, weights, units, smooth, out)
+        return out
 
     def _summary(self, kind: str, span: int) -> F32:
         span = min(span, self.window)

@@ -66,3 +66,36 @@ def scaled(rows: F32, ends: I64, which: I64, centre: F32, inverse: F32, out: F32
                 z = (rows[r, j] - centre[table, j]) * inverse[table, j]
                 z = z if z == z else np.float32(0)
                 out[i, w, j] = min(max(z, np.float32(-CLIP)), np.float32(CLIP))
+
+
+@kernel
+def forecast_errors(
+    rows: F32, ends: I64, which: I64, centre: F32, inverse: F32, weights: F32, units: F32, smooth: int, out: F32
+) -> None:
+    """Write each window's mean absolute error of forecasting its newest ``smooth`` scaled rows into ``out``, (n, dims).
+
+    ``weights``: (lags + 1, dims), what each metric's own last values count for, newest first, then the constant; ``units``:
+    (dims,), what an error is multiplied with, and then counts for ``CLIP`` at most.
+    """
+    dims = rows.shape[1]
+    lags = weights.shape[0] - 1
+    block = np.empty((smooth + lags, dims), np.float32)
+    foretold = np.empty(dims, np.float32)
+    for i in range(ends.shape[0]):
+        table = which[i]
+        for w in range(smooth + lags):
+            r = ends[i] - smooth - lags + w
+            for j in range(dims):
+                z = (rows[r, j] - centre[table, j]) * inverse[table, j]
+                z = z if z == z else np.float32(0)
+                block[w, j] = min(max(z, np.float32(-CLIP)), np.float32(CLIP))
+        out[i, :] = np.float32(0)
+        for w in range(lags, smooth + lags):
+            foretold[:] = weights[lags]
+            for k in range(lags):
+                for j in range(dims):
+                    foretold[j] += weights[k, j] * block[w - 1 - k, j]
+            for j in range(dims):
+                out[i, j] += min(abs(block[w, j] - foretold[j]) * units[j], np.float32(CLIP))
+        for j in range(dims):
+            out[i, j] /= np.float32(smooth)
