@@ -20,13 +20,14 @@ Time is event time; nothing here reads a clock.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from service.alerts.durations import span_words
 from service.domain import Action, Alert, Severity, Status, Verdict, alert_id, severity_of
 from service.settings import EpisodeSettings
+from service.verdicts import Verdicts
 
 TOP_METRICS = 8
 GAP_WINDOWS = 6  # a gap is never shorter than this many window ends
@@ -106,17 +107,21 @@ class Episodes:
         self._config_hash = config_hash
         self._states: dict[str, EntityState] = {}
 
-    def observe(self, verdicts: Iterable[Verdict]) -> list[Alert]:
+    def observe(self, verdicts: Sequence[Verdict]) -> list[Alert]:
         """The transitions these verdicts cause, in order. A window seen before (a replay after a restart) is ignored."""
+        if not isinstance(verdicts, Verdicts):
+            verdicts = Verdicts.of(verdicts)
         transitions: list[Alert] = []
-        for verdict in verdicts:
-            state = self._states.get(verdict.entity)
-            end = verdict.end_row * verdict.interval_ms
+        for at, (entity, end, calm) in enumerate(zip(verdicts.entities, verdicts.ends_ms, verdicts.calm, strict=True)):
+            state = self._states.get(entity)
             if state is not None and end <= state.seen_until:
                 continue
+            if calm and (state is None or state.episode is None):
+                self._states[entity] = EntityState(end)  # what ``step`` would come to, without asking for the whole verdict
+                continue
             before = Standing(state.episode, state.closed) if state is not None else Standing()
-            after, caused = step(before, verdict, self._policy, self._config_hash)
-            self._states[verdict.entity] = EntityState(end, after.episode, after.closed)
+            after, caused = step(before, verdicts[at], self._policy, self._config_hash)
+            self._states[entity] = EntityState(end, after.episode, after.closed)
             transitions += caused
         return transitions
 

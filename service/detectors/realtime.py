@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 from service.detectors import budget
 from service.detectors.bundle import Bundle, BundledMember
-from service.detectors.calibration import Calibration, score_of
+from service.detectors.calibration import score_of
 from service.detectors.ensemble import EntityState, slots_of
 from service.detectors.features import Features
+from service.detectors.judgement import Answers, Judgement, Unscored, verdicts
 from service.detectors.rules import static_decisions
-from service.domain import F64, I64, MemberScore, MetricShare, Verdict, WindowBatch, severity_of
+from service.domain import F64, I64, MemberScore, MetricShare, WindowBatch
 from service.errors import ConfigError
 from service.settings import DetectionSettings
+from service.verdicts import Verdicts
 
 Result = TypeVar("Result")
 
@@ -56,21 +58,23 @@ class RealTimeAnomalyDetector:
         self._states: dict[str, EntityState] = {}
         self._turn = asyncio.Lock()
 
-    async def detect(self, batch: WindowBatch) -> list[Verdict]:
+    async def detect(self, batch: WindowBatch) -> Verdicts:
         """One verdict per window, in the batch's order. Windows of one entity must come in row order, batch after batch."""
         async with self._turn:
             covered, features = await self._in_thread(self._prepare, batch)
             chosen = np.flatnonzero(covered >= self.min_coverage)
-            bare = np.flatnonzero(covered < self.min_coverage).tolist()
-            blank = {at: self._blank(batch, at, _uncovered(covered[at], self.min_coverage)) for at in bare}
-            if not len(chosen):
-                return [blank[at] for at in bare]
-            answers = await asyncio.gather(*(self._ask(member, features) for member in self._members))
-            judged = await self._in_thread(self._judge, batch, chosen, features, dict(answers))
-            if not blank:
-                return judged
-            by_place = blank | dict(zip(chosen.tolist(), judged, strict=True))
-            return [by_place[at] for at in range(len(batch))]
+            unscored: dict[int, Unscored] = {
+                at: (_uncovered(covered[at], self.min_coverage), ()) for at in np.flatnonzero(covered < self.min_coverage).tolist()
+            }
+            judged = None
+            if len(chosen):
+                answers = dict(await asyncio.gather(*(self._ask(member, features) for member in self._members)))
+                if all(isinstance(answer, MemberScore) for answer in answers.values()):
+                    silent = tuple(answer for answer in answers.values() if isinstance(answer, MemberScore))
+                    unscored |= dict.fromkeys(chosen.tolist(), ("no detector could score it", silent))
+                else:
+                    judged = await self._in_thread(self._judge, batch, chosen, features, answers)
+            return verdicts(batch, self.bundle, judged, unscored)
 
     def state_of(self, entity: str) -> EntityState | None:
         """What is remembered of an entity; None where it was never scored."""
@@ -134,77 +138,29 @@ class RealTimeAnomalyDetector:
         whole = bool((covered >= self.min_coverage).all())
         return covered, features if whole else features.take(np.flatnonzero(covered >= self.min_coverage))
 
-    def _judge(
-        self, batch: WindowBatch, chosen: NDArray[Any], features: Features, answers: Mapping[str, F64 | MemberScore]
-    ) -> list[Verdict]:
+    def _judge(self, batch: WindowBatch, chosen: I64, features: Features, answers: Answers) -> Judgement:
         raw = {name: answer for name, answer in answers.items() if not isinstance(answer, MemberScore)}
-        if not raw:
-            silent = tuple(answer for answer in answers.values() if isinstance(answer, MemberScore))
-            return [self._blank(batch, at, "no detector could score it", silent) for at in chosen]
         tail = self._ensemble.tail(list(raw))
         entities = [batch.entities[at] for at in chosen]
         rows = batch.end_rows[chosen]
-        combined = self._ensemble.combine(raw)
-        surprises = tail.surprise(combined)
+        surprises = tail.surprise(self._ensemble.combine(raw))
         decisions, trackers = self._decide(raw, entities, rows, surprises)
         newest = dict(zip(entities, rows.tolist(), strict=True))  # windows of one entity come in row order
         self._states.update((name, EntityState(newest[name], tracker)) for name, tracker in trackers.items())
         p = np.clip(10.0 ** -np.maximum(surprises - decisions.shift, 0.0), tail.floor, 1.0)
-        scores: list[float] = score_of(p).tolist()
-        fresh = self.bundle.fresh_calibration.p(self.bundle.fresh.score(features))
         explained = np.flatnonzero(decisions.is_anomaly | (surprises > decisions.level - NEARLY)).tolist()
-        metrics = self._explain(batch, chosen, features, raw, explained)
-        words = _words(answers, {name: self._ensemble.member(name).calibration for name in raw}, len(chosen))
-        bundle, interval = self.bundle, batch.schema.interval_ms
-        columns = zip(
-            entities,
-            rows.tolist(),
-            [batch.labels[at] for at in chosen],
-            batch.partitions[chosen].tolist(),
-            batch.first_offsets[chosen].tolist(),
-            batch.last_offsets[chosen].tolist(),
-            surprises.tolist(),
-            decisions.level.tolist(),
-            decisions.shift.tolist(),
-            p.tolist(),
-            scores,
-            fresh.tolist(),
-            decisions.is_anomaly.tolist(),
-            words,
-            strict=True,
+        return Judgement(
+            chosen=chosen,
+            answers=answers,
+            calibrations={name: self._ensemble.member(name).calibration for name in raw},
+            floor=tail.floor,
+            surprises=surprises,
+            p=p,
+            scores=score_of(p),
+            fresh=self.bundle.fresh_calibration.p(self.bundle.fresh.score(features)),
+            decisions=decisions,
+            metrics=self._explain(batch, chosen, features, raw, explained),
         )
-        # Every field by itself: with what ``_blank`` fills in as a mapping, this would take twice as long.
-        return [
-            Verdict(
-                entity=entity,
-                end_row=row,
-                timestamp=row * interval,
-                stride=bundle.stride,
-                surprise=surprise,
-                level=level,
-                shift=shift,
-                p=adjusted,
-                floor=tail.floor,
-                score=score,
-                fresh_p=fresh_p,
-                is_anomaly=is_anomaly,
-                severity=severity_of(score),
-                members=members,
-                metrics=metrics.get(i, ()),
-                bundle=bundle.name,
-                bundle_version=bundle.version,
-                interval_ms=interval,
-                labels=labels,
-                topic=batch.topic,
-                partition=partition,
-                first_offset=first,
-                last_offset=last,
-            )
-            for i, (
-                entity, row, labels, partition, first, last,
-                surprise, level, shift, adjusted, score, fresh_p, is_anomaly, members,
-            ) in enumerate(columns)
-        ]  # fmt: skip
 
     def _decide(
         self, raw: Mapping[str, F64], entities: Sequence[str], rows: I64, surprises: F64
@@ -251,25 +207,6 @@ class RealTimeAnomalyDetector:
             for j in np.argsort(-shares, kind="stable")[:TOP_METRICS]
         )
 
-    def _blank(self, batch: WindowBatch, at: int, reason: str, members: tuple[MemberScore, ...] = ()) -> Verdict:
-        interval, row = batch.schema.interval_ms, int(batch.end_rows[at])
-        return Verdict(
-            entity=batch.entities[at],
-            end_row=row,
-            timestamp=row * interval,
-            stride=self.bundle.stride,
-            not_scored=reason,
-            members=members,
-            bundle=self.bundle.name,
-            bundle_version=self.bundle.version,
-            interval_ms=interval,
-            labels=batch.labels[at],
-            topic=batch.topic,
-            partition=int(batch.partitions[at]),
-            first_offset=int(batch.first_offsets[at]),
-            last_offset=int(batch.last_offsets[at]),
-        )
-
 
 def _chosen(bundle: Bundle, wanted: Mapping[str, float] | None) -> tuple[tuple[BundledMember, ...], Any]:
     if wanted is None:
@@ -290,19 +227,6 @@ def _uncovered(share: float, least: float) -> str:
 
 def _silent(name: str, state: Any, reason: str) -> MemberScore:
     return MemberScore(name=name, raw=None, p=None, state=state, reason=reason)
-
-
-def _words(
-    answers: Mapping[str, F64 | MemberScore], calibrations: Mapping[str, Calibration], count: int
-) -> list[tuple[MemberScore, ...]]:
-    columns: list[Sequence[MemberScore]] = []
-    for name, answer in answers.items():
-        if isinstance(answer, MemberScore):
-            columns.append([answer] * count)
-            continue
-        tails = calibrations[name].p(answer)
-        columns.append([MemberScore(name=name, raw=r, p=p) for r, p in zip(answer.tolist(), tails.tolist(), strict=True)])
-    return list(zip(*columns, strict=True))
 
 
 def _number(value: Any) -> float | None:

@@ -5,7 +5,11 @@ Metrics belong to an instance, not to the module, so that tests and the library 
 
 from __future__ import annotations
 
+import collections
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from service.verdicts import Verdicts
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -49,6 +53,23 @@ class Metrics:
         self.scoring_seconds = Histogram(
             "tidewatch_scoring_seconds", "Time to score one batch of due windows.", buckets=_SECONDS, registry=r
         )
+
+    def count_windows(self, bundle: str, verdicts: Verdicts) -> None:
+        """Count what a bundle said of one batch: windows scored and not, anomalies, and detectors that had no score."""
+        scored = calm = sum(verdicts.calm)
+        failed = collections.Counter({(member.name, member.state): calm for member in verdicts.silent if calm})
+        for verdict in verdicts.notable():
+            failed.update((member.name, member.state) for member in verdict.members if member.state != "ok")
+            if verdict.not_scored is not None:
+                self.not_scored.labels("no-detector" if verdict.members else "low-coverage").inc()
+                continue
+            scored += 1
+            if verdict.is_anomaly:
+                self.anomalies.labels(verdict.severity).inc()
+        if scored:
+            self.scored.labels(bundle).inc(scored)
+        for named, count in failed.items():
+            self.member_failures.labels(*named).inc(count)
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus text format."""

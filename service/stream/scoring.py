@@ -10,7 +10,7 @@ from service.alerts.acknowledging import Acknowledgements
 from service.alerts.control_topic import ControlReader
 from service.alerts.episodes import Episodes
 from service.clock import Clock
-from service.domain import Alert, Verdict, WindowBatch
+from service.domain import Alert, WindowBatch
 from service.kafka_options import Commit
 from service.observability.health import Health
 from service.observability.logging import get_logger
@@ -23,6 +23,7 @@ from service.stream.intake import Intake, Slid
 from service.stream.memory import Memory
 from service.stream.models import Model, Models
 from service.stream.reporting import Reporter, Reports
+from service.verdicts import Verdicts
 
 log = get_logger("scoring")
 
@@ -148,32 +149,33 @@ class ScoringPart:
         """Score and commit one batch. Nothing is committed behind a batch that failed: what ended ``before`` ends this one."""
         try:
             try:
-                verdicts = await self._detect(slid.due)
-                outcomes = self._outcomes(batch, slid, verdicts)
+                found = await self._detect(slid.due)
+                outcomes = self._outcomes(batch, slid, found)
                 if before is not None:
                     await before
             finally:
                 self._scoring.release()
             lost = await self._outbox.emit(outcomes)
             self._source.lose(lost)
-            self._count(batch, verdicts, [outcome for at, outcome in outcomes.items() if at not in lost])
+            self._count(batch, found, [outcome for at, outcome in outcomes.items() if at not in lost])
         finally:
             self._source.done()
 
-    async def _detect(self, due: Sequence[tuple[Model, WindowBatch]]) -> list[Verdict]:
-        verdicts: list[Verdict] = []
+    async def _detect(self, due: Sequence[tuple[Model, WindowBatch]]) -> list[tuple[Model, Verdicts]]:
+        found: list[tuple[Model, Verdicts]] = []
         for model, windows in due:
             started = self._clock.monotonic()
-            verdicts += await model.detector.detect(windows)
+            found.append((model, await model.detector.detect(windows)))
             self._metrics.scoring_seconds.observe(self._clock.monotonic() - started)
-        return verdicts
+        return found
 
-    def _outcomes(self, batch: RecordBatch, slid: Slid, verdicts: Sequence[Verdict]) -> dict[int, Outcome]:
+    def _outcomes(self, batch: RecordBatch, slid: Slid, found: Sequence[tuple[Model, Verdicts]]) -> dict[int, Outcome]:
         """What each partition of the batch led to, what is to be remembered of it, and where it goes on."""
-        alerts, gone = self._follow(verdicts, slid)
+        parts = [part for _, verdicts in found for part in verdicts.by_partition().items()]
+        alerts, gone = self._follow(parts, slid)
         changed: dict[int, set[str]] = defaultdict(set)
-        for partition, some in _by_partition(verdicts).items():
-            changed[partition] |= {verdict.entity for verdict in some}
+        for partition, verdicts in parts:
+            changed[partition].update(verdicts.entities)
         for partition, caused in alerts.items():  # an acknowledgement changes an entity that no verdict came for
             changed[partition] |= {alert.entity for alert in caused} - set(gone.get(partition, ()))
         return {
@@ -186,13 +188,15 @@ class ScoringPart:
             for at in {record.partition for record in batch.records} | set(gone) | set(alerts)
         }
 
-    def _follow(self, verdicts: Sequence[Verdict], slid: Slid) -> tuple[Mapping[int, list[Alert]], Mapping[int, list[str]]]:
+    def _follow(
+        self, parts: Sequence[tuple[int, Verdicts]], slid: Slid
+    ) -> tuple[Mapping[int, list[Alert]], Mapping[int, list[str]]]:
         """By partition: the transitions caused, and the entities forgotten, which stopped sending long ago; what is still open
         of those is closed."""
         alerts: dict[int, list[Alert]] = defaultdict(list)
         gone: dict[int, list[str]] = defaultdict(list)
-        for partition, some in _by_partition(verdicts).items():
-            alerts[partition] += self._episodes.observe(some)
+        for partition, verdicts in parts:
+            alerts[partition] += self._episodes.observe(verdicts)
         for model, partition, silent in slid.gone:
             gone[partition].append(silent)
             alerts[partition] += self._episodes.close_idle([silent])
@@ -201,7 +205,7 @@ class ScoringPart:
             alerts[taken.partition].append(taken)
         return alerts, gone
 
-    def _count(self, batch: RecordBatch, verdicts: Sequence[Verdict], outcomes: Sequence[Outcome]) -> None:
+    def _count(self, batch: RecordBatch, found: Sequence[tuple[Model, Verdicts]], outcomes: Sequence[Outcome]) -> None:
         metrics = self._metrics
         metrics.consumed.inc(len(batch.records))
         rejected = Counter(item.reason for outcome in outcomes for item in outcome.rejected)
@@ -209,15 +213,8 @@ class ScoringPart:
             metrics.rejected.labels(reason).inc(count)
         if "too-many-entities" in rejected:
             self._warn_of_too_many()
-        for bundle, count in Counter(verdict.bundle for verdict in verdicts if verdict.not_scored is None).items():
-            metrics.scored.labels(bundle).inc(count)
-        for verdict in verdicts:
-            if verdict.not_scored is not None:
-                metrics.not_scored.labels("low-coverage" if not verdict.members else "no-detector").inc()
-            elif verdict.is_anomaly:
-                metrics.anomalies.labels(verdict.severity).inc()
-        for silent, count in Counter((m.name, m.state) for v in verdicts for m in v.members if m.state != "ok").items():
-            metrics.member_failures.labels(*silent).inc(count)
+        for model, verdicts in found:
+            metrics.count_windows(model.detector.bundle.name, verdicts)
         for action, count in Counter(alert.action for outcome in outcomes for alert in outcome.alerts).items():
             metrics.transitions.labels(action).inc(count)
         for partition, lag in self._source.lag().items():
@@ -242,10 +239,3 @@ class ScoringPart:
             self._warn_again_at = now + WARN_EVERY_SECONDS
             hint = "raise stream.max_entities, or find who invents names: tidewatch dead-letter list --reason too-many-entities"
             log.warning("no place for more entities; messages of new ones are dead-lettered", hint=hint)
-
-
-def _by_partition(verdicts: Sequence[Verdict]) -> dict[int, list[Verdict]]:
-    parts: dict[int, list[Verdict]] = defaultdict(list)
-    for verdict in verdicts:
-        parts[verdict.partition].append(verdict)
-    return parts

@@ -51,7 +51,7 @@ async def score_series(bundle: Bundle, settings: Settings, before: Series, test:
     try:
         for start, batch in batches(bundle, test, values, ends, history):
             began = time.perf_counter()
-            verdicts = await detector.detect(batch)
+            verdicts = list(await detector.detect(batch))
             seconds += time.perf_counter() - began
             alerts += episodes.observe(verdicts)
             chosen = slice(start, start + len(verdicts))

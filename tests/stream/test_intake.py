@@ -27,7 +27,8 @@ def sent() -> list[Record]:
 async def outcome(bundle: Bundle, together: int) -> tuple[list[Verdict], list[int]]:
     models = Models([("*", build_model(bundle, SETTINGS))])
     intake = Intake(NativeCodec(models.schema_of, SETTINGS.stream), models)
-    all_of_them, verdicts, refused = sent(), [], []
+    all_of_them, refused = sent(), []
+    verdicts: list[Verdict] = []
     for begin in range(0, len(all_of_them), together):
         slid = await intake.take(RecordBatch(all_of_them[begin : begin + together], {0: 0}))
         assert slid.commits[0].offset == min(begin + together, len(all_of_them))
