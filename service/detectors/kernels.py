@@ -80,22 +80,28 @@ def forecast_errors(
     dims = rows.shape[1]
     lags = weights.shape[0] - 1
     block = np.empty((smooth + lags, dims), np.float32)
-    foretold = np.empty(dims, np.float32)
+    error = np.empty(dims, np.float32)
+    total = np.empty(dims, np.float32)
+    most = np.float32(CLIP)
     for i in range(ends.shape[0]):
         table = which[i]
+        first = ends[i] - smooth - lags
+        # Conditional expressions, as min and max keep the compiler from working on several metrics at once here.
         for w in range(smooth + lags):
-            r = ends[i] - smooth - lags + w
             for j in range(dims):
-                z = (rows[r, j] - centre[table, j]) * inverse[table, j]
+                z = (rows[first + w, j] - centre[table, j]) * inverse[table, j]
                 z = z if z == z else np.float32(0)
-                block[w, j] = min(max(z, np.float32(-CLIP)), np.float32(CLIP))
-        out[i, :] = np.float32(0)
+                z = z if z < most else most  # noqa: FURB136
+                block[w, j] = z if z > -most else -most  # noqa: FURB136
+        total[:] = np.float32(0)
         for w in range(lags, smooth + lags):
-            foretold[:] = weights[lags]
+            for j in range(dims):
+                error[j] = block[w, j] - weights[lags, j]
             for k in range(lags):
                 for j in range(dims):
-                    foretold[j] += weights[k, j] * block[w - 1 - k, j]
+                    error[j] -= weights[k, j] * block[w - 1 - k, j]
             for j in range(dims):
-                out[i, j] += min(abs(block[w, j] - foretold[j]) * units[j], np.float32(CLIP))
+                e = abs(error[j]) * units[j]
+                total[j] += e if e < most else most  # noqa: FURB136
         for j in range(dims):
-            out[i, j] /= np.float32(smooth)
+            out[i, j] = total[j] / np.float32(smooth)
