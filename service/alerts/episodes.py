@@ -70,7 +70,7 @@ class Closed(msgspec.Struct, frozen=True, kw_only=True):
     accepted: float | None = None
 
 
-class EntityState(msgspec.Struct, frozen=True):
+class EntityState(msgspec.Struct, frozen=True, array_like=True):
     """What must survive a restart for one entity: the end (ms) of the newest window seen, and the open episode if any."""
 
     seen_until: int

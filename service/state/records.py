@@ -18,7 +18,7 @@ import msgspec
 from service.errors import Stop
 
 BUCKETS = 100_000  # fixed for good: the record's key begins with the bucket
-VERSION = 1
+VERSION = 2
 PAGE_BYTES = 256 << 10  # of the entities' memories on one page; one larger than that has a page to itself
 
 _encoder = msgspec.msgpack.Encoder()
@@ -39,55 +39,69 @@ def bucket_of(entity: str) -> int:
     return zlib.crc32(entity.encode()) % BUCKETS
 
 
-Page = tuple[int, int]  # bucket, number within the bucket
+Place = tuple[int, int]  # bucket, number of the page within the bucket
 
 
-def _key(page: Page) -> bytes:
-    bucket, number = page
-    return b"%05d-%d" % page if number else b"%05d" % bucket
+def _key(place: Place) -> bytes:
+    bucket, number = place
+    return b"%05d-%d" % place if number else b"%05d" % bucket
 
 
-def _page(key: bytes) -> Page:
+def _place(key: bytes) -> Place:
     bucket, _, number = key.partition(b"-")
     return int(bucket), int(number or 0)
 
 
+class _Page:
+    """What one record holds: each entity's memory, and how many bytes they come to with the names."""
+
+    __slots__ = ("bytes", "held", "place")
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.held: dict[str, msgspec.Raw] = {}
+        self.bytes = 0
+
+
 class _Book:
-    """One partition's pages, which page each entity is on, and how full each page is."""
+    """One partition's pages, and which page each entity is on."""
 
     def __init__(self) -> None:
-        self.pages: dict[Page, dict[str, msgspec.Raw]] = {}
-        self.page_of: dict[str, Page] = {}
-        self._bytes: dict[Page, int] = {}
+        self.pages: dict[Place, _Page] = {}
+        self.page_of: dict[str, _Page] = {}
 
-    def replace(self, entity: str, memory: bytes) -> Page | None:
+    def replace(self, entity: str, memory: bytes) -> _Page | None:
         """Put a new memory in place of the former where it lies; None where there is none, or the page has no room for it."""
         page = self.page_of.get(entity)
         if page is None:
             return None
-        held = self.pages[page]
-        size = self._bytes[page] + len(memory) - len(memoryview(held[entity]))
-        if size > PAGE_BYTES and len(held) > 1:
+        size = page.bytes + len(memory) - len(memoryview(page.held[entity]))
+        if size > PAGE_BYTES and len(page.held) > 1:
             return None
-        held[entity], self._bytes[page] = msgspec.Raw(memory), size
+        page.held[entity], page.bytes = msgspec.Raw(memory), size
         return page
 
-    def put(self, page: Page, entity: str, memory: bytes) -> None:
-        self.pages.setdefault(page, {})[entity] = msgspec.Raw(memory)
+    def put(self, place: Place, entity: str, memory: bytes) -> _Page:
+        """Put a memory that is on no page on this one; the page."""
+        page = self.pages.get(place)
+        if page is None:
+            page = self.pages[place] = _Page(place)
+        page.held[entity] = msgspec.Raw(memory)
+        page.bytes += len(entity) + len(memory)
         self.page_of[entity] = page
-        self._bytes[page] = self._bytes.get(page, 0) + len(entity) + len(memory)
+        return page
 
-    def take(self, entity: str) -> Page | None:
+    def take(self, entity: str) -> _Page | None:
         """Remove it; the page it was on."""
         page = self.page_of.pop(entity, None)
         if page is not None:
-            self._bytes[page] -= len(entity) + len(memoryview(self.pages[page].pop(entity)))
+            page.bytes -= len(entity) + len(memoryview(page.held.pop(entity)))
         return page
 
-    def page_for(self, entity: str, memory: bytes) -> Page:
-        """Where one that is on no page has room: the first with room; a new one at last."""
+    def place_for(self, entity: str, memory: bytes) -> Place:
+        """Where one that is on no page has room: the first page with room; a new one at last."""
         bucket, size, number = bucket_of(entity), len(entity) + len(memory), 0
-        while (held := self._bytes.get((bucket, number), 0)) and held + size > PAGE_BYTES:
+        while (page := self.pages.get((bucket, number))) is not None and page.bytes and page.bytes + size > PAGE_BYTES:
             number += 1
         return bucket, number
 
@@ -105,24 +119,21 @@ class StateBook:
     def change(self, partition: int, memories: Mapping[str, bytes | None]) -> dict[bytes, bytes | None]:
         """Put in what changed (None: forgotten), and give the records to write: key to value, None where a bucket emptied."""
         book = self._books.setdefault(partition, _Book())
-        touched: set[Page] = set()
+        touched: dict[_Page, None] = {}  # in order
         for entity, memory in memories.items():
             if memory is not None and (stays := book.replace(entity, memory)) is not None:
-                touched.add(stays)
+                touched[stays] = None
                 continue
             before = book.take(entity)
             if before is not None:
-                touched.add(before)
+                touched[before] = None
             if memory is not None:
-                page = book.page_for(entity, memory)
-                book.put(page, entity, memory)
-                touched.add(page)
+                touched[book.put(book.place_for(entity, memory), entity, memory)] = None
         records: dict[bytes, bytes | None] = {}
-        for page in sorted(touched):
-            held = book.pages[page]
-            records[_key(page)] = _encoder.encode(_Bucket(VERSION, held)) if held else None
-            if not held:
-                del book.pages[page]
+        for page in touched:
+            records[_key(page.place)] = _encoder.encode(_Bucket(VERSION, page.held)) if page.held else None
+            if not page.held:
+                del book.pages[page.place]
         return records
 
     def load(self, partition: int, records: Mapping[bytes, bytes]) -> dict[str, bytes]:
@@ -140,14 +151,14 @@ class StateBook:
                         hint="Run the version that wrote it, or delete the topic kafka.topics.state to begin without memory.",
                     )
                 for entity, memory in bucket.entities.items():
-                    book.put(_page(key), entity, bytes(memory))
+                    book.put(_place(key), entity, bytes(memory))
         except (msgspec.DecodeError, msgspec.ValidationError, ValueError) as error:
             raise Stop(
                 f"The state of partition {partition} cannot be read: {error}.",
                 hint="Delete the topic kafka.topics.state to begin without memory (open alerts are then forgotten).",
             ) from error
         self._books[partition] = book
-        return {entity: bytes(memory) for page in book.pages.values() for entity, memory in page.items()}
+        return {entity: bytes(memory) for page in book.pages.values() for entity, memory in page.held.items()}
 
     def drop(self, partition: int) -> None:
         """Forget a partition; the topic keeps it."""
