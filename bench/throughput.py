@@ -46,7 +46,7 @@ GRID = (
     Workload(100, 8, 1),
 )
 QUICK = (Workload(40, 8, 10), Workload(40, 8, 1))
-LEAST_RECORDS = 1_600_000  # measured, once the windows are full; a tenth at stride 1
+LEAST_RECORDS = 1_600_000  # measured, once the windows are full; a fifth at stride 1
 LEAST_ROWS = 10
 # The loads whose p99 is told are long, so that one stall of some tenths of a second is not a hundredth of all of it.
 LATENCY_SECONDS, OVERLOAD_SECONDS = 60.0, 20.0
@@ -150,7 +150,7 @@ class Bench:
         }
 
     def _rows(self, workload: Workload) -> int:
-        wanted = QUICK_RECORDS if self._quick else LEAST_RECORDS // (10 if workload.stride == 1 else 1)
+        wanted = QUICK_RECORDS if self._quick else LEAST_RECORDS // (5 if workload.stride == 1 else 1)
         return WINDOW + max(LEAST_ROWS, wanted // workload.entities)
 
     def _config(self, workload: Workload) -> dict[str, Any]:

@@ -40,9 +40,11 @@ FETCH_BYTES = 4 << 20  # a partition's share of one fetch, enough for a full bat
 class KafkaSource:
     """One member of the group ``<group_prefix>.scoring`` on the metrics topic; ``owner`` works on its partitions."""
 
-    def __init__(self, settings: Settings, owner: Owner) -> None:
+    def __init__(self, settings: Settings, owner: Owner, most_records: int | None = None) -> None:
+        """``most_records`` of one batch, where they must be fewer than the settings say."""
         self._kafka = settings.kafka
         self._limits = settings.stream
+        self._most = min(settings.stream.max_batch_records, most_records or settings.stream.max_batch_records)
         self._topic = settings.kafka.topics.metrics
         self._owner = owner
         self.group = f"{settings.kafka.group_prefix}.scoring"
@@ -116,7 +118,7 @@ class KafkaSource:
 
     async def _fetch(self) -> dict[Any, list[Any]]:
         """What has arrived, by partition; nothing when nothing does for a moment."""
-        most = self._limits.max_batch_records
+        most = self._most
         fetched: dict[Any, list[Any]] = await self._poll(0, most)
         count = sum(map(len, fetched.values()))
         if not count:

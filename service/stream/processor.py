@@ -96,6 +96,11 @@ class StreamProcessor:
         """The newest row of a partition; what claims to be from the future moves it no further than to now."""
         return self._newest_row.get(partition)
 
+    def records_of(self, nbytes: int) -> int:
+        """How many records make due, as a rule, windows of so many bytes; at least one."""
+        shape = self._windows.shape
+        return max(nbytes // shape.bytes_per_window, 1) * shape.stride
+
     @property
     def nbytes(self) -> int:
         """Bytes of all windows now."""

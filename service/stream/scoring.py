@@ -28,6 +28,9 @@ from service.verdicts import Verdicts
 log = get_logger("scoring")
 
 WARN_EVERY_SECONDS = 60.0
+# What the windows of one batch may come to: three batches are held at a time, and memory touched for the first time costs more
+# than anything that is done with it.
+BATCH_BYTES = 64 << 20
 
 
 class ScoringPart:
@@ -51,7 +54,8 @@ class ScoringPart:
         reports: Reports | None = None,
     ) -> None:
         """``reports``: where to tell what is seen of the data's health, if anybody watches it."""
-        self._source = KafkaSource(settings, owner=self)
+        most = min((model.processor.records_of(BATCH_BYTES) for model in models.all), default=None)
+        self._source = KafkaSource(settings, owner=self, most_records=most)
         self._models = models
         self._intake = Intake(codec, models)
         self._episodes = episodes

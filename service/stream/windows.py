@@ -33,6 +33,7 @@ import numpy as np
 
 from service.compiled import kernel
 from service.domain import F32, I64, Mask
+from service.stream.buffers import Buffers
 
 # Columns of a slot's head.
 NEWEST, START, BASE, OLDEST, PHASE, PARTITION = range(6)
@@ -42,6 +43,7 @@ LATE, DUPLICATE, RESETS, LOW_COVERAGE, TAKEN = range(5)
 EMPTY = -(2**62)  # the newest row of a slot that has none
 NO_OFFSET = 2**62  # the oldest offset of a slot that needs none
 FREE = -1  # the partition of a slot that no entity has
+MOST_BUFFERS = 16  # kept for the windows of batches to come
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,11 @@ class Shape:
         return self.keep + (self.slack or max(16, self.window // 4))
 
     @property
+    def bytes_per_window(self) -> int:
+        """Memory of one window's values and mask."""
+        return 5 * self.window * self.dims
+
+    @property
     def bytes_per_slot(self) -> int:
         """Memory of one entity."""
         return self.capacity * (5 * self.dims + 8) + 48
@@ -101,7 +108,7 @@ class Windows:
         self.shape = shape
         self._counts: I64 = np.zeros((1, 5), np.int64)  # by partition: late, duplicate, resets, low coverage, taken
         self._most = most_slots
-        fitting = min(1024, batch_bytes // (5 * shape.window * shape.dims))
+        fitting = min(1024, batch_bytes // shape.bytes_per_window)
         self._per_batch = max(fitting, shape.max_gap // shape.stride + 1)
         self._free: list[int] = []
         self._opened = 0
@@ -109,8 +116,9 @@ class Windows:
         self._values: F32 = _reserved((most_slots, shape.capacity, shape.dims), np.float32)
         self._mask: Mask = _reserved((most_slots, shape.capacity, shape.dims), np.bool_)
         self._offsets: I64 = _reserved((most_slots, shape.capacity), np.int64)
+        self._buffers = Buffers(self._per_batch * shape.bytes_per_window, most_kept=MOST_BUFFERS)
         nothing: I64 = np.empty(0, np.int64)
-        self._push(0, nothing, nothing, nothing, np.empty((0, shape.dims), np.float32), nothing, _empty_due(1, shape))  # compiles
+        self._push(0, nothing, nothing, nothing, np.empty((0, shape.dims), np.float32), nothing, self._empty_due(1))  # compiles
 
     def __len__(self) -> int:
         return self._opened - len(self._free)
@@ -173,12 +181,19 @@ class Windows:
         shape, done, due = self.shape, 0, []
         rows, values = np.ascontiguousarray(rows), np.ascontiguousarray(values, np.float32)
         while done < len(slots):
-            # As many as these rows can make due at most; what is never written costs no memory.
-            out = _empty_due(min(self._per_batch, (len(slots) - done) * (shape.max_gap // shape.stride + 1)), shape)
+            # As many as these rows can make due at most.
+            out = self._empty_due(min(self._per_batch, (len(slots) - done) * (shape.max_gap // shape.stride + 1)))
             done, made = self._push(done, slots, rows, offsets, values, resume_at, out)
             if made:
                 due.append(_first(out, made))
         return due
+
+    def _empty_due(self, most: int) -> Due:
+        slots, end_rows, first_offsets, last_offsets = np.empty((4, most), np.int64)
+        shape = (most, self.shape.window, self.shape.dims)
+        block, entries = self._buffers.lend(), math.prod(shape)
+        values, mask = block[: 4 * entries].view(np.float32), block[4 * entries : 5 * entries].view(np.bool_)
+        return Due(slots, end_rows, first_offsets, last_offsets, values.reshape(shape), mask.reshape(shape))
 
     def _push(self, done: int, slots: I64, rows: I64, offsets: I64, values: F32, resume_at: I64, out: Due) -> tuple[int, int]:
         shape = self.shape
@@ -197,12 +212,6 @@ def _reserved(shape: tuple[int, ...], dtype: Any) -> Any:
     count = math.prod(shape)
     space = mmap.mmap(-1, count * np.dtype(dtype).itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
     return np.frombuffer(space, dtype, count).reshape(shape)
-
-
-def _empty_due(most: int, shape: Shape) -> Due:
-    slots, end_rows, first_offsets, last_offsets = np.empty((4, most), np.int64)
-    windows = (most, shape.window, shape.dims)
-    return Due(slots, end_rows, first_offsets, last_offsets, np.empty(windows, np.float32), np.empty(windows, np.bool_))
 
 
 def _first(due: Due, n: int) -> Due:
@@ -307,12 +316,11 @@ def push_rows(
             if (end + head[PHASE]) % stride != 0:
                 continue
             begin_at = end - window + 1 - head[BASE]
-            earliest, latest, observed = NO_OFFSET, -1, 0
+            earliest, latest = NO_OFFSET, -1
+            out_values[made] = values[begin_at : begin_at + window]
+            out_mask[made] = mask[begin_at : begin_at + window]
+            observed = out_mask[made].sum()
             for i in range(window):
-                out_values[made, i] = values[begin_at + i]
-                out_mask[made, i] = mask[begin_at + i]
-                for j in range(mask.shape[1]):
-                    observed += mask[begin_at + i, j]
                 if kept[begin_at + i] >= 0:
                     earliest = min(earliest, kept[begin_at + i])
                     latest = max(latest, kept[begin_at + i])
