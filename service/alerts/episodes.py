@@ -70,7 +70,7 @@ class Closed(msgspec.Struct, frozen=True, kw_only=True):
     accepted: float | None = None
 
 
-class EntityState(msgspec.Struct, frozen=True, array_like=True):
+class EntityState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What must survive a restart for one entity: the end (ms) of the newest window seen, and the open episode if any."""
 
     seen_until: int
@@ -78,14 +78,14 @@ class EntityState(msgspec.Struct, frozen=True, array_like=True):
     closed: Closed | None = None
 
 
-class Standing(msgspec.Struct, frozen=True):
+class Standing(msgspec.Struct, frozen=True, gc=False):
     """What goes on with one entity: an open episode, or one just closed, or neither."""
 
     episode: Episode | None = None
     closed: Closed | None = None
 
 
-class Told(msgspec.Struct, frozen=True):
+class Told(msgspec.Struct, frozen=True, gc=False):
     """A window seen from an episode: its score, p and severity against the frozen level; ``loud``: anomalous and severe enough
     to matter; ``evidence``: loud, and its newest rows are unusual by themselves."""
 

@@ -72,7 +72,7 @@ class Params(msgspec.Struct, frozen=True):
         return max(1.0, SAVED_ROWS * self.rate)
 
 
-class State(msgspec.Struct, frozen=True, array_like=True):
+class State(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """``z``: log of the tracked surprise; ``tokens``: onsets that may still be called; ``row``: newest row seen, -1 before any."""
 
     z: float

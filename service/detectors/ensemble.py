@@ -22,7 +22,7 @@ from service.detectors.calibration import Calibration
 from service.domain import F64, I64
 
 
-class EntityState(msgspec.Struct, frozen=True, array_like=True):
+class EntityState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """All that detection remembers of one entity; small, and serialisable for the state topic.
 
     ``row``: end row of the newest window scored; ``tracker``: the alert-budget tracker's own state.

@@ -34,7 +34,7 @@ RETRY_BACKOFF_MS = 5  # with the default of 100 the 95th percentile of one commi
 _REFUSED = (TopicAuthorizationFailedError, TransactionalIdAuthorizationFailed, GroupAuthorizationFailedError, InvalidTopicError)
 
 
-class Outgoing(msgspec.Struct, frozen=True):
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """One record to write: an explicit partition, never a hash of the key (producers' partitioners differ)."""
 
     topic: str

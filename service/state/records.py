@@ -52,15 +52,12 @@ def _place(key: bytes) -> Place:
     return int(bucket), int(number or 0)
 
 
-class _Page:
+class _Page(msgspec.Struct, eq=False, gc=False):
     """What one record holds: each entity's memory, and how many bytes they come to with the names."""
 
-    __slots__ = ("bytes", "held", "place")
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.held: dict[str, msgspec.Raw] = {}
-        self.bytes = 0
+    place: Place
+    held: dict[str, msgspec.Raw] = {}
+    bytes: int = 0
 
 
 class _Book:

@@ -21,7 +21,7 @@ from service.stream.models import Model, Models
 log = get_logger("scoring")
 
 
-class EntityMemory(msgspec.Struct, frozen=True, array_like=True):
+class EntityMemory(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One entity's. ``bundle`` and ``version`` name the model that ``detector`` belongs to."""
 
     bundle: str
