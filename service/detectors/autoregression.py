@@ -68,6 +68,9 @@ class AutoregressionDetector:
         """float32 (n, dims)."""
         if not len(self._inverse):
             raise RuntimeError(f"the {self.name} detector is not fitted")
+        fitted = len(self._inverse)
+        if not fitted == self._weights.shape[1] == features.dims:  # the kernel would read beyond its arrays
+            raise RuntimeError(f"the {self.name} detector was fitted on {fitted} metrics and is asked for {features.dims}")
         return features.forecast_errors(self._weights, self._inverse, min(self.smooth, features.window - self.lags))
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

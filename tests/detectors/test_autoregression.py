@@ -68,3 +68,10 @@ def test_a_window_shorter_than_its_past_is_enough() -> None:
     detector = AutoregressionDetector()
     detector.fit(short)
     assert np.isfinite(detector.score(short)).all()
+
+
+def test_windows_of_other_metrics_are_refused() -> None:
+    detector = AutoregressionDetector()
+    detector.fit(windows(swinging(200)))
+    with pytest.raises(RuntimeError, match="4 metrics and is asked for 3"):
+        detector.score(windows(swinging(200, dims=3)))
