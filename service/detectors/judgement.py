@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -82,13 +83,9 @@ def verdicts(batch: WindowBatch, bundle: Bundle, judged: Judgement | None, unsco
 
 
 def _whole(batch: WindowBatch, bundle: Bundle, place: int, judged: Judgement, at: int) -> Verdict:
-    interval, row = batch.schema.interval_ms, int(batch.end_rows[place])
     score = float(judged.scores[at])
     return Verdict(
-        entity=batch.entities[place],
-        end_row=row,
-        timestamp=row * interval,
-        stride=bundle.stride,
+        **_which(batch, bundle, place),
         surprise=float(judged.surprises[at]),
         level=float(judged.decisions.level[at]),
         shift=float(judged.decisions.shift[at]),
@@ -100,32 +97,27 @@ def _whole(batch: WindowBatch, bundle: Bundle, place: int, judged: Judgement, at
         severity=severity_of(score),
         members=judged.members(at),
         metrics=judged.metrics.get(at, ()),
-        bundle=bundle.name,
-        bundle_version=bundle.version,
-        interval_ms=interval,
-        labels=batch.labels[place],
-        topic=batch.topic,
-        partition=int(batch.partitions[place]),
-        first_offset=int(batch.first_offsets[place]),
-        last_offset=int(batch.last_offsets[place]),
     )
 
 
 def _bare(batch: WindowBatch, bundle: Bundle, place: int, reason: str, members: tuple[MemberScore, ...]) -> Verdict:
+    return Verdict(**_which(batch, bundle, place), not_scored=reason, members=members)
+
+
+def _which(batch: WindowBatch, bundle: Bundle, place: int) -> dict[str, Any]:
+    """What a verdict says of its window itself, scored or not."""
     interval, row = batch.schema.interval_ms, int(batch.end_rows[place])
-    return Verdict(
-        entity=batch.entities[place],
-        end_row=row,
-        timestamp=row * interval,
-        stride=bundle.stride,
-        not_scored=reason,
-        members=members,
-        bundle=bundle.name,
-        bundle_version=bundle.version,
-        interval_ms=interval,
-        labels=batch.labels[place],
-        topic=batch.topic,
-        partition=int(batch.partitions[place]),
-        first_offset=int(batch.first_offsets[place]),
-        last_offset=int(batch.last_offsets[place]),
-    )
+    return {
+        "entity": batch.entities[place],
+        "end_row": row,
+        "timestamp": row * interval,
+        "stride": bundle.stride,
+        "bundle": bundle.name,
+        "bundle_version": bundle.version,
+        "interval_ms": interval,
+        "labels": batch.labels[place],
+        "topic": batch.topic,
+        "partition": int(batch.partitions[place]),
+        "first_offset": int(batch.first_offsets[place]),
+        "last_offset": int(batch.last_offsets[place]),
+    }
