@@ -58,7 +58,12 @@ class Judgement:
     @property
     def silent(self) -> tuple[MemberScore, ...]:
         """The members that said nothing, and why."""
-        return tuple(answer for answer in self.answers.values() if isinstance(answer, MemberScore))
+        return silent_of(self.answers)
+
+
+def silent_of(answers: Answers) -> tuple[MemberScore, ...]:
+    """Those of the answers that are no scores."""
+    return tuple(answer for answer in answers.values() if isinstance(answer, MemberScore))
 
 
 Unscored = tuple[str, tuple[MemberScore, ...]]  # why, and the members that said nothing

@@ -19,7 +19,7 @@ from service.detectors.bundle import Bundle, BundledMember
 from service.detectors.calibration import score_of
 from service.detectors.ensemble import EntityState, slots_of
 from service.detectors.features import Features
-from service.detectors.judgement import Answers, Judgement, Unscored, verdicts
+from service.detectors.judgement import Answers, Judgement, Unscored, silent_of, verdicts
 from service.detectors.rules import static_decisions
 from service.domain import F64, I64, MemberScore, MetricShare, WindowBatch
 from service.errors import ConfigError
@@ -69,8 +69,8 @@ class RealTimeAnomalyDetector:
             judged = None
             if len(chosen):
                 answers = dict(await asyncio.gather(*(self._ask(member, features) for member in self._members)))
-                if all(isinstance(answer, MemberScore) for answer in answers.values()):
-                    silent = tuple(answer for answer in answers.values() if isinstance(answer, MemberScore))
+                silent = silent_of(answers)
+                if len(silent) == len(answers):
                     unscored |= dict.fromkeys(chosen.tolist(), ("no detector could score it", silent))
                 else:
                     judged = await self._in_thread(self._judge, batch, chosen, features, answers)
