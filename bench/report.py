@@ -36,7 +36,7 @@ def show(results: Mapping[str, Any], console: Console) -> None:
     if not river:
         console.print("River is not installed: skipped.")
     grid = Table(
-        "entities", "dims", "stride", "samples/s", "windows/s", "CPU s per million", "cores", "peak MB", "loop held ≤ ms",
+        "entities", "dims", "stride", "samples/s", "windows/s", "CPU s per million", "cores", "peak MB", "loop lag ≤ ms",
         title="End to end", title_justify="left",
     )  # fmt: skip
     for cell in results["grid"]:
@@ -48,7 +48,7 @@ def show(results: Mapping[str, Any], console: Console) -> None:
             f"{cell['cpu_seconds_per_million']:.1f}",
             f"{cores:.2f}",
             f"{cell['peak_rss_mb']:,.0f}",
-            f"{cell['slowest_answer_ms']:.0f}",
+            f"{cell['loop_lag_ms']:.0f}",
         )
     console.print(grid)
     if results["latency"]:

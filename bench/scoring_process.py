@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,8 @@ START_SECONDS, STOP_SECONDS = 120.0, 60.0
 
 @dataclass(frozen=True)
 class Counted:
-    """A look at the process: totals since its start, when, and how long the look took (its event loop answered so late)."""
+    """A look at the process: totals since its start, and when. ``lags``: how often its event loop was at most so many seconds
+    late (infinity: all looks)."""
 
     at: float
     cpu_seconds: float
@@ -35,7 +37,12 @@ class Counted:
     rejected: int
     transitions: int
     stored: int
-    waited: float
+    lags: Mapping[float, int]
+
+    def most_lag_ms(self, before: Counted) -> float:
+        """A bound, ms, that no lag of the event loop was beyond since ``before``."""
+        looks = self.lags[math.inf] - before.lags[math.inf]
+        return min(bound for bound, count in self.lags.items() if count - before.lags[bound] == looks) * 1000
 
 
 class ScoringProcess:
@@ -72,7 +79,6 @@ class ScoringProcess:
         if self._process.poll() is not None:
             tail = " | ".join(self.log.read_text(errors="replace").splitlines()[-5:])
             raise RuntimeError(f"scoring ended with status {self._process.returncode}: {tail}")
-        began = time.perf_counter()
         asked = [self._client.get(f"http://127.0.0.1:{self._port + at}/metrics") for at in range(self._workers)]
         answers = await asyncio.gather(*asked, return_exceptions=True)
         texts = [answer.text for answer in answers if isinstance(answer, httpx.Response)]
@@ -81,9 +87,13 @@ class ScoringProcess:
         now = time.perf_counter()
         times = [process.cpu_times() for process in self._processes()]
         totals: dict[str, float] = {}
+        lags: dict[float, int] = {}
         for family in (family for text in texts for family in text_string_to_metric_families(text)):
             for sample in family.samples:
                 totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+                if sample.name == "tidewatch_event_loop_lag_seconds_bucket":
+                    bound = float(sample.labels["le"])
+                    lags[bound] = lags.get(bound, 0) + int(sample.value)
         return Counted(
             at=now,
             cpu_seconds=sum(one.user + one.system for one in times),
@@ -93,7 +103,7 @@ class ScoringProcess:
             rejected=int(totals.get("tidewatch_records_dead_lettered_total", 0)),
             transitions=int(totals.get("tidewatch_alert_transitions_total", 0)),
             stored=int(totals.get("tidewatch_alert_transitions_stored_total", 0)),
-            waited=now - began,
+            lags=lags,
         )
 
     async def until_consumed(self, records: int, seconds: float, every: float = 0.1) -> list[Counted]:

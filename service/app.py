@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from service.detectors.bundle import Bundle
     from service.observability.health import Health, HealthServer
     from service.observability.metrics import Metrics
-    from service.observability.watchdog import Watchdog
     from service.runtime import Part
     from service.sources.base import Codec
     from service.stream.models import Model, Models
@@ -139,10 +138,10 @@ def build_service(settings: Settings, parts: Sequence[str] = PARTS) -> list[Part
     """
     from service.observability.health import Health, health_app
     from service.observability.metrics import Metrics
-    from service.observability.watchdog import Watchdog
+    from service.observability.watchdog import Watchdog, WatchdogPart
 
     metrics, health = Metrics(), Health(SystemClock())
-    built: list[Part] = [_WatchdogPart(Watchdog(health))]
+    built: list[Part] = [WatchdogPart(Watchdog(health), metrics.loop_lag.observe, SystemClock())]
     if settings.http.enabled:
         built.append(_HealthPart(settings, health_app(health, metrics)))
     if settings.notifications.heartbeat is not None:
@@ -267,32 +266,6 @@ def build_notifiers(settings: Settings) -> dict[str, Notifier]:
         )
         for receiver in told.receivers
     }
-
-
-class _WatchdogPart:
-    """The watchdog as a part: it watches until the others are asked to stop."""
-
-    name = "watchdog"
-
-    def __init__(self, watchdog: Watchdog) -> None:
-        self._watchdog = watchdog
-        self._stop = asyncio.Event()
-
-    async def start(self) -> None:
-        """Begin to watch."""
-        self._watchdog.start()
-
-    async def run(self) -> None:
-        """Until asked to stop."""
-        await self._stop.wait()
-
-    def request_stop(self) -> None:
-        """Watch no more."""
-        self._watchdog.stop()
-        self._stop.set()
-
-    async def close(self) -> None:
-        """Nothing is left to do."""
 
 
 class _HealthPart:

@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from service.verdicts import Verdicts
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+# Fine around the 50 ms for which nothing of ours may hold the loop.
+_LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 
 class Metrics:
@@ -52,6 +54,12 @@ class Metrics:
         )
         self.scoring_seconds = Histogram(
             "tidewatch_scoring_seconds", "Time to score one batch of due windows.", buckets=_SECONDS, registry=r
+        )
+        self.loop_lag = Histogram(
+            "tidewatch_event_loop_lag_seconds",
+            "How late the event loop came to a task that was due, looked at a hundred times a second.",
+            buckets=_LAG_SECONDS,
+            registry=r,
         )
 
     def count_windows(self, bundle: str, verdicts: Verdicts) -> None:

@@ -10,7 +10,8 @@ import time
 
 from service.clock import SystemClock
 from service.observability.health import Health
-from service.observability.watchdog import EXIT_STATUS, Watchdog
+from service.observability.metrics import Metrics
+from service.observability.watchdog import EXIT_STATUS, Watchdog, WatchdogPart
 
 
 async def test_a_blocked_loop_is_seen_while_it_is_blocked() -> None:
@@ -58,3 +59,21 @@ time.sleep(60)
     assert done.returncode == EXIT_STATUS
     assert "scoring" in done.stdout + done.stderr
     assert "most recent call first" in done.stderr
+
+
+async def test_a_loop_that_was_held_is_told_of() -> None:
+    clock, metrics = SystemClock(), Metrics()
+    part = WatchdogPart(Watchdog(Health(clock)), metrics.loop_lag.observe, clock)
+    await part.start()
+    running = asyncio.create_task(part.run())
+    await asyncio.sleep(0.1)
+    time.sleep(0.3)  # noqa: ASYNC251 - the mistake that is looked for
+    await asyncio.sleep(0.05)
+    part.request_stop()
+    await running
+
+    def at_most(seconds: str) -> float:
+        return metrics.registry.get_sample_value("tidewatch_event_loop_lag_seconds_bucket", {"le": seconds}) or 0.0
+
+    assert at_most("0.25") < at_most("+Inf")
+    assert at_most("+Inf") >= 3

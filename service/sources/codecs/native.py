@@ -148,19 +148,24 @@ class NativeCodec:
     def _scan(self, records: Sequence[Record], columns: dict[_Reader, _Columns]) -> list[int]:
         """Scan all records whose key was seen before; the places of those that are left to be read one by one."""
         left: list[int] = []
-        known, most, groups = self._known, self._limits.max_message_bytes, defaultdict[_Reader, list[int]](list)
+        known, most = self._known, self._limits.max_message_bytes
+        groups = defaultdict[_Reader, tuple[list[int], list[str]]](lambda: ([], []))
         for at, record in enumerate(records):
             told = known.get(record.key)  # type: ignore[arg-type]  # a null key is simply never known
             if told is None or record.value is None or len(record.value) > most:
                 left.append(at)
             else:
-                groups[told[1]].append(at)
-        for reader, places in groups.items():
-            left += self._scan_group(reader, places, records, columns[reader])
+                places, entities = groups[told[1]]
+                places.append(at)
+                entities.append(told[0])
+        for reader, (places, entities) in groups.items():
+            left += self._scan_group(reader, places, entities, records, columns[reader])
         left.sort()
         return left
 
-    def _scan_group(self, reader: _Reader, places: list[int], records: Sequence[Record], column: _Columns) -> list[int]:
+    def _scan_group(
+        self, reader: _Reader, places: list[int], entities: list[str], records: Sequence[Record], column: _Columns
+    ) -> list[int]:
         some = records if len(places) == len(records) else [records[at] for at in places]
         keys: list[bytes] = [record.key for record in some]  # type: ignore[misc]  # all of them have one
         states, timestamps, values, spans, text = reader.scanner.scan([record.value for record in some], keys)  # type: ignore[misc]
@@ -171,9 +176,8 @@ class NativeCodec:
             left = [places[at] for at in which]
             good = np.flatnonzero(states == READ)
             timestamps, values, which = timestamps[good], values[good], good.tolist()
-            places, keys, labels = [places[at] for at in which], [keys[at] for at in which], [labels[at] for at in which]
-        column.at, column.labels, column.scanned = places, labels, (timestamps, values)
-        column.entities = [self._known[key][0] for key in keys]
+            places, entities, labels = [places[at] for at in which], [entities[at] for at in which], [labels[at] for at in which]
+        column.at, column.entities, column.labels, column.scanned = places, entities, labels, (timestamps, values)
         return left
 
     def _labels(self, spans: I64, text: Bytes, states: NDArray[np.int8]) -> list[Mapping[str, str] | None]:
