@@ -18,6 +18,7 @@ ALLOWED = {
         "service/kafka_options.py",
         "service/sources/kafka.py",
         "service/sources/publisher.py",
+        "service/sources/stored.py",
         "service/state/health_topic.py",
         "service/state/letters.py",
         "service/state/producer.py",

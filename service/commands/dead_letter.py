@@ -107,7 +107,7 @@ def replay_letters(
 
 async def _find(settings: Settings, reason: str | None, key: str | None, since: str | None) -> list[Letter]:
     """The letters that match, oldest first."""
-    from service.sources.kafka import read_range
+    from service.sources.stored import read_range
     from service.state.dead_letter import read_letter
 
     begin = parse_moment(since, SystemClock().now_ms())

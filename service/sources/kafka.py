@@ -20,16 +20,16 @@ import contextlib
 from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError
 
 from service.domain import Record
 from service.errors import BrokerUnavailable, ConfigError
 from service.kafka_options import Commit, connect, disconnect, kafka_client_options
 from service.observability.logging import get_logger
-from service.settings import KafkaSettings, Settings
+from service.settings import Settings
 from service.sources.base import Owner, RecordBatch
+from service.sources.stored import require_topic
 
 log = get_logger("source")
 
@@ -291,53 +291,3 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
     async def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
         if self._source._listener is self:
             self._source._assigned(assigned)
-
-
-async def require_topic(kafka: KafkaSettings, topic: str) -> list[Any]:
-    """The topic's partitions. Raises ``ConfigError`` when it does not exist, ``BrokerUnavailable`` when nothing answers."""
-    admin = await connect(lambda: AIOKafkaAdminClient(**kafka_client_options(kafka)), kafka)
-    try:
-        if topic not in await admin.list_topics():
-            raise ConfigError(
-                f"The topic {topic!r} does not exist.", hint="Run `tidewatch setup`, or check kafka.topics in the settings."
-            )
-        described = await admin.describe_topics([topic])
-    finally:
-        await admin.close()
-    return [TopicPartition(topic, at) for at in sorted(part["partition"] for part in described[0]["partitions"])]
-
-
-async def read_range(
-    kafka: KafkaSettings, topic: str, *, since_ms: int | None, last_records: int | None
-) -> AsyncIterator[list[Record]]:
-    """The records of all partitions from ``since_ms`` (record time) on, or the last ones, up to where the topic ends now.
-
-    At most ``last_records`` of them, an equal share of each partition. Raises ``BrokerUnavailable`` or ``ConfigError``.
-    """
-    partitions = await require_topic(kafka, topic)
-    options = kafka_client_options(kafka)
-    consumer: Any = await connect(lambda: AIOKafkaConsumer(isolation_level="read_committed", **options), kafka)
-    try:
-        consumer.assign(partitions)
-        first, end = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
-        begin = dict(first)
-        if since_ms is not None:
-            found = await consumer.offsets_for_times(dict.fromkeys(partitions, since_ms))
-            begin = {tp: end[tp] if found[tp] is None else found[tp].offset for tp in partitions}
-        if last_records is not None:
-            share = -(-last_records // len(partitions))
-            begin = {tp: max(begin[tp], end[tp] - share) for tp in partitions}
-        for tp in partitions:
-            consumer.seek(tp, begin[tp])
-        wanted = [tp for tp in partitions if begin[tp] < end[tp]]
-        while wanted:
-            fetched = await consumer.getmany(*wanted, timeout_ms=POLL_MS, max_records=10_000)
-            yield [_record(message) for tp, messages in fetched.items() for message in messages if message.offset < end[tp]]
-            wanted = [tp for tp in wanted if await consumer.position(tp) < end[tp]]
-    finally:
-        await consumer.stop()
-
-
-def _record(message: Any) -> Record:
-    headers = tuple(message.headers) if message.headers else ()
-    return Record(message.topic, message.partition, message.offset, message.timestamp, message.key, message.value, headers)

@@ -15,7 +15,7 @@ from service.settings import Settings
 from service.sources.base import Progress, silent
 from service.sources.codecs.message import check_time, entity_of, parse, timestamp_of, values_by_name
 from service.sources.grid import to_dataset
-from service.sources.kafka import read_range
+from service.sources.stored import read_range
 
 
 class Messages:

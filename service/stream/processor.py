@@ -11,7 +11,8 @@ import numpy as np
 from service.clock import Clock, SystemClock
 from service.domain import F32, I64, Mask, Record, Rejected, Sample, Samples, Schema, WindowBatch
 from service.settings import StreamSettings
-from service.stream.windows import DUPLICATE, EMPTY, LATE, LOW_COVERAGE, NEWEST, PARTITION, RESETS, START, Due, Shape, Windows
+from service.stream.tapes import DUPLICATE, EMPTY, LATE, LOW_COVERAGE, NEWEST, PARTITION, RESETS, START
+from service.stream.windows import Due, Shape, Windows
 
 _NO_LABELS: Mapping[str, str] = {}
 

@@ -22,7 +22,7 @@ from service.settings import Settings
 from service.stream.intake import Intake, Result
 from service.stream.models import Models
 from service.stream.survey import MOST_NAMED, Survey
-from service.stream.windows import LATE, TAKEN
+from service.stream.tapes import LATE, TAKEN
 
 log = get_logger("reporting")
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from service.compiled import kernel
 from service.detectors.usual import least_observed
 from service.domain import F32, I64, Mask
-from service.stream.windows import BASE, EMPTY, NEWEST, START, Windows
+from service.stream.tapes import BASE, EMPTY, NEWEST, START
+from service.stream.windows import Windows
 
 # How one metric of one entity stands: nothing can be said; some values, all equal, but too few of them; it moves, or is not
 # watched; the whole window is still; the whole window is empty.

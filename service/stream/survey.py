@@ -15,7 +15,7 @@ from service.domain import I64, HealthReport, Mask, Noticed, NoticedList
 from service.settings import DataHealthSettings
 from service.stream.models import Model, Models
 from service.stream.standing import FEW, NULLS, STILL, UNKNOWN, standing
-from service.stream.windows import EMPTY, NEWEST, PARTITION
+from service.stream.tapes import EMPTY, NEWEST, PARTITION
 
 MOST_NAMED = 100  # of each list
 PIECE = 1024  # slots looked at between two batches: a millisecond, or, where all of 38 metrics stand still, some ten

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.stream.windows import DUPLICATE, LATE, LOW_COVERAGE, RESETS, Due, Shape, Windows
+from service.stream.tapes import DUPLICATE, LATE, LOW_COVERAGE, RESETS
+from service.stream.windows import Due, Shape, Windows
 
 
 def feed(shape: Shape, rows: str, *, phase: int = 0, resume_at: int = 0, step: int = 1000) -> tuple[list[str], Windows]:

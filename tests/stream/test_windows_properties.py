@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.domain import F32
-from service.stream.windows import DUPLICATE, LATE, RESETS, Shape, Windows
+from service.stream.tapes import DUPLICATE, LATE, RESETS
+from service.stream.windows import Shape, Windows
 
 Arrival = tuple[int, int, list[float | None]]  # entity, row, values
 Window = tuple[int, int, int, int, list[list[float | None]], list[list[bool]]]  # entity, end row, first and last offset, …
