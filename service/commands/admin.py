@@ -14,6 +14,7 @@ import typer
 from rich.table import Table
 
 from service.commands.common import ConfigOption, JsonOption, console, read_settings, run_async
+from service.commands.model import left_out_words
 from service.domain import Severity
 from service.errors import Stop, TidewatchError
 from service.observability.logging import configure_logging
@@ -130,6 +131,8 @@ def check_models(settings: Settings) -> list[Finding]:
             f"{bundle.schema.dims} metrics, window {bundle.window} × {bundle.schema.interval_ms / 1000:g} s; "
             f"calibrated on {tail.n_eff:,.0f} independent windows, which supports up to {supported}"
         )
+        if bundle.scaler.left_out:
+            detail += f"; left out: {left_out_words(bundle)}"
         findings.append(Finding(what, True, detail))
     for receiver in settings.notifications.receivers:
         if Severity(receiver.min_severity).rank > loudest.rank:

@@ -138,11 +138,19 @@ def bundle_table(bundle: Bundle, path: Path) -> Table:
     table.add_row("where", str(path))
     table.add_row("version", bundle.version[:12])
     table.add_row("metrics", f"{bundle.schema.dims}: {shortened(bundle.schema.metrics)}")
+    if bundle.scaler.left_out:
+        table.add_row("left out", left_out_words(bundle))
     table.add_row("window", f"{bundle.window} rows of {bundle.schema.interval_ms / 1000:g} s, scored every {bundle.stride}")
     table.add_row("detectors", ", ".join(member.name for member in bundle.members))
     table.add_row("calibrated on", f"{tail.n_eff:,.0f} independent windows")
     table.add_row("can support", f"up to {tail.supported_severity()}: nothing rarer than one in {1 / tail.floor:,.0f} can be told")
     return table
+
+
+def left_out_words(bundle: Bundle) -> str:
+    """Which metrics no score hears of, and why."""
+    names = [bundle.schema.metrics[at] for at in bundle.scaler.left_out]
+    return f"{len(names)} metrics that only took two values in training and would outvote the others: {shortened(tuple(names))}"
 
 
 def shortened(names: tuple[str, ...], most: int = 6) -> str:

@@ -23,6 +23,8 @@ from service.errors import NotEnoughData
 
 # An interquartile range is 1.349 standard deviations of a normal distribution.
 IQR_IN_SIGMAS = 1.349
+# More metrics of two values for each one on a scale than this are no metrics, but the code of one state (decision 0004).
+MOST_STATES = 10
 
 
 class Features:
@@ -213,11 +215,16 @@ class Scaler:
     spiky metric (no interquartile range) nor a two-level one is blown up. A column that never moved gets a tenth of its
     level, or 1 where it stood at zero: it survives, and a change of it is seen without drowning the rest.
     An entity has a scale of its own once it brought ``own_rows`` rows to training; any other uses the pooled one.
+
+    ``left_out``: the places of metrics that took two values at most in training, where there are more than ``MOST_STATES`` of
+    them for each metric on a scale, as where a state is written as one column for each of its values. Every detector sees them
+    as standing at their centre: dozens of columns that jump together would outvote the few that measure something.
     """
 
     def __init__(self, own_rows: int = 500) -> None:
         self.own_rows = own_rows
         self.entities: dict[str, int] = {}
+        self.left_out: tuple[int, ...] = ()
         self._centre = np.zeros((0, 0), np.float32)
         self._scale = np.zeros((0, 0), np.float32)
         self._inverse = self._scale
@@ -226,8 +233,9 @@ class Scaler:
         """Learn from normal rows. Raises ``NotEnoughData`` when there is not a single one."""
         if not any(len(one.values) for one in series):
             raise NotEnoughData("There are no rows to learn the scale of the metrics from.", hint="Give a few hundred normal rows.")
-        pooled = _centre_scale(np.concatenate([one.values for one in series]))
-        tables, self.entities = [pooled], {}
+        every = np.concatenate([one.values for one in series])
+        pooled = _centre_scale(every)
+        tables, self.entities, self.left_out = [pooled], {}, _left_out(every)
         rows_of: dict[str, list[F32]] = {}
         for one in series:
             rows_of.setdefault(one.entity, []).append(one.values)
@@ -289,12 +297,14 @@ class Scaler:
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """JSON-safe settings and plain arrays."""
-        return {"own_rows": self.own_rows, "entities": dict(self.entities)}, {"centre": self._centre, "scale": self._scale}
+        told = {"own_rows": self.own_rows, "entities": dict(self.entities), "left_out": list(self.left_out)}
+        return told, {"centre": self._centre, "scale": self._scale}
 
     def restore(self, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of ``state``."""
         self.own_rows = int(settings["own_rows"])
         self.entities = {str(name): int(at) for name, at in settings["entities"].items()}
+        self.left_out = tuple(int(at) for at in settings.get("left_out", ()))
         self._set(arrays["centre"], arrays["scale"])
         return self
 
@@ -302,6 +312,7 @@ class Scaler:
         self._centre = np.ascontiguousarray(centre, np.float32)
         self._scale = np.ascontiguousarray(scale, np.float32)
         self._inverse = np.ascontiguousarray(1.0 / self._scale, np.float32)
+        self._inverse[:, list(self.left_out)] = 0.0
 
     def _check(self, dims: int) -> None:
         if dims != self.dims:
@@ -321,3 +332,11 @@ def _centre_scale(values: F32, fallback: tuple[F64, F64] | None = None) -> tuple
     if fallback is not None:
         centre, scale = np.where(empty, fallback[0], centre), np.where(empty, fallback[1], scale)
     return centre, scale
+
+
+def _left_out(values: F32) -> tuple[int, ...]:
+    """The columns of two values at most, where they are so many that they are no metrics; see ``Scaler``."""
+    low, high = np.fmin.reduce(values, axis=0), np.fmax.reduce(values, axis=0)
+    states = ((values == low) | (values == high) | ~np.isfinite(values)).all(axis=0)
+    scales = int((~states).sum())
+    return tuple(np.flatnonzero(states).tolist()) if 0 < MOST_STATES * scales < int(states.sum()) else ()

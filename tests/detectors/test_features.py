@@ -100,6 +100,34 @@ def test_constant_columns_get_a_scale_that_shows_a_change_without_drowning_the_r
     np.testing.assert_allclose(scaler.scale("a"), [1.0, 8e8, 0.2], rtol=1e-5)
 
 
+def states_and(scales: int, states: int) -> F32:
+    """Metrics on a scale, then flags, every second of which never moved."""
+    flags = (np.random.default_rng(3).random((500, states)) < 0.2).astype(np.float32)
+    flags[:, ::2] = 0
+    return np.concatenate([rows(500, scales), flags], axis=1)
+
+
+def test_columns_that_only_say_which_state_it_is_do_not_outvote_the_metrics() -> None:
+    values = states_and(1, 11)
+    values[3, 4] = NAN
+    scaler = Scaler().fit([Series("a", 0, values)])
+    assert scaler.left_out == tuple(range(1, 12))
+    windows = batch(np.concatenate([values[:40, :1], 1 - values[:40, 1:]], axis=1)[None], ("a",))
+    for known in (scaler, Scaler().restore(*scaler.state())):
+        seen = known.transform(windows).values
+        assert (seen[..., 1:] == 0).all()
+        assert np.ptp(seen[..., 0]) > 1
+    assert (scaler.scale("a") > 0).all()
+
+
+@pytest.mark.parametrize(("scales", "states"), [(1, 10), (2, 11), (0, 30)])
+def test_flags_among_metrics_count_like_any_other(scales: int, states: int) -> None:
+    values = states_and(scales, states)
+    scaler = Scaler().fit([Series("a", 0, values)])
+    assert scaler.left_out == ()
+    assert (scaler.transform(batch(1 - values[:40][None], ("a",))).values[..., scales:] != 0).any(axis=(0, 1)).all()
+
+
 def test_a_column_never_seen_is_neutral() -> None:
     values = rows(500)
     values[:, 1] = NAN
