@@ -107,3 +107,16 @@ def test_check_names_everything_that_is_wrong_in_one_table(tmp_path: Path) -> No
     for what in ("bundle missing", "Kafka at 127.0.0.1:9", "Elasticsearch at http://127.0.0.1:9"):
         assert what in done.stdout
     assert '"good": true' not in done.stdout
+
+
+def test_columns_that_are_left_out_are_named(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    states = (rng.random((600, 11)) < 0.2).astype(np.float32)
+    train = np.concatenate([rng.normal(size=(600, 1)).astype(np.float32), states], axis=1)
+    np.savez(tmp_path / "states.npz", train=train, test=train[:200], label=np.zeros(200, np.uint8))
+    trained = tidewatch("train", "states.npz", "--out", "b", "--detector", "mahalanobis", cwd=tmp_path, COLUMNS="300")
+    assert trained.returncode == 0, trained.stderr
+    assert "11 metrics that took two values at most in training" in trained.stdout
+    (tmp_path / "tidewatch.yaml").write_text("models: [{match: '*', bundle: b}]")
+    checked = tidewatch("check", "--config", "tidewatch.yaml", cwd=tmp_path, COLUMNS="300", **NOWHERE)
+    assert "left out: 11 metrics" in checked.stdout

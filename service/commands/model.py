@@ -150,7 +150,7 @@ def bundle_table(bundle: Bundle, path: Path) -> Table:
 def left_out_words(bundle: Bundle) -> str:
     """Which metrics no score hears of, and why."""
     names = [bundle.schema.metrics[at] for at in bundle.scaler.left_out]
-    return f"{len(names)} metrics that only took two values in training and would outvote the others: {shortened(tuple(names))}"
+    return f"{len(names)} metrics that took two values at most in training and would outvote the others: {shortened(tuple(names))}"
 
 
 def shortened(names: tuple[str, ...], most: int = 6) -> str:
