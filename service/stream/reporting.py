@@ -21,6 +21,7 @@ from service.observability.logging import get_logger
 from service.settings import Settings
 from service.stream.intake import Intake, Result
 from service.stream.models import Models
+from service.stream.standing import prepare
 from service.stream.survey import MOST_NAMED, Survey
 from service.stream.tapes import LATE, TAKEN
 
@@ -97,6 +98,8 @@ class Reporter:
     async def start(self) -> None:
         """Connect. Raises ``BrokerUnavailable`` or ``ConfigError``."""
         if self._reports is not None:
+            for model in self._models.all:
+                await self._intake.apart(prepare, model.processor.windows)
             await self._reports.start()
 
     async def close(self) -> None:
