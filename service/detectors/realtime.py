@@ -28,8 +28,9 @@ from service.verdicts import Verdicts
 
 Result = TypeVar("Result")
 
-# How many metrics a verdict names, and how many of their newest rows it shows.
+# How many metrics a verdict names (those after the first only with so much of the blame), and how many of their newest rows it shows.
 TOP_METRICS = 10
+LEAST_SHARE = 0.005  # less reads as 0 %
 RECENT_ROWS = 60
 # Windows this close to their level (in surprise) are explained too: an episode may go on a little below it.
 NEARLY = 0.5
@@ -195,6 +196,7 @@ class RealTimeAnomalyDetector:
         entity, names = batch.entities[at], batch.schema.metrics
         centre, spread = self.bundle.scaler.centre(entity), self.bundle.scaler.scale(entity)
         recent = batch.values[at, -RECENT_ROWS:]
+        first, *others = np.argsort(-shares, kind="stable")[:TOP_METRICS]
         return tuple(
             MetricShare(
                 name=names[j],
@@ -204,7 +206,7 @@ class RealTimeAnomalyDetector:
                 spread=float(spread[j]),
                 recent=tuple(_number(value) for value in recent[:, j]),
             )
-            for j in np.argsort(-shares, kind="stable")[:TOP_METRICS]
+            for j in (first, *(other for other in others if shares[other] >= LEAST_SHARE))
         )
 
 
