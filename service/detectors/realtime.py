@@ -28,7 +28,7 @@ from service.verdicts import Verdicts
 
 Result = TypeVar("Result")
 
-# How many metrics a verdict names (those after the first only with so much of the blame), and how many of their newest rows it shows.
+# How many metrics a verdict names (after the first only with so much of the blame), and how many of their newest rows it shows.
 TOP_METRICS = 10
 LEAST_SHARE = 0.005  # less reads as 0 %
 RECENT_ROWS = 60
