@@ -1,4 +1,4 @@
-"""Whether metrics move and are there, read from the tapes of ``windows.py`` whenever somebody asks. Pure.
+"""Whether metrics move and are there, read from the tapes (``tapes.py``) whenever somebody asks. Pure.
 
 A metric's newest window is still when all its observed values are equal, at least half of its rows being observed; empty when
 none is, although the entity's rows came. It is read from its newest row backwards, and no further than to the first value that
