@@ -136,7 +136,7 @@ async def test_a_fault_is_told_with_its_metric_in_the_metrics_own_unit(bundle: B
     assert top.actual == pytest.approx(float(faulty()[onsets[0].end_row, 1]))
     assert top.recent[-1] == top.actual
     assert len(top.recent) == WINDOW
-    assert sum(metric.share for metric in onsets[0].metrics) == pytest.approx(1, abs=0.02)
+    assert sum(metric.share for metric in onsets[0].metrics) == pytest.approx(1)
     assert all(metric.share >= LEAST_SHARE for metric in onsets[0].metrics[1:])  # nobody is named who has nothing to do with it
     assert onsets[0].fresh_p < 0.05
     assert all(0 <= verdict.score <= 1 for verdict in verdicts)
