@@ -64,7 +64,7 @@ def plant(rows: F32, metric: int, kind: str, mad: float, other: F32) -> F32:
 def judged(bundle: Bundle, detector: RealTimeAnomalyDetector, rows: F32) -> list[Verdict]:
     """What the service says of every due window that ends in the last ``FAULT_ROWS`` of ``rows``."""
     series = Series("planted", 0, rows)
-    ends = due_rows(series.entity, 0, len(rows), bundle.window, bundle.stride)
+    ends = due_rows(bundle, series.entity, 0, rows)
 
     async def told() -> list[Verdict]:
         detector.forget([series.entity])

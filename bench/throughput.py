@@ -26,7 +26,7 @@ from bench import latency, peers
 from bench.report import draw, show
 from bench.scoring_process import Counted, ScoringProcess
 from bench.workload import WINDOW, Workload, preload
-from service.app import make_detector
+from service.app import make_detector, open_bundle
 from service.detectors.bundle import save_bundle
 from service.local.stack import LocalStack
 from service.settings import Settings, TopicSettings
@@ -89,8 +89,9 @@ class Bench:
         await create_topics(settings.kafka)
         await preload(workload, settings.kafka, rows)
         raw = [await self._raw(workload, settings, rows)] if reference else []
+        windows = self._windows(workload, rows, rows)
         async with ScoringProcess(config, self._folder, workers=self._workers) as process:
-            cell = await self._throughput(workload, process, rows)
+            cell = await self._throughput(workload, process, rows, windows)
             if reference:
                 if not self._quick:
                     results["latency"] = await self._latency(workload, settings, process, rows, cell["samples_per_s"])
@@ -101,16 +102,16 @@ class Bench:
             results |= _compared(results, cell, peers.river_half_space_trees(workload.values()))
         return cell
 
-    async def _throughput(self, workload: Workload, process: ScoringProcess, rows: int) -> dict[str, Any]:
+    async def _throughput(self, workload: Workload, process: ScoringProcess, rows: int, windows: int) -> dict[str, Any]:
         total = workload.entities * rows
-        windows = workload.windows(rows)
         looks = await process.until(lambda look: look.consumed >= total and look.scored >= windows, WORK_SECONDS)
         # From a quarter on: every worker has joined by then. A look is a moment in the middle of the work, so the speed is that
         # between two looks; counted in windows, as a worker that joins reads again what its windows need.
         begin, end = next(look for look in looks if look.scored >= windows / 4), looks[-1]
-        _check(workload, rows, end)
+        _check(workload, windows, end)
         seconds = max(end.at - begin.at, 1e-9)
-        samples = max((end.scored - begin.scored) * workload.stride, 1)
+        # A window stands for a stride of samples, less where some are due early.
+        samples = max((end.scored - begin.scored) * workload.entities * (rows - WINDOW + 1) / windows, 1.0)
         return {
             "entities": workload.entities,
             "dims": workload.dims,
@@ -125,7 +126,7 @@ class Bench:
     async def _latency(
         self, workload: Workload, settings: Settings, process: ScoringProcess, rows: int, top: float
     ) -> list[dict[str, Any]]:
-        measured, row = [], rows
+        measured, calm, row = [], rows, rows
         loads = {
             "50% of the top speed": (0.5 * top, LATENCY_SECONDS),
             "90% of the top speed": (0.9 * top, OVERLOAD_SECONDS),
@@ -138,9 +139,10 @@ class Bench:
             await asyncio.sleep(QUIET_SECONDS)
             more = max(30, int(rate * seconds) // workload.entities)
             row += more
-            caught_up = process.until(_scored(workload.windows(row)), WORK_SECONDS)
+            windows = self._windows(workload, row, calm)
+            caught_up = process.until(_scored(windows), WORK_SECONDS)
             told = await latency.measure(workload, settings.kafka, row - more, more, rate, caught_up)
-            _check(workload, row, (await process.until(_scored(workload.windows(row)), WORK_SECONDS))[-1])
+            _check(workload, windows, (await process.until(_scored(windows), WORK_SECONDS))[-1])
             measured.append({"load": load, **told})
         return measured
 
@@ -160,6 +162,9 @@ class Bench:
         if not self._quick:
             wanted = max(LEAST_RECORDS, LEAST_VALUES // workload.dims) // (5 if workload.stride == 1 else 1)
         return WINDOW + max(LEAST_ROWS, wanted // workload.entities)
+
+    def _windows(self, workload: Workload, rows: int, calm: int) -> int:
+        return workload.windows(open_bundle(self._bundle(workload)), rows, calm)
 
     def _config(self, workload: Workload) -> dict[str, Any]:
         names = [name for name, field in TopicSettings.model_fields.items() if field.annotation is str]
@@ -184,10 +189,10 @@ def _scored(windows: int) -> Callable[[Counted], bool]:
     return lambda look: look.scored >= windows
 
 
-def _check(workload: Workload, rows: int, end: Counted) -> None:
+def _check(workload: Workload, windows: int, end: Counted) -> None:
     """Every window due was scored, once; nothing was refused. Raises ``SystemExit`` saying what is wrong."""
     # Not the records read: a worker that joins a moment after another reads again what its windows need.
-    wanted = (workload.windows(rows), 0, 0)
+    wanted = (windows, 0, 0)
     counted = (end.scored, end.not_scored, end.rejected)
     if counted != wanted:
         names = ("windows scored", "windows not scored", "records refused")

@@ -8,17 +8,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 import uvloop
 
-from service.domain import F32, Dataset, Schema, Series
+from service.detectors.bundle import Bundle
+from service.domain import F32, I64, Dataset, Schema, Series
 from service.settings import KafkaSettings
 from service.sources.publisher import Message, MetricsPublisher
+from service.training.rehearsal import due_rows
+
+Row = TypeVar("Row", int, I64)
 
 WINDOW = 100
 INTERVAL_MS = 1000
@@ -73,7 +77,7 @@ class Workload:
             stamp = str((START_ROW + row) * INTERVAL_MS).encode()
             for name, head, shift in entities:
                 texts = calm
-                if faults and (row + shift * 31) % faults < FAULT_ROWS:
+                if faults and self._fault_row(row, shift, faults) < FAULT_ROWS:
                     texts = broken
                 yield Message(name, b"%b%b%b" % (head, stamp, texts[(row + shift) % SERIES_ROWS]))
 
@@ -81,12 +85,20 @@ class Workload:
         rounded = np.round(values.astype(np.float64), 3).tolist()
         return [b',"values":' + msgspec.json.encode(dict(zip(self.metrics, row, strict=True))) + b"}" for row in rounded]
 
-    def windows(self, rows: int) -> int:
-        """How many windows come due in all entities' first ``rows`` rows."""
-        phases = np.array([zlib.crc32(name.encode()) for name in self.names], np.int64)
-        first, last = START_ROW + WINDOW - 1 + phases, START_ROW + rows - 1 + phases
-        due = last // self.stride - (first - 1) // self.stride
-        return int(np.maximum(due, 0).sum())
+    def windows(self, bundle: Bundle, rows: int, calm: int) -> int:
+        """How many windows come due in all entities' first ``rows`` rows, of which the first ``calm`` are without faults."""
+        values = self.values()
+        series = np.stack([np.round(part.astype(np.float64), 3).astype(np.float32) for part in (values, values + 6.0)])
+        row, due = np.arange(rows), 0
+        for at, name in enumerate(self.names):
+            broken = (row >= calm) & (self._fault_row(row, 37 * at, LIVE_FAULTS) < FAULT_ROWS)
+            due += len(due_rows(bundle, name, START_ROW, series[broken.astype(np.int64), (row + 37 * at) % SERIES_ROWS]))
+        return due
+
+    @staticmethod
+    def _fault_row(row: Row, shift: int, faults: int) -> Row:
+        """Rows since an entity's last fault began."""
+        return (row + shift * 31) % faults
 
 
 async def preload(workload: Workload, kafka: KafkaSettings, rows: int, first_row: int = 0, *, faults: int = 0) -> None:

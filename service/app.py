@@ -121,12 +121,16 @@ def build_model(bundle: Bundle, settings: Settings) -> Model:
     """One bundle with its windows and its detector."""
     from threadpoolctl import threadpool_limits
 
+    from service.detectors.early import early
     from service.detectors.realtime import RealTimeAnomalyDetector
     from service.stream.models import Model
     from service.stream.processor import StreamProcessor
 
     threadpool_limits(1)  # members and batches run side by side in threads; BLAS splitting each of them only makes them spin
-    processor = StreamProcessor(bundle.schema, window=bundle.window, stride=bundle.stride, settings=settings.stream)
+    due_early = early(bundle.scaler, bundle.early)
+    processor = StreamProcessor(
+        bundle.schema, window=bundle.window, stride=bundle.stride, settings=settings.stream, early=due_early
+    )
     detector = RealTimeAnomalyDetector(bundle, settings.detection, min_coverage=settings.stream.min_coverage)
     return Model(bundle.name, bundle.schema, processor, detector)
 

@@ -137,6 +137,8 @@ class TrainingSettings(Section):
     combination: Literal["tail", "zscore", "votes"] = "tail"  # how the detectors' scores become one
     window: Positive = 100
     stride: Positive = 10
+    # Of the normal strides so many hold a window between those of the grid, due at once where the metrics jump; 0: none do.
+    early_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
     seed: int = 0
     device: str = "auto"
     calibration_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.2

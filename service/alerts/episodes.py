@@ -9,7 +9,9 @@
 
 *Evidence* is a window that is anomalous **and** whose newest ``stride`` rows are unusual by themselves. Windows overlap, so
 one odd row makes ``window / stride`` windows anomalous in a row; it is fresh in only one of them. Counting evidence alone makes
-k-of-n count disjoint rows, and lets an alert end when its cause ends instead of a window length later.
+k-of-n count disjoint rows, and lets an alert end when its cause ends instead of a window length later. An early window
+(``early.py``) shares its newest rows with its neighbours: of windows less than a stride apart only one counts, one that is evidence
+if there is any; the others still raise the alert.
 
 Once open, windows are held against the level *frozen at onset*: the tracker behind ``verdict.level`` never freezes, so it would
 otherwise talk itself out of a long anomaly. That is also why any anomalous window opens: by the next one the tracker may have
@@ -38,9 +40,10 @@ SEVERITY_FLOOR = {Severity.INFO: 0.0, Severity.WARNING: 0.7, Severity.CRITICAL: 
 class Episode(msgspec.Struct, frozen=True, kw_only=True):
     """One open alert and what the state machine must remember of it. Rows are grid rows of ``interval_ms``.
 
-    ``level``: surprise to exceed, and ``shift``: drift adjustment of scores, both frozen at onset. ``evidence``: one bit per
-    scored window, newest lowest. ``quiet``: scored windows without evidence in a row. ``calm``: windows in a row below the
-    current severity's bound less the hysteresis, and ``calm_score`` the highest score among them.
+    ``level``: surprise to exceed, and ``shift``: drift adjustment of scores, both frozen at onset. ``counted_row``: the end of
+    the newest window that counts; ``evidence``: one bit for each such window, newest lowest; ``quiet``: those without evidence
+    in a row; ``age``: all of them. ``calm``: those in a row below the current severity's bound less the hysteresis, and
+    ``calm_score`` the highest score among them.
     """
 
     alert: Alert
@@ -48,6 +51,7 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
     first_row: int
     last_row: int
     evidence_row: int
+    counted_row: int = -1
     level: float
     shift: float
     peak_surprise: float
@@ -253,6 +257,7 @@ def _open(closed: Closed | None, verdict: Verdict, policy: EpisodeSettings, conf
         first_row=first_row,
         last_row=verdict.end_row,
         evidence_row=verdict.end_row,
+        counted_row=verdict.end_row,
         level=verdict.level,
         shift=verdict.shift,
         peak_surprise=verdict.surprise,
@@ -304,18 +309,32 @@ def _absorb(episode: Episode, verdict: Verdict, told: Told, policy: EpisodeSetti
         if alert.status is Status.PENDING and told.severity.rank > alert.severity.rank:
             facts |= {"severity": told.severity, "peak_severity": told.severity}
     below = told.score < SEVERITY_FLOOR[alert.severity] - policy.severity_hysteresis
-    return msgspec.structs.replace(
+    episode = msgspec.structs.replace(
         episode,
         alert=msgspec.structs.replace(alert, **facts),
         last_row=verdict.end_row,
         evidence_row=verdict.end_row if told.evidence else episode.evidence_row,
         peak_surprise=max(episode.peak_surprise, verdict.surprise),
-        evidence=((episode.evidence << 1) | told.evidence) & ((1 << policy.fire_within) - 1),
-        quiet=0 if told.evidence else episode.quiet + 1,
-        calm=episode.calm + 1 if below else 0,
+        calm=episode.calm if below else 0,
         calm_score=max(episode.calm_score, told.score) if below else 0.0,
-        age=episode.age + 1,
     )
+    return _count(episode, verdict, told, policy, below)
+
+
+def _count(episode: Episode, verdict: Verdict, told: Told, policy: EpisodeSettings, below: bool) -> Episode:
+    """The window counted, if it shares no fresh rows with the one counted last, or in its place if that was no evidence."""
+    if verdict.end_row - episode.counted_row >= verdict.stride:
+        return msgspec.structs.replace(
+            episode,
+            counted_row=verdict.end_row,
+            evidence=((episode.evidence << 1) | told.evidence) & ((1 << policy.fire_within) - 1),
+            quiet=0 if told.evidence else episode.quiet + 1,
+            calm=episode.calm + below,
+            age=episode.age + 1,
+        )
+    if told.evidence and not episode.evidence & 1:
+        return msgspec.structs.replace(episode, counted_row=verdict.end_row, evidence=episode.evidence | 1, quiet=0)
+    return episode
 
 
 def _fire(alert: Alert, count: int, within: int, policy: EpisodeSettings) -> Alert | None:

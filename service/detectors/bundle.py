@@ -24,6 +24,7 @@ from safetensors.numpy import load_file, save, save_file
 
 from service.detectors.base import Detector
 from service.detectors.calibration import Calibration
+from service.detectors.early import MOST_CHANGE
 from service.detectors.ensemble import Ensemble
 from service.detectors.explain import Explainer
 from service.detectors.features import Scaler
@@ -32,7 +33,7 @@ from service.detectors.usual import Usual
 from service.domain import Schema
 from service.errors import BundleError, ConfigError
 
-FORMAT = 3
+FORMAT = 4
 VERSION_DIGITS = 12
 MANIFEST, ARRAYS = "bundle.json", "arrays.safetensors"
 MOST_MANIFEST_BYTES = 64 * 1024 * 1024
@@ -54,7 +55,8 @@ class BundledMember:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bundle:
-    """What training leaves and scoring needs. ``sealed`` gives it its version; ``trained_at`` is in ms."""
+    """What training leaves and scoring needs. ``sealed`` gives it its version; ``trained_at`` is in ms. ``early``: how far the
+    metrics must jump for a window between those of the grid (``early.py``); None: there are none."""
 
     name: str
     version: str
@@ -72,6 +74,7 @@ class Bundle:
     fingerprint: str
     trained_at: int
     usual: Usual
+    early: float | None = None
 
     def calibration(self) -> Calibration:
         """The tail of the whole ensemble."""
@@ -102,6 +105,7 @@ class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
     arrays_sha256: str
     trained_at: int
     usual: Usual
+    early: float | None = None
 
 
 def library_versions() -> dict[str, str]:
@@ -141,6 +145,7 @@ def save_bundle(bundle: Bundle, path: Path) -> None:
                 arrays_sha256=_digest(new / ARRAYS),
                 trained_at=bundle.trained_at,
                 usual=bundle.usual,
+                early=bundle.early,
                 **parts,
             )
             (new / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
@@ -208,6 +213,7 @@ def load_bundle(path: Path, *, factory: Factory) -> Bundle:
             fingerprint=manifest.fingerprint,
             trained_at=manifest.trained_at,
             usual=manifest.usual,
+            early=manifest.early,
         )
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise _unfit(path, f"a part of it is missing or misshapen ({error})") from error
@@ -283,6 +289,8 @@ def _check_consistency(path: Path, bundle: Bundle) -> None:
         raise _unfit(path, "its calibration is not of its members")
     if bundle.usual.dims != bundle.schema.dims:
         raise _unfit(path, f"it says what is usual of {bundle.usual.dims} metrics and its schema has {bundle.schema.dims}")
+    if bundle.early is not None and not 0 <= bundle.early < MOST_CHANGE:
+        raise _unfit(path, "it says that windows are due early beyond an impossible change")
     if bundle.window < 1 or bundle.stride < 1 or bundle.schema.interval_ms < 1:
         raise _unfit(path, "its window, stride or interval is not positive")
 

@@ -254,6 +254,11 @@ class Scaler:
         """How many metrics it was fitted on; 0 before ``fit``."""
         return int(self._centre.shape[1])
 
+    @property
+    def inverse(self) -> F32:
+        """(tables, dims), one over the scale; 0 for those left out. Row 0 is the pooled one, ``entities`` names the others."""
+        return self._inverse
+
     def centre(self, entity: str) -> F32:
         """(dims,), in the metrics' own units."""
         centre: F32 = self._centre[self.entities.get(entity, 0)]

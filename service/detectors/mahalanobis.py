@@ -20,7 +20,7 @@ from sklearn.cluster import MiniBatchKMeans
 from service.detectors.base import Progress, silent
 from service.detectors.features import Features
 from service.detectors.own import OwnSpread
-from service.detectors.statistics import WindowStatistics, covering, group, least
+from service.detectors.statistics import WindowStatistics, group, least
 from service.detectors.whitening import Whitening
 from service.domain import F32, F64
 
@@ -36,7 +36,7 @@ class MahalanobisDetector:
 
     default_name = "mahalanobis"
     # Training settings this family takes as options.
-    takes = ("seed", "stride")
+    takes = ("seed",)
 
     def __init__(
         self,
@@ -47,16 +47,14 @@ class MahalanobisDetector:
         ridge: float = 0.1,
         most_rows: int = 8000,
         most_axes: int = 704,
-        stride: int = 1,
         seed: int = 0,
     ) -> None:
-        """``most_axes``: with more columns than this the remaining axes share one standard deviation. ``stride``: rows between
-        windows; no span is shorter."""
+        """``most_axes``: with more columns than this the remaining axes share one standard deviation."""
         self.name = name or self.default_name
         self.prototypes = prototypes
         self.most_rows = most_rows
         self.seed = seed
-        self._statistics = WindowStatistics(covering(spans, stride), deviations=True, still=max(STILL_SPAN, stride))
+        self._statistics = WindowStatistics(spans, deviations=True, still=STILL_SPAN)
         self._whitening = Whitening(ridge=ridge, most_axes=most_axes)
         self._own = OwnSpread(ridge)
         self._kinds = np.zeros((0, 0), np.float32)  # (prototypes, axes), whitened

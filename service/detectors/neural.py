@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from service.detectors.base import Progress, silent
 from service.detectors.features import Features, split_tail
-from service.detectors.statistics import WindowStatistics, covering, evenly, least
+from service.detectors.statistics import WindowStatistics, evenly, least
 from service.detectors.whitening import Whitening
 from service.domain import F32, F64
 from service.errors import TrainingFailed
@@ -48,7 +48,7 @@ class NeuralDetector(ABC):
 
     default_name = "neural"
     # Training settings this family takes as options.
-    takes = ("seed", "stride", "device", "epochs", "patience", "batch_size", "learning_rate")
+    takes = ("seed", "device", "epochs", "patience", "batch_size", "learning_rate")
     last_epochs = 5
 
     def __init__(
@@ -65,7 +65,6 @@ class NeuralDetector(ABC):
         batch_size: int = 256,
         learning_rate: float = 1e-3,
         validation_share: float = 0.15,
-        stride: int = 1,
         seed: int = 0,
         device: str = "auto",
     ) -> None:
@@ -81,7 +80,7 @@ class NeuralDetector(ABC):
         self.validation_share = validation_share
         self.seed = seed
         self.device = device
-        self._statistics = WindowStatistics(covering(spans, stride), deviations=self.whiten)
+        self._statistics = WindowStatistics(spans, deviations=self.whiten)
         self._whitening = Whitening()
         self._width = 0
         self._net: nn.Module | None = None

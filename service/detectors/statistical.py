@@ -25,7 +25,7 @@ from service.detectors.base import Progress, silent
 from service.detectors.calibration import LEAST_SCORES, Calibration
 from service.detectors.features import Features, split_tail
 from service.detectors.forests import flatten_forest, score_forest
-from service.detectors.statistics import WindowStatistics, covering, evenly, group, least, principal_axes
+from service.detectors.statistics import WindowStatistics, evenly, group, least, principal_axes
 from service.detectors.whitening import Whitening
 from service.domain import F32, F64
 
@@ -47,7 +47,7 @@ class StatisticalAnomalyDetector:
 
     default_name = "statistical"
     # Training settings this family takes as options.
-    takes = ("seed", "stride")
+    takes = ("seed",)
 
     def __init__(
         self,
@@ -58,7 +58,6 @@ class StatisticalAnomalyDetector:
         trees: int = 100,
         nu: float = 0.05,
         held_out_share: float = 0.2,
-        stride: int = 1,
         seed: int = 0,
     ) -> None:
         self.name = name or self.default_name
@@ -70,7 +69,7 @@ class StatisticalAnomalyDetector:
         self.nu = nu
         self.held_out_share = held_out_share
         self.seed = seed
-        self._statistics = WindowStatistics(covering(spans, stride), deviations=True)
+        self._statistics = WindowStatistics(spans, deviations=True)
         self._whitening = Whitening()
         self._reduction: Arrays = {}
         self._models: dict[str, Arrays] = {}

@@ -97,11 +97,6 @@ def log_range(features: Features, span: int) -> F32:
     return logarithm
 
 
-def covering(spans: Sequence[int], stride: int) -> tuple[int, ...]:
-    """``spans``, the short ones lengthened to ``stride``: rows that came since the last window must not go unseen."""
-    return tuple(max(span, stride) for span in spans)
-
-
 def least(features: Features, windows: int, name: str) -> None:
     """Raise ``NotEnoughData`` when ``name`` would have fewer than ``windows`` windows to learn from."""
     if len(features) < windows:

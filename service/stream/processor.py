@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 import msgspec
 import numpy as np
 
 from service.clock import Clock, SystemClock
-from service.domain import F32, I64, Mask, Record, Rejected, Sample, Samples, Schema, WindowBatch
+from service.detectors.early import Early
+from service.domain import F32, I64, Mask, Record, Rejected, Sample, Samples, Schema, WindowBatch, phase_of
 from service.settings import StreamSettings
 from service.stream.tapes import DUPLICATE, EMPTY, LATE, LOW_COVERAGE, NEWEST, PARTITION, RESETS, START
 from service.stream.windows import Due, Shape, Windows
@@ -38,8 +38,19 @@ class StreamProcessor:
     silent before they ever filled a window are forgotten at once: made-up names cannot keep the places, nor push out who has one.
     """
 
-    def __init__(self, schema: Schema, *, window: int, stride: int, settings: StreamSettings, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        window: int,
+        stride: int,
+        settings: StreamSettings,
+        early: Early | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """``early``: when windows are due between those of the grid; None: never."""
         self.schema = schema
+        self._early_tables: Mapping[str, int] = early.tables if early is not None else {}
         self._clock = clock or SystemClock()
         shape = Shape(
             dims=schema.dims,
@@ -54,7 +65,7 @@ class StreamProcessor:
         self._idle_rows = max(int(settings.idle_after_seconds * 1000) // schema.interval_ms, self._broken_rows)
         self._full = False  # somebody was refused a place
         self._settings = settings
-        self._windows = Windows(shape, most_slots=settings.max_entities)
+        self._windows = Windows(shape, most_slots=settings.max_entities, early=early)
         self._slots: dict[str, int] = {}
         self._entities: list[str] = []  # by slot
         # The newest of each entity that has some, also from before a restart, of entities not seen since. By name and not by slot:
@@ -193,7 +204,7 @@ class StreamProcessor:
         slot = self._slots.get(entity)
         if slot is not None:
             return slot
-        slot = self._windows.open(phase=zlib.crc32(entity.encode()), partition=partition)
+        slot = self._windows.open(phase=phase_of(entity), partition=partition, table=self._early_tables.get(entity, 0))
         self._full = slot is None
         if slot is None:
             return None

@@ -12,10 +12,13 @@ from __future__ import annotations
 import numpy as np
 
 from service.compiled import kernel
+from service.detectors.early import changed
 from service.domain import F32, I64, Mask
 
-# Columns of a slot's head.
-NEWEST, START, BASE, OLDEST, PHASE, PARTITION = range(6)
+# Columns of a slot's head. ``LOOKED``: the newest row at which a window was due, ``EARLY``: how many were since the grid's last
+# row; ``TABLE``: which of the tables of scales holds for the slot.
+NEWEST, START, BASE, OLDEST, PHASE, PARTITION, LOOKED, EARLY, TABLE = range(9)
+COLUMNS = 9
 # What became of the records, counted in this order; those that only refill count neither as late, duplicate nor taken.
 LATE, DUPLICATE, RESETS, LOW_COVERAGE, TAKEN = range(5)
 
@@ -56,16 +59,23 @@ def _slide(head: I64, values: F32, mask: Mask, offsets: I64, keep: int) -> None:
 
 
 @kernel
+def most_per_row(max_gap: int, stride: int, most_early: int) -> int:
+    """How many windows one row can make due."""
+    return max_gap // stride + 1 + min(most_early, 1)
+
+
+@kernel
 def push_rows(
     begin: int, slots: I64, rows: I64, offsets: I64, new: F32, resume_at: I64,
     heads: I64, all_values: F32, all_mask: Mask, all_offsets: I64, counts: I64,
     window: int, stride: int, max_gap: int, lateness: int, keep: int, min_coverage: float,
+    inverse: F32, beyond: float, most_early: int,
     out_slots: I64, out_rows: I64, out_first: I64, out_last: I64, out_values: F32, out_mask: Mask,
 ) -> tuple[int, int]:  # fmt: skip
     """Feed rows from ``begin`` on until all are in or the output is full; (the next row to feed, windows written)."""
     made = 0
     most = out_slots.shape[0]
-    per_row = max_gap // stride + 1
+    per_row = most_per_row(max_gap, stride, most_early)
     capacity = all_values.shape[1]
     for at in range(begin, slots.shape[0]):
         if made + per_row > most:
@@ -78,8 +88,8 @@ def push_rows(
         if newest == EMPTY or row - newest > max_gap + 1:  # a run begins
             if newest != EMPTY:
                 count[RESETS] += 1
-            head[NEWEST] = head[START] = head[BASE] = row
-            head[OLDEST] = offset
+            head[NEWEST] = head[START] = head[BASE] = head[LOOKED] = row
+            head[OLDEST], head[EARLY] = offset, 0
             _write(values, mask, 0, new[at])
             kept[0] = offset
             first = row
@@ -115,10 +125,17 @@ def push_rows(
                 for later in range(place + 1, newest - head[BASE] + 1):
                     _carry(values, mask, later)
             continue
-        if not is_new:
-            continue
-        for end in range(max(first, head[START] + window - 1), row + 1):
-            if (end + head[PHASE]) % stride != 0:
+        for end in range(first, row + 1):
+            if (end + head[PHASE]) % stride == 0:
+                head[LOOKED], head[EARLY] = end, 0
+            elif end == row and head[EARLY] < most_early:
+                place, looked = row - head[BASE], head[LOOKED] - head[BASE]
+                if looked < 0 or changed(values, mask, place, looked, inverse[head[TABLE]]) <= beyond:
+                    continue
+                head[LOOKED], head[EARLY] = row, head[EARLY] + 1
+            else:
+                continue
+            if not is_new or end < head[START] + window - 1:  # told before, or not full yet
                 continue
             begin_at = end - window + 1 - head[BASE]
             earliest, latest = NO_OFFSET, -1

@@ -4,6 +4,7 @@ Semantics (time is a grid row, ``floor(event time / interval)``):
 
 - A window is the ``window`` rows that end at a row r with ``(r + phase) % stride == 0``. It is due when a record arrives
   whose row is r or later, once ``window`` rows have passed since the run began.
+- With ``early`` a record that jumps away from the last row of the newest window ends one, too, whatever its row (``early.py``).
 - A row that was seen already is a duplicate and dropped.
 - A row older than the newest fills its place when it is at most ``lateness`` rows late; windows that are out already stay
   as they were. A later one is counted and dropped, and so is one from before the run began.
@@ -11,7 +12,7 @@ Semantics (time is a grid row, ``floor(event time / interval)``):
   the next row begins a new one and nothing older is remembered.
 - A metric missing from a row holds its last seen value of this run, masked; NaN when this run never saw it.
 
-The rows lie on tapes (``tapes.py``): ``capacity * (5 * dims + 8) + 48`` bytes a slot, ``capacity = keep + slack``. 100,000
+The rows lie on tapes (``tapes.py``): ``capacity * (5 * dims + 8) + 72`` bytes a slot, ``capacity = keep + slack``. 100,000
 entities of 8 metrics with window 100, max_gap 5: 630 MB.
 """
 
@@ -25,9 +26,10 @@ from typing import Any
 
 import numpy as np
 
+from service.detectors.early import MOST_EARLY, Early
 from service.domain import F32, I64, Mask
 from service.stream.buffers import Buffers
-from service.stream.tapes import EMPTY, FREE, NO_OFFSET, OLDEST, PARTITION, push_rows
+from service.stream.tapes import COLUMNS, EMPTY, FREE, NO_OFFSET, OLDEST, PARTITION, most_per_row, push_rows
 
 MOST_BUFFERS = 16  # kept for the windows of batches to come
 
@@ -69,7 +71,7 @@ class Shape:
     @property
     def bytes_per_slot(self) -> int:
         """Memory of one entity."""
-        return self.capacity * (5 * self.dims + 8) + 48
+        return self.capacity * (5 * self.dims + 8) + 8 * COLUMNS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,15 +92,19 @@ class Due:
 class Windows:
     """The tapes of all slots. A slot is opened with its phase and partition, fed rows, and closed to be used again."""
 
-    def __init__(self, shape: Shape, *, most_slots: int, batch_bytes: int = 32_000_000) -> None:
+    def __init__(self, shape: Shape, *, most_slots: int, early: Early | None = None, batch_bytes: int = 32_000_000) -> None:
+        """``early``: when windows are due between those of the grid; None: never."""
         self.shape = shape
+        self._early = early or Early(np.zeros((1, shape.dims), np.float32), 0.0)
+        self._most_early = MOST_EARLY if early is not None else 0
+        self._most_per_row = int(most_per_row(shape.max_gap, shape.stride, self._most_early))
         self._counts: I64 = np.zeros((1, 5), np.int64)  # by partition: late, duplicate, resets, low coverage, taken
         self._most = most_slots
         fitting = min(1024, batch_bytes // shape.bytes_per_window)
-        self._per_batch = max(fitting, shape.max_gap // shape.stride + 1)
+        self._per_batch = max(fitting, self._most_per_row)
         self._free: list[int] = []
         self._opened = 0
-        self._head: I64 = _reserved((most_slots, 6), np.int64)
+        self._head: I64 = _reserved((most_slots, COLUMNS), np.int64)
         self._values: F32 = _reserved((most_slots, shape.capacity, shape.dims), np.float32)
         self._mask: Mask = _reserved((most_slots, shape.capacity, shape.dims), np.bool_)
         self._offsets: I64 = _reserved((most_slots, shape.capacity), np.int64)
@@ -125,7 +131,7 @@ class Windows:
 
     @property
     def heads(self) -> I64:
-        """int64 (slots ever opened, 6): ``NEWEST`` row … ``PARTITION``, which is ``FREE`` for a closed slot. To be read only."""
+        """int64 (slots ever opened, ``COLUMNS``); the ``PARTITION`` of a closed slot is ``FREE``. To be read only."""
         return self._head[: self._opened]
 
     @property
@@ -133,8 +139,8 @@ class Windows:
         """Bytes of the tapes of all slots ever opened, which is what they take up at most."""
         return self._opened * self.shape.bytes_per_slot
 
-    def open(self, *, phase: int, partition: int) -> int | None:
-        """A slot without rows, or None when all ``most_slots`` are taken."""
+    def open(self, *, phase: int, partition: int, table: int = 0) -> int | None:
+        """A slot without rows, or None when all ``most_slots`` are taken. ``table``: which of ``early``'s holds for it."""
         if self._free:
             slot = self._free.pop()
         elif self._opened < self._most:
@@ -144,12 +150,12 @@ class Windows:
             return None
         if partition >= len(self._counts):
             self._counts = np.vstack([self._counts, np.zeros((partition + 1 - len(self._counts), 5), np.int64)])
-        self._head[slot] = (EMPTY, 0, 0, NO_OFFSET, phase, partition)
+        self._head[slot] = (EMPTY, 0, 0, NO_OFFSET, phase, partition, 0, 0, table)
         return slot
 
     def close(self, slot: int) -> None:
         """Forget the slot's rows; the slot is free."""
-        self._head[slot] = (EMPTY, 0, 0, NO_OFFSET, 0, FREE)
+        self._head[slot] = (EMPTY, 0, 0, NO_OFFSET, 0, FREE, 0, 0, 0)
         self._free.append(slot)
 
     def oldest_offset(self, partition: int) -> int | None:
@@ -164,11 +170,11 @@ class Windows:
         ``slots``, ``rows``, ``offsets`` and ``resume_at``: int64 (n,); ``values``: float32 (n, dims), NaN where missing.
         A window completed by a record with ``offset < resume_at`` is not returned: it was before.
         """
-        shape, done, due = self.shape, 0, []
+        done, due = 0, []
         rows, values = np.ascontiguousarray(rows), np.ascontiguousarray(values, np.float32)
         while done < len(slots):
             # As many as these rows can make due at most.
-            out = self._empty_due(min(self._per_batch, (len(slots) - done) * (shape.max_gap // shape.stride + 1)))
+            out = self._empty_due(min(self._per_batch, (len(slots) - done) * self._most_per_row))
             done, made = self._push(done, slots, rows, offsets, values, resume_at, out)
             if made:
                 due.append(_first(out, made))
@@ -186,6 +192,7 @@ class Windows:
         told: tuple[int, int] = push_rows(
             done, slots, rows, offsets, values, resume_at, self._head, self._values, self._mask, self._offsets, self._counts,
             shape.window, shape.stride, shape.max_gap, shape.lateness, shape.keep, shape.min_coverage,
+            self._early.inverse, self._early.beyond, self._most_early,
             out.slots, out.end_rows, out.first_offsets, out.last_offsets, out.values, out.mask,
         )  # fmt: skip
         return told

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,9 +10,10 @@ import numpy as np
 
 from service.alerts.episodes import Episodes
 from service.detectors.bundle import Bundle
+from service.detectors.early import due_places, early
 from service.detectors.features import carry_forward
 from service.detectors.realtime import RealTimeAnomalyDetector
-from service.domain import F64, I64, Alert, Mask, Series, Status, WindowBatch
+from service.domain import F32, F64, I64, Alert, Mask, Series, Status, WindowBatch, phase_of
 from service.settings import Settings
 
 CHUNK = 2048  # windows per batch
@@ -43,7 +43,7 @@ async def score_series(bundle: Bundle, settings: Settings, before: Series, test:
     rows = len(test.values)
     history = min(len(before.values), bundle.window + bundle.stride - 1)
     values = np.concatenate([before.values[len(before.values) - history :], test.values])
-    ends = due_rows(test.entity, test.start_row - history, len(values), bundle.window, bundle.stride)
+    ends = due_rows(bundle, test.entity, test.start_row - history, values)
     ends = ends[np.searchsorted(ends, history - bundle.stride) :]  # the last window before the test still holds in its first rows
     surprise, level, flags = np.zeros((3, len(ends)))
     alerts: list[Alert] = []
@@ -68,11 +68,16 @@ async def score_series(bundle: Bundle, settings: Settings, before: Series, test:
     return Scored(surprise[holding], level[holding], anomaly, at[at >= 0], alerted, fired, seconds / max(len(ends), 1))
 
 
-def due_rows(entity: str, first_row: int, count: int, window: int, stride: int) -> I64:
-    """Positions in ``count`` consecutive rows, the first being grid row ``first_row``, at which a full window is due."""
-    position = np.arange(window - 1, count, dtype=np.int64)
-    due: I64 = position[(first_row + position + zlib.crc32(entity.encode())) % stride == 0]
-    return due
+def due_rows(bundle: Bundle, entity: str, first_row: int, values: F32) -> I64:
+    """Positions in ``values`` (consecutive rows, the first being grid row ``first_row``) at which a full window is due."""
+    phase = first_row + phase_of(entity)
+    due = (np.arange(len(values)) + phase) % bundle.stride == 0
+    jump = early(bundle.scaler, bundle.early)
+    if jump is not None:
+        filled, mask = carry_forward(values)
+        due = due_places(filled, mask, phase, bundle.stride, jump.inverse[jump.tables.get(entity, 0)], jump.beyond)
+    places: I64 = np.flatnonzero(due)
+    return places[np.searchsorted(places, bundle.window - 1) :]
 
 
 def batches(bundle: Bundle, test: Series, values: object, ends: I64, history: int) -> Iterator[tuple[int, WindowBatch]]:

@@ -13,6 +13,7 @@ from service.clock import Clock, SystemClock
 from service.detectors.base import Progress, silent
 from service.detectors.bundle import Bundle, BundledMember, Factory, library_versions, sealed
 from service.detectors.calibration import Calibration
+from service.detectors.early import learn as jumps
 from service.detectors.ensemble import Ensemble
 from service.detectors.explain import Explainer
 from service.detectors.features import Features, Scaler
@@ -103,6 +104,7 @@ def _train(
         fingerprint=fingerprint(dataset),
         trained_at=clock.now_ms(),
         usual=usual(parts.everything, settings.window),
+        early=jumps(parts.everything, scaler, window=settings.window, stride=settings.stride, share=settings.early_share),
     )
     return sealed(bundle)
 

@@ -48,6 +48,31 @@ def test_life_of_an_alert(picture: str, expected: list[str]) -> None:
     assert actions(told(picture)) == expected
 
 
+@pytest.mark.parametrize(
+    ("windows", "expected"),
+    [
+        ("30w 33w 40.", ["opened"]),  # the early window shares 7 of its 10 newest rows: one odd row in both
+        ("23w 30w 40.", ["opened"]),
+        ("23w 30w 33w 40w", ["opened", "fired"]),  # 23 and 33 share none
+        ("23W 30w 33w 40.", ["opened"]),  # the first was no evidence: 30 counts in its place, and shares rows with 33
+        ("23W 30w 33. 40w", ["opened", "fired"]),
+        ("23w 24w 25w 30.", ["opened"]),
+        ("23w 24c 30.", ["opened", "fired"]),  # critical fires at once, early as well
+        ("23w 30w 40w 43. 47. 50. 53. 60. 70.", ["opened", "fired", "resolved"]),  # resolved after three strides of quiet
+        ("23w 30w 40w 43. 47. 50. 53.", ["opened", "fired"]),
+        ("23w 30w 40w 43. 47. 50. 53. 57w 60. 63. 67. 73. 80.", ["opened", "fired"]),  # what was quiet is not, one row later
+        ("20w 30c 33w 36w 40w 43w 46w 50w", ["opened", "fired"]),  # early calm lowers nothing
+    ],
+)
+def test_windows_that_share_their_newest_rows_count_once(windows: str, expected: list[str]) -> None:
+    scores = {".": 0.05, "w": 0.8, "c": 0.95}
+    seen = [
+        verdict(0, scores[sign.lower()], fresh=sign.islower(), end_row=BORN + row, timestamp=(BORN + row) * INTERVAL_MS)
+        for row, sign in ((int(window[:-1]), window[-1]) for window in windows.split())
+    ]
+    assert actions(Episodes(EpisodeSettings()).observe(seen)) == expected
+
+
 def test_an_alert_says_what_when_and_from_where() -> None:
     opened, fired, resolved = told("...ww...")
     first_row = BORN + 3 * STRIDE - STRIDE + 1

@@ -492,7 +492,8 @@ class Chaos:
         expected = await expect(records, self._settings, detector)
         detector.close()
         self._report.windows, self._report.left_out = expected.windows, expected.left_out_windows
-        self._say(f"{expected.windows} windows, {len(expected.transitions)} transitions expected; waiting for the workers")
+        windows = f"{expected.windows} windows ({expected.early} of them early)"
+        self._say(f"{windows}, {len(expected.transitions)} transitions expected; waiting for the workers")
         deadline = time.monotonic() + SETTLE
         while time.monotonic() < deadline:
             now = await self._compare(expected)

@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from service.detectors.bundle import Bundle
 from service.detectors.realtime import RealTimeAnomalyDetector
 from service.domain import Schema, Verdict, WindowBatch
 from service.settings import EpisodeSettings, Settings
 
 MARGIN = 1e-6  # windows whose surprise (or score) is this near to a bound: their entity is not judged
+MOST_EARLY = 2  # windows between two of the grid
 RANK = {"info": 0, "warning": 1, "critical": 2}
 FLOOR = {"info": 0.0, "warning": 0.7, "critical": 0.9}
 
@@ -31,6 +33,7 @@ class Expected:
     transitions: list[tuple[str, int, str, str]] = field(default_factory=list)
     refused: set[tuple[int, int]] = field(default_factory=set)  # (partition, offset)
     windows: int = 0
+    early: int = 0  # of these, between two of the grid
     left_out: set[str] = field(default_factory=set)  # entities too near to a bound
     left_out_windows: int = 0
     entity_of: dict[str, str] = field(default_factory=dict)
@@ -50,6 +53,7 @@ class Life:
     def __init__(self) -> None:
         self.rows: dict[int, Row] = {}
         self.start = self.newest = 0
+        self.looked = self.early = 0  # the newest row that ended a window, and how many were early since the grid's last
 
 
 def read(value: bytes | None, metrics: Sequence[str], far: int) -> tuple[str, int, list[float | None]] | None:
@@ -81,8 +85,16 @@ async def expect(records: Mapping[int, Sequence[Any]], settings: Settings, detec
                 continue
             entity, stamp, values = good
             life = lives.setdefault(entity, Life())
-            for end in arrive(life, stamp // schema.interval_ms, Row(message.offset, values), settings):
-                if end >= life.start + detector.bundle.window - 1 and (end + zlib.crc32(entity.encode())) % stride == 0:
+            row = stamp // schema.interval_ms
+            for end in arrive(life, row, Row(message.offset, values), settings):
+                if (end + zlib.crc32(entity.encode())) % stride == 0:
+                    life.looked, life.early = end, 0
+                elif end == row and life.early < MOST_EARLY and jumped(life, row, entity, detector.bundle):
+                    life.looked, life.early = row, life.early + 1
+                    expected.early += end >= life.start + detector.bundle.window - 1
+                else:
+                    continue
+                if end >= life.start + detector.bundle.window - 1:
                     due[entity].append((end, *window(life, end, detector.bundle.window, schema.dims), partition))
     for entity, windows in due.items():
         verdicts = await score(entity, windows, schema, detector)
@@ -101,7 +113,7 @@ def arrive(life: Life, row: int, what: Row, settings: Settings) -> range:
     """Take one row in; the window ends that it completes."""
     gap, late = settings.stream.max_gap_rows, int(settings.stream.allowed_lateness_seconds)  # rows are seconds here
     if not life.rows or row > life.newest + gap + 1:
-        life.rows, life.start, life.newest = {row: what}, row, row
+        life.rows, life.start, life.newest, life.looked, life.early = {row: what}, row, row, row, 0
         return range(row, row + 1)
     if row > life.newest:
         first, life.newest = life.newest + 1, row
@@ -110,6 +122,18 @@ def arrive(life: Life, row: int, what: Row, settings: Settings) -> range:
     if row not in life.rows and row >= life.start and life.newest - row <= late:
         life.rows[row] = what
     return range(0)
+
+
+def jumped(life: Life, row: int, entity: str, bundle: Bundle) -> bool:
+    """Whether the metrics of this row lie far from those of the row last looked at; only those that both rows brought count."""
+    if bundle.early is None or life.looked not in life.rows:
+        return False
+    changes = 0.0
+    for metric, (new, old) in enumerate(zip(life.rows[row].values, life.rows[life.looked].values, strict=True)):
+        if new is not None and old is not None:
+            change = np.abs(np.float32(new) - np.float32(old)) / bundle.scaler.scale(entity)[metric]
+            changes += min(float(change), 10.0)
+    return changes / bundle.schema.dims > bundle.early
 
 
 def window(life: Life, end: int, length: int, dims: int) -> tuple[Any, Any, int, int]:
@@ -205,6 +229,7 @@ def follow(entity: str, verdicts: Sequence[Verdict], policy: EpisodeSettings) ->
                 "id": number, "seq": 0, "severity": severity(strength), "peak": severity(strength), "firing": False,
                 "first": first, "last": verdict.end_row, "level": verdict.level, "shift": shift, "highest": verdict.surprise,
                 "recent": [fresh], "quiet": int(not fresh), "calm": 0, "calmest": 0.0, "age": 1, "update": 8, "swings": 0,
+                "counted": verdict.end_row,
             }  # fmt: skip
             say("opened")
             if fresh and (now["severity"] == "critical" or policy.fire_after <= 1):
@@ -214,10 +239,16 @@ def follow(entity: str, verdicts: Sequence[Verdict], policy: EpisodeSettings) ->
         strength = strength_of(verdict, now["shift"])
         level, evidence = severity(strength), fresh and verdict.surprise > now["level"]
         below = strength < FLOOR[now["severity"]] - policy.severity_hysteresis
-        now["last"], now["age"], now["highest"] = verdict.end_row, now["age"] + 1, max(now["highest"], verdict.surprise)
-        now["recent"] = (now["recent"] + [evidence])[-policy.fire_within :]
-        now["quiet"] = 0 if evidence else now["quiet"] + 1
-        now["calm"], now["calmest"] = (now["calm"] + 1, max(now["calmest"], strength)) if below else (0, 0.0)
+        now["last"], now["highest"] = verdict.end_row, max(now["highest"], verdict.surprise)
+        # A window that shares fresh rows with the one counted last is counted only as evidence in the place of none.
+        counts = verdict.end_row - now["counted"] >= verdict.stride
+        if counts:
+            now["recent"], now["age"] = (now["recent"] + [evidence])[-policy.fire_within :], now["age"] + 1
+            now["quiet"] = 0 if evidence else now["quiet"] + 1
+        if counts or (evidence and not now["recent"][-1]):
+            now["counted"], now["recent"][-1] = verdict.end_row, evidence
+            now["quiet"] = 0 if evidence else now["quiet"]
+        now["calm"], now["calmest"] = (now["calm"] + counts, max(now["calmest"], strength)) if below else (0, 0.0)
         if evidence and not now["firing"] and RANK[level] > RANK[now["severity"]]:
             now["severity"] = now["peak"] = level
         if (verdict.end_row - now["first"] + 1) * verdict.interval_ms >= policy.max_episode_seconds * 1000:

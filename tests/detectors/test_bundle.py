@@ -58,6 +58,8 @@ def test_what_is_read_scores_like_what_was_written_to_the_bit(bundle: Bundle, sa
     assert read.fingerprint == bundle.fingerprint
     assert len(read.version) == 12
     assert read.usual == bundle.usual
+    assert read.early == bundle.early
+    assert bundle.early is not None
     assert read.trained_at == bundle.trained_at
 
 
@@ -67,6 +69,13 @@ def test_what_is_usual_of_other_metrics_is_refused(saved: Path) -> None:
         told["usual"][name].append(0)
     (saved / MANIFEST).write_text(json.dumps(told))
     with pytest.raises(BundleError, match="what is usual of 4 metrics"):
+        load_bundle(saved, factory=make_detector)
+
+
+def test_an_impossible_jump_is_refused(saved: Path) -> None:
+    told = json.loads((saved / MANIFEST).read_bytes())
+    (saved / MANIFEST).write_text(json.dumps(told | {"early": 10.5}))
+    with pytest.raises(BundleError, match="impossible change"):
         load_bundle(saved, factory=make_detector)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.detectors.early import MOST_CHANGE, MOST_EARLY, Early
 from service.domain import F32
 from service.stream.tapes import DUPLICATE, LATE, RESETS
 from service.stream.windows import Shape, Windows
@@ -28,6 +29,9 @@ class Reference:
     late: int = 0
     duplicate: int = 0
     resets: int = 0
+    beyond: float | None = None
+    looked: int = 0
+    early: int = 0
 
     def push(
         self, row: int, offset: int, values: list[float | None]
@@ -36,6 +40,7 @@ class Reference:
         if self.newest is None or row - self.newest > shape.max_gap + 1:
             self.resets += self.newest is not None
             self.seen, self.start, self.newest, first = {row: (offset, values)}, row, row, row
+            self.looked, self.early = row, 0
         elif row > self.newest:
             first, self.newest = self.newest + 1, row
             self.seen[row] = (offset, values)
@@ -47,10 +52,23 @@ class Reference:
             else:
                 self.seen[row] = (offset, values)
             return []
-        ends = [
-            end for end in range(first, row + 1) if (end + self.phase) % shape.stride == 0 and end - self.start + 1 >= shape.window
-        ]
-        return [self.window(end) for end in ends]
+        ends = [end for end in range(first, row + 1) if self.due(end, row)]
+        return [self.window(end) for end in ends if end - self.start + 1 >= shape.window]
+
+    def due(self, end: int, row: int) -> bool:
+        if (end + self.phase) % self.shape.stride == 0:
+            self.looked, self.early = end, 0
+            return True
+        if end < row or self.beyond is None or self.early == MOST_EARLY or self.change(row) <= self.beyond:
+            return False
+        self.looked, self.early = row, self.early + 1
+        return True
+
+    def change(self, row: int) -> float:
+        if self.looked not in self.seen:
+            return 0.0
+        pairs = zip(self.seen[row][1], self.seen[self.looked][1], strict=True)
+        return sum(min(abs(new - old) * UNIT, MOST_CHANGE) for new, old in pairs if new is not None and old is not None)
 
     def window(self, end: int) -> tuple[int, int, int, list[list[float | None]], list[list[bool]]]:
         rows = range(end - self.shape.window + 1, end + 1)
@@ -94,14 +112,23 @@ def streams(draw: st.DrawFn, dims: int | None = None) -> tuple[Shape, list[Arriv
     return shape, arrivals
 
 
+UNIT = 0.125  # of a metric's change; a metric rises by 10 from one arrival to the next
+_BEYOND = st.sampled_from([None, 1.5, 3.0, 11.0, 25.0])
 _STEP = st.sampled_from([1] * 10 + [0, 2, 2, 3, 4, 5, 6, 30, -1, -1, -2, -3, -5, -9])
 
 
 def run(
-    shape: Shape, arrivals: list[Arrival], *, begin: int = 0, resume_at: int = 0, together: int = 1000
+    shape: Shape,
+    arrivals: list[Arrival],
+    *,
+    beyond: float | None = None,
+    begin: int = 0,
+    resume_at: int = 0,
+    together: int = 1000,
 ) -> tuple[list[Window], Windows]:
     """Feed the arrivals from ``begin`` on; the offset of one is its place in the list."""
-    windows = Windows(shape, most_slots=3)
+    early = Early(np.full((1, shape.dims), UNIT, np.float32), beyond) if beyond is not None else None
+    windows = Windows(shape, most_slots=3, early=early)
     for entity in range(3):
         assert windows.open(phase=entity, partition=0) == entity
     out: list[Window] = []
@@ -123,17 +150,20 @@ def run(
     return out, windows
 
 
-@given(streams(), st.integers(1, 40))
-@settings(max_examples=200, deadline=None)
-def test_windows_are_those_of_the_reference_however_rows_are_batched(stream: tuple[Shape, list[Arrival]], together: int) -> None:
+@given(streams(), st.integers(1, 40), _BEYOND)
+@settings(max_examples=300, deadline=None)
+def test_windows_are_those_of_the_reference_however_rows_are_batched(
+    stream: tuple[Shape, list[Arrival]], together: int, beyond: float | None
+) -> None:
     shape, arrivals = stream
-    references = [Reference(shape, phase) for phase in range(3)]
+    beyond = beyond if shape.stride <= shape.window else None
+    references = [Reference(shape, phase, beyond=beyond) for phase in range(3)]
     expected = [
         (entity, *window)
         for at, (entity, row, values) in enumerate(arrivals)
         for window in references[entity].push(row, at, values)
     ]
-    got, windows = run(shape, arrivals, together=together)
+    got, windows = run(shape, arrivals, beyond=beyond, together=together)
     assert got == expected
     for column, name in ((LATE, "late"), (DUPLICATE, "duplicate"), (RESETS, "resets")):
         # What fell off the tape can no longer be told from a late row.
@@ -142,29 +172,33 @@ def test_windows_are_those_of_the_reference_however_rows_are_batched(stream: tup
     assert windows.counts[LATE] + windows.counts[DUPLICATE] == sum(one.late + one.duplicate for one in references)
 
 
-@given(streams(dims=1), st.data())
-@settings(max_examples=300, deadline=None)
-def test_a_restart_anywhere_refills_to_the_same_windows(stream: tuple[Shape, list[Arrival]], data: st.DataObject) -> None:
+@given(streams(dims=1), st.data(), _BEYOND)
+@settings(max_examples=500, deadline=None)
+def test_a_restart_anywhere_refills_to_the_same_windows(
+    stream: tuple[Shape, list[Arrival]], data: st.DataObject, beyond: float | None
+) -> None:
     shape, arrivals = stream
+    beyond = beyond if shape.stride <= shape.window else None
     cut = data.draw(st.integers(0, len(arrivals)))
-    before, windows = run(shape, arrivals[:cut])
+    before, windows = run(shape, arrivals[:cut], beyond=beyond)
     oldest = windows.oldest_offset(0)
-    after, _ = run(shape, arrivals, begin=cut if oldest is None else oldest, resume_at=cut)
-    whole, _ = run(shape, arrivals)
+    after, _ = run(shape, arrivals, beyond=beyond, begin=cut if oldest is None else oldest, resume_at=cut)
+    whole, _ = run(shape, arrivals, beyond=beyond)
     assert before + after == whole
 
 
-@given(streams(), st.data())
-@settings(max_examples=200, deadline=None)
+@given(streams(), st.data(), _BEYOND)
+@settings(max_examples=400, deadline=None)
 def test_after_a_restart_only_values_carried_from_before_the_rewind_are_missing(
-    stream: tuple[Shape, list[Arrival]], data: st.DataObject
+    stream: tuple[Shape, list[Arrival]], data: st.DataObject, beyond: float | None
 ) -> None:
     shape, arrivals = stream
+    beyond = beyond if shape.stride <= shape.window else None
     cut = data.draw(st.integers(0, len(arrivals)))
-    before, windows = run(shape, arrivals[:cut])
+    before, windows = run(shape, arrivals[:cut], beyond=beyond)
     oldest = windows.oldest_offset(0)
-    after, _ = run(shape, arrivals, begin=cut if oldest is None else oldest, resume_at=cut)
-    whole, _ = run(shape, arrivals)
+    after, _ = run(shape, arrivals, beyond=beyond, begin=cut if oldest is None else oldest, resume_at=cut)
+    whole, _ = run(shape, arrivals, beyond=beyond)
     for (*places, values, mask), (*expected_places, expected_values, expected_mask) in zip(before + after, whole, strict=True):
         assert (places, mask) == (expected_places, expected_mask)
         assert all(
