@@ -4,7 +4,8 @@ A score that is held for a stride knows of a fault half a stride late on average
 never. Scoring every row costs ten times as much; whether a row lies far from the one last looked at is a few nanoseconds a
 metric. So a row at which the mean change of the metrics since the newest window's last row (in robust standard deviations, each
 counting for ``MOST_CHANGE`` at most) exceeds ``beyond`` ends a window, too; ``MOST_EARLY`` of them at most between two of
-the grid. ``beyond`` is learned: what one normal stride in twenty exceeds. Decision 0014 has the measurements.
+the grid. ``beyond`` is learned: what one normal stride in twenty exceeds. A stride after each of them one more is due: an alert
+needs two windows whose newest rows are disjoint, and need not wait for the grid. Decision 0014 has the measurements.
 
 Only metrics observed in both rows count. What is carried forward may be lost in a restart, and the same records must make the
 same windows due before and after it.
@@ -21,7 +22,8 @@ from service.compiled import kernel
 from service.detectors.features import Scaler, carry_forward
 from service.domain import F32, F64, Mask, Series, phase_of
 
-MOST_EARLY = 2  # between two windows of the grid: an entity gone wild costs three times as much, and no more
+MOST_EARLY = 2  # between two windows of the grid, and as many that follow: an entity gone wild costs five times as much at most
+LONGEST_STRIDE = 60  # rows: which of the newest were early is kept in the bits of one number
 MOST_CHANGE = 10.0
 
 
@@ -46,9 +48,10 @@ def early(scaler: Scaler, beyond: float | None) -> Early | None:
 def learn(series: Sequence[Series], scaler: Scaler, *, window: int, stride: int, share: float) -> float | None:
     """The mean change since the grid's last row that ``share`` of the normal strides exceed somewhere.
 
-    None where nothing lies between two windows, or where the rows are too few to tell.
+    None where nothing lies between two windows, or where the rows are too few to tell. And where the stride is longer than half a
+    window (or ``LONGEST_STRIDE``): after a restart two strides are read again for certain, and what is due must follow from them.
     """
-    if share == 0 or not 1 < stride <= window:
+    if share == 0 or stride == 1 or stride > min(window // 2, LONGEST_STRIDE):
         return None
     parts: list[F64] = []
     for one in series:
@@ -72,15 +75,24 @@ def changed(values: F32, mask: Mask, at: int, since: int, inverse: F32) -> float
 
 
 @kernel
+def shifted(recent: int) -> int:
+    """Which of the newest rows were early, one row later: bit k stands for the row k rows ago."""
+    return (recent & (1 << LONGEST_STRIDE) - 1) << 1
+
+
+@kernel
 def due_places(values: F32, mask: Mask, phase: int, stride: int, inverse: F32, beyond: float) -> Mask:
     """bool (n,): the rows of one run at which a window is due; row i is of the grid where ``(i + phase) % stride == 0``."""
     due = np.zeros(values.shape[0], np.bool_)
-    looked, count = 0, 0
+    looked, count, recent = 0, 0, 0
     for i in range(values.shape[0]):
+        recent = shifted(recent)
         if (i + phase) % stride == 0:
             due[i], looked, count = True, i, 0
         elif count < MOST_EARLY and changed(values, mask, i, looked, inverse) > beyond:
-            due[i], looked, count = True, i, count + 1
+            due[i], looked, count, recent = True, i, count + 1, recent | 1
+        elif recent >> stride & 1:
+            due[i], looked = True, i
     return due
 
 

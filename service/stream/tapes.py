@@ -12,13 +12,13 @@ from __future__ import annotations
 import numpy as np
 
 from service.compiled import kernel
-from service.detectors.early import changed
+from service.detectors.early import changed, shifted
 from service.domain import F32, I64, Mask
 
 # Columns of a slot's head. ``LOOKED``: the newest row at which a window was due, ``EARLY``: how many were since the grid's last
-# row; ``TABLE``: which of the tables of scales holds for the slot.
-NEWEST, START, BASE, OLDEST, PHASE, PARTITION, LOOKED, EARLY, TABLE = range(9)
-COLUMNS = 9
+# row, ``RECENT``: which of the newest rows were early (bits); ``TABLE``: which of the tables of scales holds for the slot.
+NEWEST, START, BASE, OLDEST, PHASE, PARTITION, LOOKED, EARLY, RECENT, TABLE = range(10)
+COLUMNS = 10
 # What became of the records, counted in this order; those that only refill count neither as late, duplicate nor taken.
 LATE, DUPLICATE, RESETS, LOW_COVERAGE, TAKEN = range(5)
 
@@ -59,9 +59,16 @@ def _slide(head: I64, values: F32, mask: Mask, offsets: I64, keep: int) -> None:
 
 
 @kernel
+def _jumped(head: I64, values: F32, mask: Mask, inverse: F32, beyond: float) -> bool:
+    """Whether the newest row lies far from the one last looked at."""
+    looked = head[LOOKED] - head[BASE]
+    return looked >= 0 and changed(values, mask, head[NEWEST] - head[BASE], looked, inverse[head[TABLE]]) > beyond
+
+
+@kernel
 def most_per_row(max_gap: int, stride: int, most_early: int) -> int:
-    """How many windows one row can make due."""
-    return max_gap // stride + 1 + min(most_early, 1)
+    """Most windows that one row makes due: its own, and in the gap before it those of the grid and those that follow early ones."""
+    return min(max_gap // stride + 1 + 2 * most_early, max_gap) + 1
 
 
 @kernel
@@ -89,7 +96,7 @@ def push_rows(
             if newest != EMPTY:
                 count[RESETS] += 1
             head[NEWEST] = head[START] = head[BASE] = head[LOOKED] = row
-            head[OLDEST], head[EARLY] = offset, 0
+            head[OLDEST], head[EARLY], head[RECENT] = offset, 0, 0
             _write(values, mask, 0, new[at])
             kept[0] = offset
             first = row
@@ -126,13 +133,13 @@ def push_rows(
                     _carry(values, mask, later)
             continue
         for end in range(first, row + 1):
+            head[RECENT] = shifted(head[RECENT])
             if (end + head[PHASE]) % stride == 0:
                 head[LOOKED], head[EARLY] = end, 0
-            elif end == row and head[EARLY] < most_early:
-                place, looked = row - head[BASE], head[LOOKED] - head[BASE]
-                if looked < 0 or changed(values, mask, place, looked, inverse[head[TABLE]]) <= beyond:
-                    continue
-                head[LOOKED], head[EARLY] = row, head[EARLY] + 1
+            elif end == row and head[EARLY] < most_early and _jumped(head, values, mask, inverse, beyond):
+                head[LOOKED], head[EARLY], head[RECENT] = row, head[EARLY] + 1, head[RECENT] | 1
+            elif head[RECENT] >> stride & 1:
+                head[LOOKED] = end
             else:
                 continue
             if not is_new or end < head[START] + window - 1:  # told before, or not full yet

@@ -4,7 +4,8 @@ Semantics (time is a grid row, ``floor(event time / interval)``):
 
 - A window is the ``window`` rows that end at a row r with ``(r + phase) % stride == 0``. It is due when a record arrives
   whose row is r or later, once ``window`` rows have passed since the run began.
-- With ``early`` a record that jumps away from the last row of the newest window ends one, too, whatever its row (``early.py``).
+- With ``early`` a record that jumps away from the last row of the newest window ends one, too, whatever its row, and the row a
+  stride later another (``early.py``).
 - A row that was seen already is a duplicate and dropped.
 - A row older than the newest fills its place when it is at most ``lateness`` rows late; windows that are out already stay
   as they were. A later one is counted and dropped, and so is one from before the run began.
@@ -12,7 +13,7 @@ Semantics (time is a grid row, ``floor(event time / interval)``):
   the next row begins a new one and nothing older is remembered.
 - A metric missing from a row holds its last seen value of this run, masked; NaN when this run never saw it.
 
-The rows lie on tapes (``tapes.py``): ``capacity * (5 * dims + 8) + 72`` bytes a slot, ``capacity = keep + slack``. 100,000
+The rows lie on tapes (``tapes.py``): ``capacity * (5 * dims + 8) + 80`` bytes a slot, ``capacity = keep + slack``. 100,000
 entities of 8 metrics with window 100, max_gap 5: 630 MB.
 """
 
@@ -150,12 +151,12 @@ class Windows:
             return None
         if partition >= len(self._counts):
             self._counts = np.vstack([self._counts, np.zeros((partition + 1 - len(self._counts), 5), np.int64)])
-        self._head[slot] = (EMPTY, 0, 0, NO_OFFSET, phase, partition, 0, 0, table)
+        self._head[slot] = (EMPTY, 0, 0, NO_OFFSET, phase, partition, 0, 0, 0, table)
         return slot
 
     def close(self, slot: int) -> None:
         """Forget the slot's rows; the slot is free."""
-        self._head[slot] = (EMPTY, 0, 0, NO_OFFSET, 0, FREE, 0, 0, 0)
+        self._head[slot] = (EMPTY, 0, 0, NO_OFFSET, 0, FREE, 0, 0, 0, 0)
         self._free.append(slot)
 
     def oldest_offset(self, partition: int) -> int | None:

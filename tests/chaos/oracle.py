@@ -53,7 +53,9 @@ class Life:
     def __init__(self) -> None:
         self.rows: dict[int, Row] = {}
         self.start = self.newest = 0
-        self.looked = self.early = 0  # the newest row that ended a window, and how many were early since the grid's last
+        # The newest row that ended a window, how many were early since the grid's last, and all that were.
+        self.looked = self.early = 0
+        self.earlies: set[int] = set()
 
 
 def read(value: bytes | None, metrics: Sequence[str], far: int) -> tuple[str, int, list[float | None]] | None:
@@ -91,6 +93,10 @@ async def expect(records: Mapping[int, Sequence[Any]], settings: Settings, detec
                     life.looked, life.early = end, 0
                 elif end == row and life.early < MOST_EARLY and jumped(life, row, entity, detector.bundle):
                     life.looked, life.early = row, life.early + 1
+                    life.earlies.add(row)
+                    expected.early += end >= life.start + detector.bundle.window - 1
+                elif end - stride in life.earlies:
+                    life.looked = end
                     expected.early += end >= life.start + detector.bundle.window - 1
                 else:
                     continue
@@ -114,6 +120,7 @@ def arrive(life: Life, row: int, what: Row, settings: Settings) -> range:
     gap, late = settings.stream.max_gap_rows, int(settings.stream.allowed_lateness_seconds)  # rows are seconds here
     if not life.rows or row > life.newest + gap + 1:
         life.rows, life.start, life.newest, life.looked, life.early = {row: what}, row, row, row, 0
+        life.earlies = set()
         return range(row, row + 1)
     if row > life.newest:
         first, life.newest = life.newest + 1, row

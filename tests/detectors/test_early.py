@@ -32,7 +32,8 @@ def test_so_many_normal_strides_hold_one_as_were_asked_for(share: float) -> None
     told, _ = learned(Series("a", 0, noise(40_000)), share=share)
     assert told is not None
     fresh = noise(40_000, seed=1)
-    strides = {(row + phase_of("a")) // STRIDE for row in due(fresh, told) if (row + phase_of("a")) % STRIDE}
+    between = {row for row in due(fresh, told) if (row + phase_of("a")) % STRIDE}
+    strides = {(row + phase_of("a")) // STRIDE for row in between if row - STRIDE not in between}  # the others follow one
     assert len(strides) == pytest.approx(4000 * share, rel=0.3)
 
 
@@ -42,21 +43,21 @@ def test_a_jump_is_looked_at_at_once_and_so_is_its_end() -> None:
     values = noise(400, seed=2)
     first = 201 + (-phase_of("a") - 201) % STRIDE + 3  # three rows after one of the grid
     values[first : first + 4] += 4.0
-    assert {first, first + 4} <= set(due(values, told))
+    assert {first, first + STRIDE, first + 4, first + 4 + STRIDE} <= set(due(values, told))  # and once more a stride later
 
 
-def test_an_entity_gone_wild_costs_three_times_as_much_at_most() -> None:
+def test_an_entity_gone_wild_costs_five_times_as_much_at_most() -> None:
     told, _ = learned(Series("a", 0, noise(4000)))
     assert told is not None
     _, looks = np.unique([(row + phase_of("a")) // STRIDE for row in due(noise(1000) * 50, told)], return_counts=True)
-    assert set(looks[1:-1]) == {1 + MOST_EARLY}
+    assert set(looks[1:-1]) <= set(range(1 + MOST_EARLY, 2 + 2 * MOST_EARLY))
 
 
 def test_where_no_row_lies_between_there_are_none() -> None:
     one = Series("a", 0, noise(4000))
     assert learned(one, stride=1)[0] is None
     assert learned(one, share=0.0)[0] is None
-    assert learned(one, stride=WINDOW + 1)[0] is None  # a restart would not see the row last looked at
+    assert learned(one, stride=WINDOW // 2 + 1)[0] is None  # a restart would not see all that they follow from
     assert learned(Series("a", 0, noise(150)))[0] is None  # 15 strides cannot say what one in 20 exceeds
 
 
