@@ -109,9 +109,10 @@ class StreamProcessor:
         return self._newest_row.get(partition)
 
     def records_of(self, nbytes: int) -> int:
-        """How many records make due, as a rule, windows of so many bytes; at least one."""
+        """How many records make due windows of so many bytes; at least one. Where all metrics of all entities jump from row to row
+        that is so as well (the windows that follow early ones fall on those rows, too), elsewhere they make fewer."""
         shape = self._windows.shape
-        return max(nbytes // shape.bytes_per_window, 1) * shape.stride
+        return max(nbytes // shape.bytes_per_window * shape.stride // self._windows.most_per_stride, 1)
 
     @property
     def nbytes(self) -> int:

@@ -117,6 +117,11 @@ class Windows:
         return self._opened - len(self._free)
 
     @property
+    def most_per_stride(self) -> int:
+        """How many windows an entity has in a stride whose every row jumps."""
+        return min(1 + self._most_early, self.shape.stride)
+
+    @property
     def counts(self) -> I64:
         """What became of the records so far, of all partitions: int64 (5,), ``LATE`` … ``TAKEN``."""
         return np.asarray(self._counts.sum(axis=0))
