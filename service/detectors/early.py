@@ -75,28 +75,6 @@ def changed(values: F32, mask: Mask, at: int, since: int, inverse: F32) -> float
 
 
 @kernel
-def shifted(recent: int) -> int:
-    """Which of the newest rows were early, one row later: bit k stands for the row k rows ago."""
-    return (recent & (1 << LONGEST_STRIDE) - 1) << 1
-
-
-@kernel
-def due_places(values: F32, mask: Mask, phase: int, stride: int, inverse: F32, beyond: float) -> Mask:
-    """bool (n,): the rows of one run at which a window is due; row i is of the grid where ``(i + phase) % stride == 0``."""
-    due = np.zeros(values.shape[0], np.bool_)
-    looked, count, recent = 0, 0, 0
-    for i in range(values.shape[0]):
-        recent = shifted(recent)
-        if (i + phase) % stride == 0:
-            due[i], looked, count = True, i, 0
-        elif count < MOST_EARLY and changed(values, mask, i, looked, inverse) > beyond:
-            due[i], looked, count, recent = True, i, count + 1, recent | 1
-        elif recent >> stride & 1:
-            due[i], looked = True, i
-    return due
-
-
-@kernel
 def _largest(values: F32, mask: Mask, phase: int, stride: int, inverse: F32) -> F64:
     """The largest change since the grid's last row, for every whole stride."""
     first = -phase % stride

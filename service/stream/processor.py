@@ -112,7 +112,7 @@ class StreamProcessor:
         """How many records make due windows of so many bytes; at least one. Where all metrics of all entities jump from row to row
         that is so as well (the windows that follow early ones fall on those rows, too), elsewhere they make fewer."""
         shape = self._windows.shape
-        return max(nbytes // shape.bytes_per_window * shape.stride // self._windows.most_per_stride, 1)
+        return max(nbytes // shape.bytes_per_window, 1) * shape.stride // self._windows.most_per_stride
 
     @property
     def nbytes(self) -> int:

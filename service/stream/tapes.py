@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from service.compiled import kernel
-from service.detectors.early import changed, shifted
+from service.detectors.early import LONGEST_STRIDE, changed
 from service.domain import F32, I64, Mask
 
 # Columns of a slot's head. ``LOOKED``: the newest row at which a window was due, ``EARLY``: how many were since the grid's last
@@ -68,7 +68,37 @@ def _jumped(head: I64, values: F32, mask: Mask, inverse: F32, beyond: float) -> 
 @kernel
 def most_per_row(max_gap: int, stride: int, most_early: int) -> int:
     """Most windows that one row makes due: its own, and in the gap before it those of the grid and those that follow early ones."""
-    return min(max_gap // stride + 1 + 2 * most_early, max_gap) + 1
+    return min(max_gap // stride + 3 * most_early, max_gap) + 1
+
+
+@kernel
+def _look(head: I64, end: int, values: F32, mask: Mask, stride: int, inverse: F32, beyond: float, most_early: int) -> bool:
+    """Whether a window is due at row ``end``, the next one of its slot; what that follows from is kept in the head."""
+    head[RECENT] = (head[RECENT] & (1 << LONGEST_STRIDE) - 1) << 1  # bit k: whether the row k rows ago was early
+    if (end + head[PHASE]) % stride == 0:
+        head[LOOKED], head[EARLY] = end, 0
+        return True
+    if end == head[NEWEST] and head[EARLY] < most_early and _jumped(head, values, mask, inverse, beyond):
+        head[LOOKED], head[EARLY], head[RECENT] = end, head[EARLY] + 1, head[RECENT] | 1
+        return True
+    if head[RECENT] >> stride & 1:
+        head[LOOKED] = end
+        return True
+    return False
+
+
+@kernel
+def due_places(
+    values: F32, mask: Mask, phase: int, table: int, stride: int, inverse: F32, beyond: float, most_early: int
+) -> Mask:  # fmt: skip
+    """bool (n,): the rows of one run, none of them missing, at which a window would be due once it is full."""
+    head = np.zeros(COLUMNS, np.int64)
+    head[PHASE], head[TABLE] = phase, table
+    due = np.zeros(values.shape[0], np.bool_)
+    for i in range(values.shape[0]):
+        head[NEWEST] = i
+        due[i] = _look(head, i, values, mask, stride, inverse, beyond, most_early)
+    return due
 
 
 @kernel
@@ -133,14 +163,7 @@ def push_rows(
                     _carry(values, mask, later)
             continue
         for end in range(first, row + 1):
-            head[RECENT] = shifted(head[RECENT])
-            if (end + head[PHASE]) % stride == 0:
-                head[LOOKED], head[EARLY] = end, 0
-            elif end == row and head[EARLY] < most_early and _jumped(head, values, mask, inverse, beyond):
-                head[LOOKED], head[EARLY], head[RECENT] = row, head[EARLY] + 1, head[RECENT] | 1
-            elif head[RECENT] >> stride & 1:
-                head[LOOKED] = end
-            else:
+            if not _look(head, end, values, mask, stride, inverse, beyond, most_early):
                 continue
             if not is_new or end < head[START] + window - 1:  # told before, or not full yet
                 continue

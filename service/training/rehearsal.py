@@ -10,11 +10,12 @@ import numpy as np
 
 from service.alerts.episodes import Episodes
 from service.detectors.bundle import Bundle
-from service.detectors.early import due_places, early
+from service.detectors.early import MOST_EARLY, early
 from service.detectors.features import carry_forward
 from service.detectors.realtime import RealTimeAnomalyDetector
 from service.domain import F32, F64, I64, Alert, Mask, Series, Status, WindowBatch, phase_of
 from service.settings import Settings
+from service.stream.tapes import due_places
 
 CHUNK = 2048  # windows per batch
 
@@ -75,7 +76,8 @@ def due_rows(bundle: Bundle, entity: str, first_row: int, values: F32) -> I64:
     jump = early(bundle.scaler, bundle.early)
     if jump is not None:
         filled, mask = carry_forward(values)
-        due = due_places(filled, mask, phase, bundle.stride, jump.inverse[jump.tables.get(entity, 0)], jump.beyond)
+        table = jump.tables.get(entity, 0)
+        due = due_places(filled, mask, phase, table, bundle.stride, jump.inverse, jump.beyond, MOST_EARLY)
     places: I64 = np.flatnonzero(due)
     return places[np.searchsorted(places, bundle.window - 1) :]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.detectors.early import MOST_EARLY, Early, due_places, early, learn
+from service.detectors.early import MOST_EARLY, Early, early, learn
 from service.detectors.features import Scaler
 from service.domain import F32, Series, phase_of
+from service.stream.tapes import due_places
 from service.stream.windows import Shape, Windows
 
 WINDOW, STRIDE = 40, 10
@@ -23,8 +24,9 @@ def learned(*series: Series, share: float = 0.05, stride: int = STRIDE) -> tuple
 
 
 def due(values: F32, told: Early, entity: str = "a") -> list[int]:
-    table = told.inverse[told.tables.get(entity, 0)]
-    return np.flatnonzero(due_places(values, np.isfinite(values), phase_of(entity), STRIDE, table, told.beyond)).tolist()
+    seen, table = np.isfinite(values), told.tables.get(entity, 0)
+    due = due_places(values, seen, phase_of(entity), table, STRIDE, told.inverse, told.beyond, MOST_EARLY)
+    return np.flatnonzero(due).tolist()
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1])
@@ -88,7 +90,7 @@ def test_the_stream_looks_where_evaluation_looks(gaps: float) -> None:
     rows, zeros = np.arange(3000), np.zeros(3000, np.int64)
     ends = [end for part in windows.push(zeros, rows, rows, values, zeros) for end in part.end_rows.tolist()]
     filled = np.where(np.isfinite(values), values, np.float32(0))  # what is carried is not looked at
-    table = told.inverse[0]
-    expected = np.flatnonzero(due_places(filled, np.isfinite(values), phase_of("a"), STRIDE, table, told.beyond))
+    seen = np.isfinite(values)
+    expected = np.flatnonzero(due_places(filled, seen, phase_of("a"), 0, STRIDE, told.inverse, told.beyond, MOST_EARLY))
     assert ends == expected[expected >= WINDOW - 1].tolist()
     assert len(ends) > 330
