@@ -12,7 +12,8 @@ still, and a fault that takes a few windows to grow would push it ahead of itsel
 from its calibrated start; taking it off the surprise gives the drift-adjusted score, severity and "one in N".
 
 A bucket of tokens, one per onset and filled at ``REFILL`` times the budget, holds the budget in bursts: with the bucket empty
-an onset is suppressed, while the tracker still learns from it. Everything runs in event time: the state knows the row it
+an onset is suppressed, while the tracker still learns from it. One that lies far beyond the level may borrow a token before it is
+there, so that a false alarm cannot hide the fault that comes after it. Everything runs in event time: the state knows the row it
 last saw, so skipped windows and any stride cost the same. Decision 0005 has the measurements.
 """
 
@@ -38,6 +39,8 @@ AIM = 1.6
 REFILL = 1.9
 # How many rows' worth of budget the bucket holds: quiet times may be spent in one burst.
 SAVED_ROWS = 5000
+# An onset ten times rarer than the level may borrow one token; until that is paid back nobody may.
+FAR = 1.0
 RAREST_TRACKED = 1e-3  # per row
 MOST_OFTEN = 0.1  # per window: a budget beyond this is no budget
 # After a gap the level falls for at most this many strides: rows nobody saw say nothing about what is normal.
@@ -73,7 +76,8 @@ class Params(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """``z``: log of the tracked surprise; ``tokens``: onsets that may still be called; ``row``: newest row seen, -1 before any."""
+    """``z``: log of the tracked surprise; ``tokens``: onsets that may still be called, below 0 while one is owed;
+    ``row``: newest row seen, -1 before any."""
 
     z: float
     tokens: float = 1.0
@@ -175,7 +179,7 @@ def _follow(
         code[i] = _WITHIN
         if surprises[i] > level[i]:
             code[i] = _SPENT
-            if tokens[s] >= 1.0:
+            if tokens[s] >= (0.0 if surprises[i] >= level[i] + FAR else 1.0):
                 tokens[s] -= 1.0
                 code[i] = _ABOVE
         risen = GAIN if surprises[i] > followed else 0.0

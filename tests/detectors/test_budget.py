@@ -24,8 +24,9 @@ def plainly(surprises: F64, rows: list[int], rate: float, stride: int) -> list[t
         newest = row
         tokens = min(tokens + 1.9 * rate * elapsed, max(1.0, 5000 * rate))
         onset = surprise > math.exp(log_level)
-        out.append((math.exp(log_level), onset and tokens >= 1))
-        tokens -= onset and tokens >= 1
+        called = onset and (tokens >= 1 or (tokens >= 0 and surprise >= math.exp(log_level) + 1))
+        out.append((math.exp(log_level), called))
+        tokens -= called
         log_level += 0.4 * (onset - 1.6 * rate * min(elapsed, 10 * stride))
         log_level = max(log_level, min(0.0, math.log(-math.log10(rate * stride) / 2)))
     return out
@@ -99,13 +100,27 @@ def test_a_lasting_shift_is_learnt_and_forgotten_again() -> None:
 
 def test_an_empty_bucket_suppresses_and_says_so_while_the_level_learns() -> None:
     params = budget.params_at(1e-4)
-    state, first = budget.step(budget.start(params), 1, 20.0, params)
-    again, second = budget.step(state, 2, 30.0, params)
+    level = params.calm + params.beyond
+    state, first = budget.step(budget.start(params), 1, level + 0.5, params)
+    again, second = budget.step(state, 2, math.exp(state.z) + params.beyond + 0.9, params)
     assert (first.reason, second.reason) == (ABOVE, SPENT)
     assert (first.is_anomaly, second.is_anomaly) == (True, False)
     assert again.z > state.z
     _, third = budget.step(state, 3, 0.1, params)
     assert third.reason == QUIET
+
+
+def test_a_false_alarm_does_not_hide_the_fault_after_it_but_a_second_one_waits() -> None:
+    params = budget.params_at(1e-4)
+    after, chance = budget.step(budget.start(params), 1, params.calm + params.beyond + 0.5, params)
+    owing, fault = budget.step(after, 2, 30.0, params)
+    assert (chance.reason, fault.reason) == (ABOVE, ABOVE)
+    assert after.tokens == pytest.approx(0.0, abs=1e-3)
+    assert owing.tokens == pytest.approx(-1.0, abs=1e-3)
+    paid_back = math.ceil(1 / (budget.REFILL * 1e-4))
+    for calm, reason in ((paid_back - 50, SPENT), (paid_back + 50, ABOVE)):
+        later, _ = budget.step(owing, 2 + calm, 0.1, params)
+        assert budget.step(later, 3 + calm, 30.0, params)[1].reason == reason
 
 
 def test_a_growing_fault_does_not_push_the_level_of_a_rare_budget_ahead_of_itself() -> None:
