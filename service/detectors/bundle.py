@@ -27,8 +27,8 @@ from service.detectors.calibration import Calibration
 from service.detectors.early import MOST_CHANGE
 from service.detectors.ensemble import Ensemble
 from service.detectors.explain import Explainer
-from service.detectors.features import Scaler
 from service.detectors.fresh import FreshRows
+from service.detectors.scaler import Scaler
 from service.detectors.usual import Usual
 from service.domain import Schema
 from service.errors import BundleError, ConfigError

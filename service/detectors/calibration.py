@@ -110,6 +110,17 @@ class Calibration:
         surprise: F64 = -self.log_tail(raw) / np.log(10.0)
         return surprise
 
+    def evidence(self, raw: F64) -> F64:
+        """``surprise``, less what is owed to the tail being known from ``n_eff`` windows only: what is laid beside other scores.
+
+        An exponential tail whose scale was estimated from k independent observations foretells the next one by the Lomax tail
+        ``(1 + t / k)^-k``, t being what the estimate itself says (the posterior predictive with an uninformative prior of the
+        scale). Far out that falls like a power: a member whose few calibration windows happened to lie close together cannot
+        shout the others down.
+        """
+        evidence: F64 = np.log1p(-self.log_tail(raw) / self.n_eff) * (self.n_eff / np.log(10.0))
+        return evidence
+
     def p(self, raw: F64) -> F64:
         """Tail probability, never below ``floor``: what a person is told."""
         floored: F64 = np.maximum(np.exp(self.log_tail(raw)), self.floor)

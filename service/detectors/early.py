@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from service.compiled import kernel
-from service.detectors.features import Scaler, carry_forward
+from service.detectors.features import carry_forward
+from service.detectors.scaler import Scaler
 from service.domain import F32, F64, Mask, Series, phase_of
 
 MOST_EARLY = 2  # between two windows of the grid, and as many that follow: an entity gone wild costs five times as much at most

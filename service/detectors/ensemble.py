@@ -52,8 +52,8 @@ def by_scaled_mean(raw: Sequence[F64], members: Sequence[Member]) -> F64:
 
 
 def by_tail(raw: Sequence[F64], members: Sequence[Member]) -> F64:
-    """Weighted mean of the members' surprises (-log10 of the calibrated tail probability): Fisher's method, weighted."""
-    return _weighted([member.calibration.surprise(one) for one, member in zip(raw, members, strict=True)], members)
+    """Weighted mean of what the members' calibrated tails say (``Calibration.evidence``): Fisher's method, weighted."""
+    return _weighted([member.calibration.evidence(one) for one, member in zip(raw, members, strict=True)], members)
 
 
 def by_votes(raw: Sequence[F64], members: Sequence[Member]) -> F64:

@@ -66,7 +66,7 @@ class MahalanobisDetector:
         chosen = np.linspace(0, len(features) - 1, min(len(features), self.most_rows)).astype(np.int64)
         some = features.take(chosen)
         columns = self._statistics.transform(some)
-        whitened = self._whitening.fit(columns).transform(columns)
+        whitened = self._whitening.fit(columns, some.independent).transform(columns)
         self._own.fit(whitened, some.owner)
         progress(self.name, 1, 2, "whitened")
         self._kinds = self._clusters(whitened)

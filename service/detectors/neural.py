@@ -205,7 +205,7 @@ class NeuralDetector(ABC):
         """Learn how windows become inputs."""
         self._statistics.fit(features)
         if self.whiten:
-            self._whitening.fit(evenly(self._statistics.transform(features), MOST_WHITENING_ROWS))
+            self._whitening.fit(evenly(self._statistics.transform(features), MOST_WHITENING_ROWS), features.independent)
 
     def _inputs(self, features: Features) -> F32:
         if self.raw:

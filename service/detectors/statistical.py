@@ -81,21 +81,22 @@ class StatisticalAnomalyDetector:
         learn, check = split_tail(features, self.held_out_share)
         if len(check) < LEAST_SCORES:
             check = learn
-        columns = self._statistics.fit(features.take(learn)).transform(features.take(learn))
-        self._whitening.fit(evenly(columns, MOST_WHITENING_ROWS))
+        known, unknown = features.take(learn), features.take(check)
+        columns = self._statistics.fit(known).transform(known)
+        self._whitening.fit(evenly(columns, MOST_WHITENING_ROWS), known.independent)
         distances = self._distances(columns, features.dims)
         self._reduction = {}
         if features.dims > MOST_DIMENSIONS:
             centre, axes, _ = principal_axes(distances, MOST_DIMENSIONS, self.seed)
             self._reduction = {"centre": centre, "axes": axes}
         points = self._reduce(distances)
-        held_out = self._reduce(self._distances(self._statistics.transform(features.take(check)), features.dims))
+        held_out = self._reduce(self._distances(self._statistics.transform(unknown), features.dims))
         self._models, self._scales = {}, {}
         for done, vote in enumerate(self.weights):
             progress(self.name, done, len(self.weights), vote.replace("_", " "))
             self._models[vote] = _FIT[vote](points, self)
             scores = _SCORE[vote](self._models[vote], held_out)
-            self._scales[vote] = Calibration(scores, len(scores) / features.window)
+            self._scales[vote] = Calibration(scores, unknown.independent)
         progress(self.name, len(self.weights), len(self.weights), "fitted")
 
     def score(self, features: Features) -> F64:

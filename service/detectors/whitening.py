@@ -1,6 +1,8 @@
 """Rotate columns onto their principal axes and divide each axis by its standard deviation, so that every direction counts alike.
 
 Ledoit & Wolf (2004) shrinkage, plus a ridge of a tenth of the mean variance: axes in which training never moved must not shout.
+Where there were few independent windows to learn so many columns from, the narrow axes are those that the next day will widen, and
+the ridge is higher (decision 0004).
 """
 
 from __future__ import annotations
@@ -14,6 +16,10 @@ from scipy.linalg import eigh
 from sklearn.covariance import ledoit_wolf_shrinkage
 
 from service.domain import F32, F64
+
+# The ridge is twice what plenty of windows would make it where every independent one has to tell of four columns that move.
+SCARCE = 0.25
+STILL = 1e-6  # a column with less variance does not move
 
 
 def widest(covariance: F64, count: int) -> tuple[F64, F64]:
@@ -46,12 +52,13 @@ class Whitening:
         self.rest = 0.0
         self._turned: F32 = np.zeros((0, 0), np.float32)  # made when first asked for
 
-    def fit(self, columns: F32) -> Self:
-        """Learn from training rows (n, columns)."""
+    def fit(self, columns: F32, independent: float) -> Self:
+        """Learn from training rows (n, columns), which are worth so many ``independent`` windows (``Features.independent``)."""
         exact: F64 = columns.astype(np.float64)
         centre: F64 = exact.mean(axis=0)
         exact -= centre
         width = exact.shape[1]
+        moving = np.count_nonzero(np.square(exact).mean(axis=0) > STILL)
         covariance = exact.T @ exact / len(exact)
         shrinkage = ledoit_wolf_shrinkage(exact, assume_centered=True)
         level = np.trace(covariance) / width
@@ -59,7 +66,7 @@ class Whitening:
         covariance.flat[:: width + 1] += shrinkage * level
         kept = min(self.most_axes, width)
         values, axes = widest(covariance, kept)
-        ridge = self.ridge * level + 1e-12
+        ridge = self.ridge * (1.0 + SCARCE * moving / independent) * level + 1e-12
         self.rest = 0.0
         if kept < width:
             left = max(level * width - values.sum(), 0.0) / (width - kept)

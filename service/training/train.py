@@ -16,8 +16,9 @@ from service.detectors.calibration import Calibration
 from service.detectors.early import learn as jumps
 from service.detectors.ensemble import Ensemble
 from service.detectors.explain import Explainer
-from service.detectors.features import Features, Scaler
+from service.detectors.features import Features
 from service.detectors.fresh import FreshRows
+from service.detectors.scaler import Scaler
 from service.detectors.usual import usual
 from service.domain import F64, Dataset
 from service.errors import ConfigError, DatasetError

@@ -12,7 +12,8 @@ import pytest
 
 from service.app import DETECTORS, make_detector
 from service.detectors.base import Detector
-from service.detectors.features import Features, Scaler
+from service.detectors.features import Features
+from service.detectors.scaler import Scaler
 from service.domain import F32, Series
 from service.errors import NotEnoughData
 

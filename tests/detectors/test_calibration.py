@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from service.detectors.calibration import LEAST_SCORES, Calibration, score_of
-from service.domain import Severity
+from service.domain import F64, Severity
 from service.errors import NotEnoughData
 
 
@@ -78,6 +78,36 @@ def test_scores_beyond_the_calibration_maximum_do_not_tie() -> None:
     calibration = Calibration(normal(1000), 10)
     beyond = calibration.surprise(np.linspace(2, 40, 2000))
     assert (np.diff(beyond) > 0).all()
+
+
+def test_evidence_of_few_windows_grows_slower_the_further_out_and_never_ties() -> None:
+    raw = np.linspace(2, 400, 2000)
+    few, many = Calibration(normal(1000), 3), Calibration(normal(1000), 30_000)
+    for calibration in (few, many):
+        assert (np.diff(calibration.evidence(raw)) > 0).all()
+        assert (calibration.evidence(raw) <= calibration.surprise(raw)).all()
+    np.testing.assert_allclose(many.evidence(raw[:200]), many.surprise(raw[:200]), rtol=0.01)
+    assert few.surprise(raw)[-1] > 300
+    assert few.evidence(raw)[-1] < 10
+
+
+@pytest.mark.parametrize("known", [3, 10])
+def test_evidence_is_the_tail_of_the_next_score_where_the_scale_is_known_from_few(known: int) -> None:
+    # Exponential scores whose scale was estimated from a few: taken at its word the estimate is exceeded too often.
+    rng = np.random.default_rng(0)
+    scale = rng.exponential(size=(200_000, known)).mean(axis=1)
+    surprise = rng.exponential(size=len(scale)) / scale / np.log(10.0)
+
+    class Estimated(Calibration):
+        def __init__(self) -> None:
+            self.n_eff = float(known)
+
+        def log_tail(self, raw: F64) -> F64:
+            tail: F64 = -raw * np.log(10.0)
+            return tail
+
+    assert (surprise >= 3).mean() > 0.002
+    assert (Estimated().evidence(surprise) >= 3).mean() == pytest.approx(0.001, rel=0.2)
 
 
 def test_scores_below_the_calibration_minimum_do_not_tie() -> None:

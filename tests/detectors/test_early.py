@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.detectors.early import MOST_EARLY, Early, early, learn
-from service.detectors.features import Scaler
+from service.detectors.scaler import Scaler
 from service.domain import F32, Series, phase_of
 from service.stream.tapes import due_places
 from service.stream.windows import Shape, Windows

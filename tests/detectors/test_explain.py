@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from service.detectors.explain import MOST_JOINT, Explainer
-from service.detectors.features import Features, Scaler
+from service.detectors.features import Features
+from service.detectors.scaler import Scaler
 from service.domain import F32, Series
 
 WINDOW = 100

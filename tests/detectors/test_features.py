@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.detectors import features as features_module
-from service.detectors.features import Features, Scaler, carry_forward, split_tail
+from service.detectors.features import Features, carry_forward, split_tail
+from service.detectors.scaler import Scaler
 from service.detectors.statistics import WindowStatistics
 from service.domain import F32, Schema, Series, WindowBatch
 from service.errors import NotEnoughData
@@ -81,6 +82,16 @@ def test_windows_never_span_two_series() -> None:
     assert len(features) == 11 + 6
     assert features.series.tolist() == [0] * 11 + [1] * 6
     assert (features.range(20) == 0).all()
+
+
+def test_overlapping_windows_count_for_the_rows_they_cover() -> None:
+    series = [Series("a", 0, rows(100)), Series("b", 0, rows(60))]
+    features = Scaler().fit(series).windows(series, 20)
+    assert features.independent == pytest.approx((100 + 60) / 20)
+    evenly = features.take(np.linspace(0, len(features) - 1, 30).astype(np.int64))
+    assert evenly.independent == pytest.approx(features.independent, rel=0.05)
+    assert features.take(slice(0, 1)).independent == 1.0
+    assert Features.of(np.zeros((7, 20, 2), np.float32)).independent == 7.0
 
 
 def test_each_entity_has_its_own_scale_and_an_unknown_one_the_pooled() -> None:

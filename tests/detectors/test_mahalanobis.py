@@ -51,7 +51,8 @@ def test_equals_a_whitening_written_out() -> None:
     noise = min(sum(np.sum((np.outer(x, x) - covariance) ** 2) for x in samples) / len(samples) ** 2, distance)
     shrunk = covariance + noise / distance * (level * np.eye(width) - covariance)
     values, axes = np.linalg.eigh(shrunk)
-    whitened = ((statistics(new) - centre) / scale) @ axes / np.sqrt(values + 0.1 * level)
+    ridge = 0.1 * (1 + 0.25 * width / (600 / 30))  # 600 rows are worth twenty windows
+    whitened = ((statistics(new) - centre) / scale) @ axes / np.sqrt(values + ridge * level)
     expected = np.sqrt(np.square(whitened).mean(1))
     np.testing.assert_allclose(scores, expected, rtol=2e-3)
 
@@ -156,9 +157,28 @@ def test_two_regimes_are_both_normal_and_what_lies_between_is_not() -> None:
 def test_turned_back_in_one_product_or_two_is_the_same(most_axes: int) -> None:
     rng = np.random.default_rng(3)
     columns = (rng.standard_normal((500, 8)) @ rng.standard_normal((8, 8)) + 5.0).astype(np.float32)
-    fitted = whitening.Whitening(most_axes=most_axes).fit(columns)
+    fitted = whitening.Whitening(most_axes=most_axes).fit(columns, 300.0)
     whole = fitted.back(fitted.transform(columns))
     assert whole.std() > 0.5
     np.testing.assert_allclose(fitted.turned(columns), whole, atol=1e-4)
-    fitted.fit(2.0 * columns)  # what was made of the former axes is gone
+    fitted.fit(2.0 * columns, 300.0)  # what was made of the former axes is gone
     np.testing.assert_allclose(fitted.turned(columns), fitted.back(fitted.transform(columns)), atol=1e-4)
+
+
+def test_the_less_there_was_to_learn_from_the_less_narrow_axes_count() -> None:
+    columns = correlated(400).astype(np.float32)
+    gains = [whitening.Whitening().fit(columns, independent).inverse for independent in (0.2, 2.0, 2000.0)]
+    narrowest = [float(gain.max()) for gain in gains]
+    assert narrowest[0] < 0.6 * narrowest[2]
+    assert narrowest[0] < narrowest[1] < narrowest[2]
+    np.testing.assert_allclose([gain.min() for gain in gains], gains[2].min(), rtol=0.3)  # the wide ones hardly notice
+
+
+def test_columns_that_stand_still_ask_for_no_evidence() -> None:
+    columns = correlated(400)
+    padded = np.hstack([columns, np.zeros((400, 6), np.float32)])
+    scarce, plenty = (whitening.Whitening().fit(padded, independent) for independent in (6.0, 6e6))
+    # Six columns that move and six windows: the ridge of a tenth of the mean variance is a quarter higher.
+    level = float(np.mean(np.var(padded.astype(np.float64), axis=0)))
+    higher = 1 / np.square(scarce.inverse.astype(np.float64)) - 1 / np.square(plenty.inverse.astype(np.float64))
+    np.testing.assert_allclose(higher, 0.25 * 0.1 * level, rtol=1e-3)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.detectors.features import Features, Scaler
+from service.detectors.features import Features
 from service.detectors.mahalanobis import MahalanobisDetector
 from service.detectors.metricwise import MetricwiseDetector
+from service.detectors.scaler import Scaler
 from service.domain import F32, Series
 from service.errors import NotEnoughData
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.detectors.features import Features, Scaler
+from service.detectors.features import Features
 from service.detectors.mahalanobis import MahalanobisDetector
 from service.detectors.own import AXES, LEAST_WINDOWS, OwnSpread
+from service.detectors.scaler import Scaler
 from service.domain import F32, Series
 
 WINDOW = 30
