@@ -1,7 +1,8 @@
 """Detection quality on the labelled series: ``make bench-quality`` (TIDEWATCH_DATA names the folder of SET/SERIES.npz).
 
 Runs the default ensemble at stride 1 and at the served stride, one bundle for all of SMD, and the TSB-AD protocol on SMD (train on
-the normal prefix of the test split, score all of it). Prints tables, saves ``bench/results/quality.json`` and pictures.
+the normal prefix of the test split, score all of it). Prints tables, saves ``bench/results/quality.json``, ``quality.png`` and a
+picture of every series.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from bench.quality_picture import draw
 from service.app import make_detector
 from service.detectors.bundle import save_bundle
 from service.domain import Dataset
@@ -93,6 +95,7 @@ def main() -> None:
     merged = {name: json.loads(report.to_json()) for name, report in found.items()}
     name = f"quality-{told.detector}.json" if told.detector else "quality.json"
     (told.out / name).write_text(json.dumps(merged, indent=1), encoding="utf-8")
+    draw(found, (told.out / name).with_suffix(".png"))
     console.print(f"Written to {told.out / name}")
 
 

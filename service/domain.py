@@ -37,11 +37,15 @@ class Severity(StrEnum):
         return ("info", "warning", "critical").index(self.value)
 
 
-def severity_of(score: float, *, warning: float = 0.7, critical: float = 0.9) -> Severity:
+# The scores above which an anomaly is that severe.
+SEVERE_ABOVE = {Severity.WARNING: 0.7, Severity.CRITICAL: 0.9}
+
+
+def severity_of(score: float) -> Severity:
     """Severity of a calibrated score in [0, 1]: critical above 0.9, warning above 0.7, else info."""
-    if score > critical:
+    if score > SEVERE_ABOVE[Severity.CRITICAL]:
         return Severity.CRITICAL
-    return Severity.WARNING if score > warning else Severity.INFO
+    return Severity.WARNING if score > SEVERE_ABOVE[Severity.WARNING] else Severity.INFO
 
 
 class Status(StrEnum):

@@ -118,5 +118,28 @@ def test_columns_that_are_left_out_are_named(tmp_path: Path) -> None:
     assert trained.returncode == 0, trained.stderr
     assert "11 metrics that took two values at most in training" in trained.stdout
     (tmp_path / "tidewatch.yaml").write_text("models: [{match: '*', bundle: b}]")
-    checked = tidewatch("check", "--config", "tidewatch.yaml", cwd=tmp_path, COLUMNS="300", **NOWHERE)
+    checked = tidewatch("check", "--config", "tidewatch.yaml", cwd=tmp_path, COLUMNS="500", **NOWHERE)
     assert "left out: 11 metrics" in checked.stdout
+    assert "supports up to info (warning takes 158,490 rows of it, critical takes 2,511,887 rows of it)" in checked.stdout
+
+
+def test_check_says_what_no_anomaly_will_match(tmp_path: Path) -> None:
+    train = np.random.default_rng(0).normal(size=(600, 3)).astype(np.float32)
+    np.savez(tmp_path / "few.npz", train=train, test=train[:200], label=np.zeros(200, np.uint8))
+    assert tidewatch("train", "few.npz", "--out", "b", "--detector", "mahalanobis", cwd=tmp_path).returncode == 0
+    (tmp_path / "tidewatch.yaml").write_text("""
+models: [{match: '*', bundle: b}]
+notifications:
+  receivers:
+    - {name: pager, type: webhook, url: 'https://pager.invalid/', min_severity: warning}
+    - {name: all, type: webhook, url: 'https://all.invalid/'}
+  routes:
+    - {match: {severity: '!info'}, receivers: [pager]}
+    - {match: {severity: critical, entity: 'db-*'}, receivers: [all]}
+    - {receivers: [all]}
+""")
+    checked = tidewatch("check", "--config", "tidewatch.yaml", cwd=tmp_path, COLUMNS="500", **NOWHERE)
+    assert "wants at least warning, but no bundle supports more than info: it would never be told" in checked.stdout
+    assert "matches severity !info, but no bundle supports more than info: no anomaly will match" in checked.stdout
+    assert "matches severity critical, but" in checked.stdout
+    assert "route 3" not in checked.stdout

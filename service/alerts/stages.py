@@ -115,10 +115,11 @@ def attribute(alert: Alert, name: str) -> str:
 
 def matches(alert: Alert, match: Mapping[str, str]) -> bool:
     """True when every glob holds; ``!glob`` holds when the glob does not."""
-    return all(_holds(attribute(alert, name), pattern) for name, pattern in match.items())
+    return all(holds(attribute(alert, name), pattern) for name, pattern in match.items())
 
 
-def _holds(value: str, pattern: str) -> bool:
+def holds(value: str, pattern: str) -> bool:
+    """True when ``value`` matches the glob, or does not match the glob after a ``!``."""
     if pattern.startswith("!"):
         return not fnmatchcase(value, pattern[1:])
     return fnmatchcase(value, pattern)

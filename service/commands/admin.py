@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import stamina
@@ -19,6 +20,9 @@ from service.domain import Severity
 from service.errors import Stop, TidewatchError
 from service.observability.logging import configure_logging
 from service.settings import EmailReceiver, Settings, reveal
+
+if TYPE_CHECKING:
+    from service.detectors.bundle import Bundle
 
 REACH_SECONDS = 5.0
 
@@ -110,7 +114,8 @@ def impatient(settings: Settings) -> Settings:
 
 
 def check_models(settings: Settings) -> list[Finding]:
-    """Every bundle: can it be read, what can it support, and does that reach the receivers?"""
+    """Every bundle: can it be read, what can it support, and does that reach the receivers and routes?"""
+    from service.alerts.stages import holds
     from service.app import open_bundle
 
     if not settings.models:
@@ -129,7 +134,7 @@ def check_models(settings: Settings) -> list[Finding]:
         loudest = max(loudest, supported, key=lambda severity: severity.rank)
         detail = (
             f"{bundle.schema.dims} metrics, window {bundle.window} × {bundle.schema.interval_ms / 1000:g} s; "
-            f"calibrated on {tail.n_eff:,.0f} independent windows, which supports up to {supported}"
+            f"calibrated on {tail.n_eff:,.0f} independent windows, which supports up to {supported}{_beyond(bundle, supported)}"
         )
         if bundle.scaler.left_out:
             detail += f"; left out: {left_out_words(bundle)}"
@@ -138,7 +143,23 @@ def check_models(settings: Settings) -> list[Finding]:
         if Severity(receiver.min_severity).rank > loudest.rank:
             detail = f"wants at least {receiver.min_severity}, but no bundle supports more than {loudest}: it would never be told"
             findings.append(Finding(f"receiver {receiver.name}", False, detail))
+    for number, route in enumerate(settings.notifications.routes, start=1):
+        wanted = [severity for severity in Severity if holds(severity, route.match.get("severity", "*"))]
+        if wanted and min(severity.rank for severity in wanted) > loudest.rank:
+            detail = (
+                f"matches severity {route.match['severity']}, but no bundle supports more than {loudest}: no anomaly will match"
+            )
+            findings.append(Finding(f"route {number}", True, detail))
     return findings
+
+
+def _beyond(bundle: Bundle, supported: Severity) -> str:
+    """What the severities beyond ``supported`` would take."""
+    from service.detectors.calibration import windows_for
+
+    louder = [severity for severity in Severity if severity.rank > supported.rank]
+    told = [f"{severity} takes {math.ceil(windows_for(severity) * bundle.window):,} rows of it" for severity in louder]
+    return f" ({', '.join(told)})" if told else ""
 
 
 async def _check_servers(settings: Settings) -> list[Finding]:

@@ -26,7 +26,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from service.domain import F64, Severity, severity_of
+from service.domain import F64, SEVERE_ABOVE, Severity, severity_of
 from service.errors import NotEnoughData
 
 LEAST_SCORES = 30
@@ -44,6 +44,11 @@ SURPRISE_AT_ONE = 6.0
 def score_of(p: NDArray[Any] | float) -> Any:
     """Score in [0, 1] of a tail probability: ``clip(-log10(p) / 6, 0, 1)``."""
     return np.clip(-np.log10(p) / SURPRISE_AT_ONE, 0.0, 1.0)
+
+
+def windows_for(severity: Severity) -> float:
+    """How many independent calibration windows it takes for a severity above ``info`` to be told."""
+    return float(10.0 ** (SURPRISE_AT_ONE * SEVERE_ABOVE[severity]) / 10.0)
 
 
 class Calibration:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from service.detectors.calibration import LEAST_SCORES, Calibration, score_of
+from service.detectors.calibration import LEAST_SCORES, Calibration, score_of, windows_for
 from service.domain import F64, Severity
 from service.errors import NotEnoughData
 
@@ -57,6 +57,13 @@ def test_p_is_floored_by_the_effective_sample_and_surprise_is_not() -> None:
 )
 def test_says_which_severity_it_can_support(n_eff: float, severity: Severity) -> None:
     assert Calibration(normal(100), n_eff).supported_severity() is severity
+
+
+@pytest.mark.parametrize("severity", [Severity.WARNING, Severity.CRITICAL])
+def test_says_how_many_windows_a_severity_takes(severity: Severity) -> None:
+    enough = windows_for(severity)
+    assert Calibration(normal(100), 1.001 * enough).supported_severity() is severity
+    assert Calibration(normal(100), 0.999 * enough).supported_severity().rank == severity.rank - 1
 
 
 @settings(max_examples=60, deadline=None)
