@@ -120,7 +120,7 @@ def test_columns_that_are_left_out_are_named(tmp_path: Path) -> None:
     (tmp_path / "tidewatch.yaml").write_text("models: [{match: '*', bundle: b}]")
     checked = tidewatch("check", "--config", "tidewatch.yaml", cwd=tmp_path, COLUMNS="500", **NOWHERE)
     assert "left out: 11 metrics" in checked.stdout
-    assert "supports up to info (warning takes 158,490 rows of it, critical takes 2,511,887 rows of it)" in checked.stdout
+    assert "supports up to info (warning takes 158,490, critical takes 2,511,887 held-out rows)" in checked.stdout
 
 
 def test_check_says_what_no_anomaly_will_match(tmp_path: Path) -> None:

@@ -158,8 +158,8 @@ def _beyond(bundle: Bundle, supported: Severity) -> str:
     from service.detectors.calibration import windows_for
 
     louder = [severity for severity in Severity if severity.rank > supported.rank]
-    told = [f"{severity} takes {math.ceil(windows_for(severity) * bundle.window):,} rows of it" for severity in louder]
-    return f" ({', '.join(told)})" if told else ""
+    told = [f"{severity} takes {math.ceil(windows_for(severity) * bundle.window):,}" for severity in louder]
+    return f" ({', '.join(told)} held-out rows)" if told else ""
 
 
 async def _check_servers(settings: Settings) -> list[Finding]:
