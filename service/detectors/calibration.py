@@ -37,6 +37,8 @@ TAIL_SHARES = (0.01, 0.1)
 TAIL_LEAST = 10
 # Above this the mean of a generalised Pareto tail does not exist and moments say nothing.
 SHAPE_MOST = 0.9
+# The smallest probability that n independent windows can vouch for is one in so many times n.
+VOUCHED = 10.0
 # score = surprise / 6: p = 10^-6 is as strange as it gets.
 SURPRISE_AT_ONE = 6.0
 
@@ -48,7 +50,7 @@ def score_of(p: NDArray[Any] | float) -> Any:
 
 def windows_for(severity: Severity) -> float:
     """How many independent calibration windows it takes for a severity above ``info`` to be told."""
-    return float(10.0 ** (SURPRISE_AT_ONE * SEVERE_ABOVE[severity]) / 10.0)
+    return float(10.0 ** (SURPRISE_AT_ONE * SEVERE_ABOVE[severity]) / VOUCHED)
 
 
 class Calibration:
@@ -91,7 +93,7 @@ class Calibration:
     @property
     def floor(self) -> float:
         """The smallest tail probability this calibration can vouch for."""
-        return 1.0 / (10.0 * self.n_eff)
+        return 1.0 / (VOUCHED * self.n_eff)
 
     def supported_severity(self) -> Severity:
         """The loudest severity this calibration can ever support by itself."""
