@@ -131,7 +131,9 @@ def build_model(bundle: Bundle, settings: Settings) -> Model:
     processor = StreamProcessor(
         bundle.schema, window=bundle.window, stride=bundle.stride, settings=settings.stream, early=due_early
     )
-    detector = RealTimeAnomalyDetector(bundle, settings.detection, min_coverage=settings.stream.min_coverage)
+    detector = RealTimeAnomalyDetector(
+        bundle, settings.detection, min_coverage=settings.stream.min_coverage, bounds=settings.alerts.bounds
+    )
     return Model(bundle.name, bundle.schema, processor, detector)
 
 

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import msgspec
 import numpy as np
@@ -37,15 +37,21 @@ class Severity(StrEnum):
         return ("info", "warning", "critical").index(self.value)
 
 
-# The scores above which an anomaly is that severe.
-SEVERE_ABOVE = {Severity.WARNING: 0.7, Severity.CRITICAL: 0.9}
+class SeverityBounds(NamedTuple):
+    """The calibrated scores, in [0, 1], above which an anomaly is that severe."""
 
+    warning: float = 0.7
+    critical: float = 0.9
 
-def severity_of(score: float) -> Severity:
-    """Severity of a calibrated score in [0, 1]: critical above 0.9, warning above 0.7, else info."""
-    if score > SEVERE_ABOVE[Severity.CRITICAL]:
-        return Severity.CRITICAL
-    return Severity.WARNING if score > SEVERE_ABOVE[Severity.WARNING] else Severity.INFO
+    def of(self, score: float) -> Severity:
+        """The severity of a score."""
+        if score > self.critical:
+            return Severity.CRITICAL
+        return Severity.WARNING if score > self.warning else Severity.INFO
+
+    def below(self, severity: Severity) -> float:
+        """The score that lies just below a severity; 0 for ``info``."""
+        return (0.0, self.warning, self.critical)[severity.rank]
 
 
 class Status(StrEnum):

@@ -24,6 +24,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from service.domain import SeverityBounds
 from service.errors import ConfigError
 
 Positive = Annotated[int, Field(gt=0)]
@@ -144,7 +145,7 @@ class TrainingSettings(Section):
     calibration_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
     refit: bool = True  # after calibrating, learn once more from all rows, the calibration's too
     max_windows: Positive = 8_000
-    max_calibration_windows: Positive = 200_000
+    max_calibration_windows: Annotated[int, Field(ge=100)] = 200_000  # of more, evenly so many: neighbours tell the same
     epochs: Positive = 50
     patience: Positive = 5
     batch_size: Positive = 256
@@ -160,6 +161,9 @@ class EpisodeSettings(Section):
 
     fire_after: Positive = 2
     fire_within: Annotated[int, Field(gt=0, le=63)] = 3
+    # Scores above which an anomaly is that severe; how high a bundle's scores can go, tidewatch check says.
+    warning_above: Annotated[float, Field(gt=0, lt=1)] = SeverityBounds().warning
+    critical_above: Annotated[float, Field(gt=0, lt=1)] = SeverityBounds().critical
     min_severity: Literal["info", "warning", "critical"] = "info"
     fresh_p_below: Annotated[float, Field(gt=0, le=1)] = 0.02
     severity_hysteresis: Share = 0.05  # how far the score must stay below a severity's bound before it is lowered
@@ -173,6 +177,17 @@ class EpisodeSettings(Section):
         if self.fire_after > self.fire_within:
             raise ValueError("alerts.fire_after must not exceed alerts.fire_within")
         return self
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.warning_above > self.critical_above:
+            raise ValueError("alerts.warning_above must not exceed alerts.critical_above")
+        return self
+
+    @property
+    def bounds(self) -> SeverityBounds:
+        """The scores above which an anomaly is that severe."""
+        return SeverityBounds(self.warning_above, self.critical_above)
 
 
 class SlackReceiver(Section):

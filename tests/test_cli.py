@@ -120,7 +120,8 @@ def test_columns_that_are_left_out_are_named(tmp_path: Path) -> None:
     (tmp_path / "tidewatch.yaml").write_text("models: [{match: '*', bundle: b}]")
     checked = tidewatch("check", "--config", "tidewatch.yaml", cwd=tmp_path, COLUMNS="500", **NOWHERE)
     assert "left out: 11 metrics" in checked.stdout
-    assert "supports up to info (warning takes 158,490, critical takes 2,511,887 held-out rows)" in checked.stdout
+    assert "which supports scores up to 0.17 (info); warning takes 158,490 held-out rows" in checked.stdout
+    assert "critical takes 2,511,887 held-out rows, or alerts.warning_above under 0.17" in checked.stdout
 
 
 def test_check_says_what_no_anomaly_will_match(tmp_path: Path) -> None:
@@ -143,3 +144,9 @@ notifications:
     assert "matches severity !info, but no bundle supports more than info: no anomaly will match" in checked.stdout
     assert "matches severity critical, but" in checked.stdout
     assert "route 3" not in checked.stdout
+
+    config = (tmp_path / "tidewatch.yaml").read_text()
+    (tmp_path / "tidewatch.yaml").write_text(config + "alerts: {warning_above: 0.1, critical_above: 0.15}\n")
+    checked = tidewatch("check", "--config", "tidewatch.yaml", cwd=tmp_path, COLUMNS="500", **NOWHERE)
+    assert "which supports scores up to 0.17 (critical)" in checked.stdout
+    assert "no bundle supports more than" not in checked.stdout

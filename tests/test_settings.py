@@ -39,6 +39,7 @@ def test_toml_is_read_as_well(tmp_path: Path) -> None:
         ("kafka:\n  bootstrap_server: x\n", "kafka.bootstrap_server"),
         ("stream:\n  min_coverage: 2\n", "stream.min_coverage"),
         ("alerts:\n  fire_after: 4\n  fire_within: 3\n", "fire_after"),
+        ("alerts: {warning_above: 0.8, critical_above: 0.6}\n", "alerts.warning_above must not exceed alerts.critical_above"),
         ("kafka: [\n", "cannot be read"),
     ],
 )

@@ -27,14 +27,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from service.alerts.durations import span_words
-from service.domain import Action, Alert, Severity, Status, Verdict, alert_id, severity_of
+from service.domain import Action, Alert, Severity, Status, Verdict, alert_id
 from service.settings import EpisodeSettings
 from service.verdicts import Verdicts
 
 TOP_METRICS = 8
 GAP_WINDOWS = 6  # a gap is never shorter than this many window ends
 FIRST_UPDATE = 8  # windows; further "updated" transitions at twice the age of the one before, so their number is logarithmic
-SEVERITY_FLOOR = {Severity.INFO: 0.0, Severity.WARNING: 0.7, Severity.CRITICAL: 0.9}
 
 
 class Episode(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,7 +211,7 @@ def _seen_from(verdict: Verdict, shift: float, policy: EpisodeSettings, *, anoma
     """The verdict under the drift adjustment ``shift``, instead of the one of now."""
     p = max(10 ** -max(verdict.surprise - shift, 0.0), verdict.floor, 1e-300)
     score = min(-math.log10(p) / 6, 1.0)
-    severity = severity_of(score)
+    severity = policy.bounds.of(score)
     fresh = verdict.fresh_p <= policy.fresh_p_below
     loud = anomalous and severity.rank >= Severity(policy.min_severity).rank
     return Told(score, p, severity, loud, loud and fresh)
@@ -308,7 +307,7 @@ def _absorb(episode: Episode, verdict: Verdict, told: Told, policy: EpisodeSetti
             facts |= {"bundle_version": verdict.bundle_version}
         if alert.status is Status.PENDING and told.severity.rank > alert.severity.rank:
             facts |= {"severity": told.severity, "peak_severity": told.severity}
-    below = told.score < SEVERITY_FLOOR[alert.severity] - policy.severity_hysteresis
+    below = told.score < policy.bounds.below(alert.severity) - policy.severity_hysteresis
     episode = msgspec.structs.replace(
         episode,
         alert=msgspec.structs.replace(alert, **facts),
@@ -357,7 +356,7 @@ def _change(episode: Episode, told: Told, policy: EpisodeSettings, verdict: Verd
         changed = _next(alert, "raised", reason, severity=told.severity, peak_severity=peak)
         return msgspec.structs.replace(episode, severity_changes=episode.severity_changes + 1, calm=0, calm_score=0.0), changed
     if may_swing and alert.severity.rank > 0 and episode.calm >= policy.resolve_after_windows:
-        lower = severity_of(episode.calm_score)
+        lower = policy.bounds.of(episode.calm_score)
         reason = f"score stayed at or below {episode.calm_score:.2f}: {alert.severity} to {lower}"
         changed = _next(alert, "lowered", reason, severity=lower)
         return msgspec.structs.replace(episode, severity_changes=episode.severity_changes + 1, calm=0, calm_score=0.0), changed

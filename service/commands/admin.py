@@ -15,14 +15,14 @@ import typer
 from rich.table import Table
 
 from service.commands.common import ConfigOption, JsonOption, console, read_settings, run_async
-from service.commands.model import left_out_words
-from service.domain import Severity
+from service.commands.model import left_out_words, reach_words
+from service.domain import Severity, SeverityBounds
 from service.errors import Stop, TidewatchError
 from service.observability.logging import configure_logging
 from service.settings import EmailReceiver, Settings, reveal
 
 if TYPE_CHECKING:
-    from service.detectors.bundle import Bundle
+    from service.detectors.calibration import Calibration
 
 REACH_SECONDS = 5.0
 
@@ -130,11 +130,12 @@ def check_models(settings: Settings) -> list[Finding]:
             findings.append(Finding(what, False, f"{error} {error.hint}"))
             continue
         tail = bundle.calibration()
-        supported = tail.supported_severity()
-        loudest = max(loudest, supported, key=lambda severity: severity.rank)
+        bounds = settings.alerts.bounds
+        loudest = max(loudest, bounds.of(tail.ceiling), key=lambda severity: severity.rank)
+        reach = f"{reach_words(tail, bounds)}{_beyond(tail, bounds, bundle.window)}"
         detail = (
             f"{bundle.schema.dims} metrics, window {bundle.window} × {bundle.schema.interval_ms / 1000:g} s; "
-            f"calibrated on {tail.n_eff:,.0f} independent windows, which supports up to {supported}{_beyond(bundle, supported)}"
+            f"calibrated on {tail.n_eff:,.0f} independent windows, which supports {reach}"
         )
         if bundle.scaler.left_out:
             detail += f"; left out: {left_out_words(bundle)}"
@@ -153,13 +154,15 @@ def check_models(settings: Settings) -> list[Finding]:
     return findings
 
 
-def _beyond(bundle: Bundle, supported: Severity) -> str:
-    """What the severities beyond ``supported`` would take."""
+def _beyond(tail: Calibration, bounds: SeverityBounds, window: int) -> str:
+    """What the severities beyond a calibration's reach would take."""
     from service.detectors.calibration import windows_for
 
-    louder = [severity for severity in Severity if severity.rank > supported.rank]
-    told = [f"{severity} takes {math.ceil(windows_for(severity) * bundle.window):,}" for severity in louder]
-    return f" ({', '.join(told)} held-out rows)" if told else ""
+    louder = [severity for severity in Severity if severity.rank > bounds.of(tail.ceiling).rank]
+    if not louder:
+        return ""
+    rows = [f"{severity} takes {math.ceil(windows_for(bounds.below(severity)) * window):,} held-out rows" for severity in louder]
+    return f"; {', '.join(rows)}, or alerts.{louder[0]}_above under {math.floor(tail.ceiling * 100) / 100:.2f}"
 
 
 async def _check_servers(settings: Settings) -> list[Finding]:

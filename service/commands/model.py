@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,8 @@ WIDE = 180  # columns that the table by series needs
 
 if TYPE_CHECKING:
     from service.detectors.bundle import Bundle
-    from service.domain import Dataset
+    from service.detectors.calibration import Calibration
+    from service.domain import Dataset, SeverityBounds
 
 
 def register(app: typer.Typer) -> None:
@@ -66,7 +68,7 @@ def train_command(
     with progress_bar() as show:
         bundle = train(dataset, settings.training, name=name or out.name, detectors=detectors, factory=make_detector, progress=show)
         save_bundle(bundle, out)
-    console.print(bundle_table(bundle, out))
+    console.print(bundle_table(bundle, out, settings.alerts.bounds))
 
 
 def evaluate_command(
@@ -131,7 +133,7 @@ def load(settings: Settings, data: Path | None, last: str | None, interval: floa
         return run_async(read_topic(settings, last_seconds=seconds, interval_ms=interval_ms))
 
 
-def bundle_table(bundle: Bundle, path: Path) -> Table:
+def bundle_table(bundle: Bundle, path: Path, bounds: SeverityBounds) -> Table:
     """What a bundle holds and what it can support, for people."""
     tail = bundle.calibration()
     table = Table(title=f"Bundle {bundle.name}", title_justify="left", show_header=False)
@@ -144,8 +146,14 @@ def bundle_table(bundle: Bundle, path: Path) -> Table:
     table.add_row("window", f"{bundle.window} rows of {bundle.schema.interval_ms / 1000:g} s, scored every {bundle.stride}{early}")
     table.add_row("detectors", ", ".join(member.name for member in bundle.members))
     table.add_row("calibrated on", f"{tail.n_eff:,.0f} independent windows")
-    table.add_row("can support", f"up to {tail.supported_severity()}: nothing rarer than one in {1 / tail.floor:,.0f} can be told")
+    rarest = f"nothing rarer than one in {1 / tail.floor:,.0f} can be told"
+    table.add_row("can support", f"{reach_words(tail, bounds)}: {rarest}")
     return table
+
+
+def reach_words(tail: Calibration, bounds: SeverityBounds) -> str:
+    """How high the scores of a calibration go (rounded down), and how severe that is."""
+    return f"scores up to {math.floor(tail.ceiling * 100) / 100:.2f} ({bounds.of(tail.ceiling)})"
 
 
 def left_out_words(bundle: Bundle) -> str:

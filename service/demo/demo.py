@@ -190,7 +190,7 @@ async def _train(stage: Stage, settings: Settings, dataset: Dataset) -> None:
 
     with progress_bar() as show:
         bundle = await asyncio.to_thread(work, show)
-    stage.console.print(bundle_table(bundle, stage.folder / "bundle"))
+    stage.console.print(bundle_table(bundle, stage.folder / "bundle", settings.alerts.bounds))
 
 
 def _learn(settings: Settings, dataset: Dataset, name: str, show: ShowProgress = silent) -> Bundle:

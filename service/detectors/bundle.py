@@ -33,7 +33,7 @@ from service.detectors.usual import Usual
 from service.domain import Schema
 from service.errors import BundleError, ConfigError
 
-FORMAT = 4
+FORMAT = 5
 VERSION_DIGITS = 12
 MANIFEST, ARRAYS = "bundle.json", "arrays.safetensors"
 MOST_MANIFEST_BYTES = 64 * 1024 * 1024
@@ -287,6 +287,8 @@ def _check_consistency(path: Path, bundle: Bundle) -> None:
         raise _unfit(path, f"its scaler has {bundle.scaler.dims} metrics and its schema {bundle.schema.dims}")
     if not names or set(names) != set(bundle.ensemble.weights) or bundle.ensemble.matrix.shape[1] != len(names):
         raise _unfit(path, "its calibration is not of its members")
+    if not bundle.ensemble.n_eff >= 1:
+        raise _unfit(path, "its calibration is worth less than one window")
     if bundle.usual.dims != bundle.schema.dims:
         raise _unfit(path, f"it says what is usual of {bundle.usual.dims} metrics and its schema has {bundle.schema.dims}")
     if bundle.early is not None and not 0 <= bundle.early < MOST_CHANGE:

@@ -7,7 +7,7 @@ calibration score impossible.
 
 How far it can be believed: overlapping windows are not independent evidence, so the calibration counts for
 ``n_eff = rows / window`` observations, and ``p`` is never below ``1 / (10 · n_eff)``. A short calibration therefore
-supports only ``info``; ``supported_severity`` says so. ``surprise`` is the same curve without that floor, strictly rising
+reaches no high score; ``ceiling`` says how high. ``surprise`` is the same curve without that floor, strictly rising
 in the raw score, so that ranking and tracking never tie beyond the calibration maximum.
 
 Stated answers for awkward calibration sets:
@@ -26,7 +26,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from service.domain import F64, SEVERE_ABOVE, Severity, severity_of
+from service.domain import F64
 from service.errors import NotEnoughData
 
 LEAST_SCORES = 30
@@ -48,9 +48,9 @@ def score_of(p: NDArray[Any] | float) -> Any:
     return np.clip(-np.log10(p) / SURPRISE_AT_ONE, 0.0, 1.0)
 
 
-def windows_for(severity: Severity) -> float:
-    """How many independent calibration windows it takes for a severity above ``info`` to be told."""
-    return float(10.0 ** (SURPRISE_AT_ONE * SEVERE_ABOVE[severity]) / VOUCHED)
+def windows_for(score: float) -> float:
+    """How many independent calibration windows it takes for such a score to be told."""
+    return float(10.0 ** (SURPRISE_AT_ONE * score) / VOUCHED)
 
 
 class Calibration:
@@ -95,9 +95,10 @@ class Calibration:
         """The smallest tail probability this calibration can vouch for."""
         return 1.0 / (VOUCHED * self.n_eff)
 
-    def supported_severity(self) -> Severity:
-        """The loudest severity this calibration can ever support by itself."""
-        return severity_of(float(score_of(self.floor)))
+    @property
+    def ceiling(self) -> float:
+        """The highest score this calibration can ever tell."""
+        return float(score_of(self.floor))
 
     def log_tail(self, raw: F64) -> F64:
         """Natural log of the unfloored tail probability, strictly falling in ``raw`` (up to float64's own resolution)."""

@@ -79,14 +79,12 @@ class Ensemble:
         self,
         weights: Mapping[str, float],
         matrix: F64,
-        runs: I64,
+        n_eff: float,
         *,
-        window: int,
-        stride: int,
         combination: str = "tail",
     ) -> None:
-        """``matrix``: float64 (n, members), raw scores of consecutive (stride 1) calibration windows in the order of
-        ``weights``; ``runs``: int64, how many windows each calibration series has.
+        """``matrix``: float64 (n, members), raw scores of calibration windows in the order of ``weights``; ``n_eff``: how many
+        independent windows the rows they were taken from are worth, of which they may be every tenth or so.
 
         Raises ``NotEnoughData`` when the matrix is too short to calibrate on, ``ValueError`` for a combination nobody knows.
         """
@@ -94,18 +92,15 @@ class Ensemble:
             raise ValueError(f"the combination {combination!r} is none of {', '.join(COMBINATIONS)}")
         self.weights = dict(weights)
         self.matrix = np.asarray(matrix, np.float64)
-        self.runs = np.asarray(runs, np.int64)
-        self.window = window
-        self.stride = stride
+        self.n_eff = float(n_eff)
         self.combination = combination
-        self._n_eff = max(len(self.matrix) / window, 1.0)
         self._members = {name: self._member(name, self.matrix[:, at]) for at, name in enumerate(self.weights)}
         self._tails: dict[tuple[str, ...], Calibration] = {}
 
     def _member(self, name: str, scores: F64) -> Member:
         centre, high = np.quantile(scores, [0.5, 0.99])
         spread = max((high - centre) / 2.33, 1e-3 * max(abs(centre), 1e-9))
-        return Member(name, self.weights[name], Calibration(scores, self._n_eff), float(centre), float(spread))
+        return Member(name, self.weights[name], Calibration(scores, self.n_eff), float(centre), float(spread))
 
     def member(self, name: str) -> Member:
         """What calibration knows of a member."""
@@ -120,7 +115,7 @@ class Ensemble:
         """The calibration of what ``combine`` gives for just these members."""
         key = self._key(names)
         if key not in self._tails:
-            self._tails[key] = Calibration(self.calibration_scores(key), self._n_eff)
+            self._tails[key] = Calibration(self.calibration_scores(key), self.n_eff)
         return self._tails[key]
 
     def _key(self, names: Sequence[str]) -> tuple[str, ...]:
@@ -133,37 +128,18 @@ class Ensemble:
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """What the bundle keeps."""
-        settings = {
-            "weights": self.weights,
-            "window": self.window,
-            "stride": self.stride,
-            "combination": self.combination,
-        }
-        return settings, {"matrix": self.matrix, "runs": self.runs}
+        settings = {"weights": self.weights, "n_eff": self.n_eff, "combination": self.combination}
+        return settings, {"matrix": self.matrix}
 
     @classmethod
     def restored(cls, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Ensemble:
         """The inverse of ``state``."""
-        return cls(
-            settings["weights"],
-            arrays["matrix"],
-            arrays["runs"],
-            window=int(settings["window"]),
-            stride=int(settings["stride"]),
-            combination=settings["combination"],
-        )
+        return cls(settings["weights"], arrays["matrix"], float(settings["n_eff"]), combination=settings["combination"])
 
     def reweighted(self, weights: Mapping[str, float]) -> Ensemble:
         """The same calibration with other weights: a subset of the members, or a different balance."""
         at = [list(self.weights).index(name) for name in weights]
-        return Ensemble(
-            weights,
-            np.ascontiguousarray(self.matrix[:, at]),
-            self.runs,
-            window=self.window,
-            stride=self.stride,
-            combination=self.combination,
-        )
+        return Ensemble(weights, np.ascontiguousarray(self.matrix[:, at]), self.n_eff, combination=self.combination)
 
 
 def slots_of(entities: Sequence[str]) -> tuple[I64, list[str]]:

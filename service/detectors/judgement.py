@@ -12,7 +12,7 @@ import numpy as np
 from service.detectors.budget import Decisions
 from service.detectors.bundle import Bundle
 from service.detectors.calibration import Calibration
-from service.domain import F64, I64, MemberScore, MetricShare, Verdict, WindowBatch, severity_of
+from service.domain import F64, I64, MemberScore, MetricShare, SeverityBounds, Verdict, WindowBatch
 from service.verdicts import Verdicts
 
 Answers = Mapping[str, F64 | MemberScore]
@@ -23,7 +23,7 @@ class Judgement:
     """Of the windows ``chosen`` (int64 (n,), places in the batch); every column has n entries.
 
     ``answers``: by member its raw scores, or why it has none; ``calibrations`` of those that spoke. ``p`` and ``scores`` are
-    adjusted for drift; ``metrics``: who is to blame, for the windows in which that was asked.
+    adjusted for drift, ``bounds`` say what score is how severe; ``metrics``: who is to blame, where that was asked.
     """
 
     chosen: I64
@@ -33,6 +33,7 @@ class Judgement:
     surprises: F64
     p: F64
     scores: F64
+    bounds: SeverityBounds
     fresh: F64
     decisions: Decisions
     metrics: Mapping[int, tuple[MetricShare, ...]]
@@ -99,7 +100,7 @@ def _whole(batch: WindowBatch, bundle: Bundle, place: int, judged: Judgement, at
         score=score,
         fresh_p=float(judged.fresh[at]),
         is_anomaly=bool(judged.decisions.is_anomaly[at]),
-        severity=severity_of(score),
+        severity=judged.bounds.of(score),
         members=judged.members(at),
         metrics=judged.metrics.get(at, ()),
     )

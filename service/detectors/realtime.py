@@ -21,7 +21,7 @@ from service.detectors.ensemble import EntityState, slots_of
 from service.detectors.features import Features
 from service.detectors.judgement import Answers, Judgement, Unscored, silent_of, verdicts
 from service.detectors.rules import static_decisions
-from service.domain import F64, I64, MemberScore, MetricShare, WindowBatch
+from service.domain import F64, I64, MemberScore, MetricShare, SeverityBounds, WindowBatch
 from service.errors import ConfigError
 from service.settings import DetectionSettings
 from service.verdicts import Verdicts
@@ -41,14 +41,23 @@ EXPLAINER = 0.9
 class RealTimeAnomalyDetector:
     """One bundle at work on any number of entities; remembers a little of each (``EntityState``)."""
 
-    def __init__(self, bundle: Bundle, settings: DetectionSettings | None = None, *, min_coverage: float = 0.5) -> None:
-        """``min_coverage``: the least share of a window's values that must have been observed for a score.
+    def __init__(
+        self,
+        bundle: Bundle,
+        settings: DetectionSettings | None = None,
+        *,
+        min_coverage: float = 0.5,
+        bounds: SeverityBounds | None = None,
+    ) -> None:
+        """``min_coverage``: the least share of a window's values that must have been observed for a score; ``bounds``: what
+        score is how severe.
 
         Raises ``ConfigError`` when the settings name a detector that the bundle does not hold.
         """
         settings = settings or DetectionSettings()
         self.bundle = bundle
         self.min_coverage = min_coverage
+        self._bounds = bounds or SeverityBounds()
         self._members, self._ensemble = _chosen(bundle, settings.detectors)
         self._params = budget.params_for(settings.budget.false_alarms_per_entity_day, bundle.schema.interval_ms, bundle.stride)
         self._rule = settings.rule
@@ -158,6 +167,7 @@ class RealTimeAnomalyDetector:
             surprises=surprises,
             p=p,
             scores=score_of(p),
+            bounds=self._bounds,
             fresh=self.bundle.fresh_calibration.p(self.bundle.fresh.score(features)),
             decisions=decisions,
             metrics=self._explain(batch, chosen, features, raw, explained),

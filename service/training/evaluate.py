@@ -164,7 +164,7 @@ def measure(job: Job, bundle: Bundle, scored: Scored, test: Series, train_second
         train_seconds=train_seconds,
         us_per_window=scored.seconds * 1e6,
         effective_windows=tail.n_eff,
-        supports=str(tail.supported_severity()),
+        supports=str(job.settings.alerts.bounds.of(tail.ceiling)),
         reliability=metrics.reliability_table(10.0 ** -scored.surprise[due_normal], effective=tail.n_eff),
         reliability_adjusted=metrics.reliability_table(10.0 ** -np.maximum(adjusted[due_normal], 0.0), effective=tail.n_eff),
         budgets=_budgets(scored, labels, bundle),

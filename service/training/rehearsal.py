@@ -39,7 +39,9 @@ class Scored:
 
 async def score_series(bundle: Bundle, settings: Settings, before: Series, test: Series) -> Scored:
     """Every due window of ``test``, judged by the serving detector in row order; the rows of ``before`` are only history."""
-    detector = RealTimeAnomalyDetector(bundle, settings.detection, min_coverage=settings.stream.min_coverage)
+    detector = RealTimeAnomalyDetector(
+        bundle, settings.detection, min_coverage=settings.stream.min_coverage, bounds=settings.alerts.bounds
+    )
     episodes = Episodes(settings.alerts, settings.config_hash())
     rows = len(test.values)
     history = min(len(before.values), bundle.window + bundle.stride - 1)

@@ -38,7 +38,7 @@ def normal_runs(series: Sequence[Series]) -> list[Series]:
     return runs
 
 
-def split(series: Sequence[Series], window: int, share: float, max_calibration_windows: int) -> Split:
+def split(series: Sequence[Series], window: int, share: float) -> Split:
     """The newest ``share`` of each entity's normal rows calibrates; the rows before it, less a gap of one window, teach.
 
     Where that would leave too little of either, the tail's windows reach back into the rows before it (their newest rows are
@@ -52,7 +52,7 @@ def split(series: Sequence[Series], window: int, share: float, max_calibration_w
     calibration: list[Series] = []
     for own in entities.values():
         rows = sum(len(run.values) for run in own)
-        tail = min(int(rows * share), max(max_calibration_windows // len(entities), 2 * window))
+        tail = int(rows * share)
         apart = tail >= window + max(window, LEAST_CALIBRATION_WINDOWS) and rows - tail >= 2 * window + LEAST_FIT_WINDOWS
         _split_entity(own, rows - tail, window, fit, calibration, apart=apart)
     _check(fit, calibration, window, share)

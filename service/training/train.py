@@ -61,10 +61,12 @@ def _train(
     progress: Progress,
     clock: Clock,
 ) -> Bundle:
-    parts = split(dataset.series, settings.window, settings.calibration_share, settings.max_calibration_windows)
+    parts = split(dataset.series, settings.window, settings.calibration_share)
     scaler = Scaler().fit(parts.fit)
     learn = _capped(scaler.windows(parts.fit, settings.window), settings.max_windows)
-    held_out = scaler.windows(parts.calibration, settings.window)
+    every = scaler.windows(parts.calibration, settings.window)
+    # Neighbours overlap nearly whole: some of them tell what all of them do, and vouch for as rare a score (decision 0004).
+    held_out = _capped(every, settings.max_calibration_windows)
     members = [_make(kind, told, settings, factory) for kind, told in detectors.items()]
     for member in members:
         member.detector.fit(learn, progress=progress)
@@ -74,9 +76,7 @@ def _train(
     ensemble = Ensemble(
         {member.name: _weight(detectors[member.name]) for member in members},
         matrix,
-        np.unique(held_out.series, return_counts=True)[1],
-        window=settings.window,
-        stride=settings.stride,
+        max(len(every) / settings.window, 1.0),
         combination=settings.combination,
     )
     rows = sum(len(one.values) for one in parts.calibration)

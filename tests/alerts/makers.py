@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from service.alerts.sample import sample_alert
-from service.domain import Alert, MemberScore, MetricShare, Severity, Status, Verdict, alert_id, severity_of
+from service.domain import Alert, MemberScore, MetricShare, Severity, SeverityBounds, Status, Verdict, alert_id
 
 INTERVAL_MS = 1000
 STRIDE = 10
@@ -31,7 +31,7 @@ def verdict(slot: int, score: float, *, fresh: bool | None = None, level: float 
         "score": score,
         "fresh_p": 1e-4 if (anomalous if fresh is None else fresh) else 0.5,
         "is_anomaly": anomalous,
-        "severity": severity_of(score),
+        "severity": SeverityBounds().of(score),
         "members": (MemberScore("deep", 3.2, 1e-4), MemberScore("statistical", None, None, "timeout", "took over 30 s")),
         "metrics": (MetricShare("cpu", 0.8, 97.0, 40.0, 2.0, (40.0, 41.0, 97.0)),),
         "bundle": "hosts",

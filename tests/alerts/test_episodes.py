@@ -140,6 +140,22 @@ def test_a_fault_beyond_the_floor_is_still_told_apart_from_drift() -> None:
     assert alert.score == pytest.approx(0.75)
 
 
+def test_what_score_is_how_severe_can_be_set() -> None:
+    policy = EpisodeSettings(warning_above=0.3, critical_above=0.4)
+    seen = [
+        verdict(0, 0.45),
+        *(verdict(slot, 0.38, fresh=True) for slot in range(1, 3)),
+        *(verdict(slot, 0.34) for slot in range(3, 7)),
+    ]
+    told = Episodes(policy).observe(seen)
+    assert [(t.action, t.severity) for t in told] == [
+        ("opened", Severity.CRITICAL),
+        ("fired", Severity.CRITICAL),
+        ("lowered", Severity.WARNING),
+    ]
+    assert told[-1].updated_at == seen[5].timestamp  # the third window below 0.4 by the hysteresis; 0.38 is not
+
+
 def test_severity_is_lowered_only_after_staying_well_below() -> None:
     just_below = [verdict(slot, 0.88) for slot in range(4, 10)]  # within 0.05 of 0.9
     well_below = [verdict(slot, 0.75) for slot in range(10, 14)]

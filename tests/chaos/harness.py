@@ -487,7 +487,9 @@ class Chaos:
             if worker is None or not worker.alive:
                 self._start(slot)
         begun = time.monotonic()
-        detector = RealTimeAnomalyDetector(open_bundle(self._folder / "bundle"), self._settings.detection)
+        detector = RealTimeAnomalyDetector(
+            open_bundle(self._folder / "bundle"), self._settings.detection, bounds=self._settings.alerts.bounds
+        )
         records = await read_topic(self._stack.kafka_servers, self._settings.kafka.topics.metrics)
         expected = await expect(records, self._settings, detector)
         detector.close()

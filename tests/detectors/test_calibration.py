@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from service.detectors.calibration import LEAST_SCORES, Calibration, score_of, windows_for
-from service.domain import F64, Severity
+from service.domain import F64, Severity, SeverityBounds
 from service.errors import NotEnoughData
 
 
@@ -55,15 +55,15 @@ def test_p_is_floored_by_the_effective_sample_and_surprise_is_not() -> None:
 @pytest.mark.parametrize(
     ("n_eff", "severity"), [(20, Severity.INFO), (1_000, Severity.INFO), (2_000, Severity.WARNING), (30_000, Severity.CRITICAL)]
 )
-def test_says_which_severity_it_can_support(n_eff: float, severity: Severity) -> None:
-    assert Calibration(normal(100), n_eff).supported_severity() is severity
+def test_says_how_high_a_score_it_can_tell(n_eff: float, severity: Severity) -> None:
+    calibration = Calibration(normal(100), n_eff)
+    assert score_of(calibration.p(np.array([1e9])))[0] == calibration.ceiling
+    assert SeverityBounds().of(calibration.ceiling) is severity
 
 
-@pytest.mark.parametrize("severity", [Severity.WARNING, Severity.CRITICAL])
-def test_says_how_many_windows_a_severity_takes(severity: Severity) -> None:
-    enough = windows_for(severity)
-    assert Calibration(normal(100), 1.001 * enough).supported_severity() is severity
-    assert Calibration(normal(100), 0.999 * enough).supported_severity().rank == severity.rank - 1
+@pytest.mark.parametrize("score", [0.5, 0.7, 0.9])
+def test_says_how_many_windows_a_score_takes(score: float) -> None:
+    assert Calibration(normal(100), windows_for(score)).ceiling == pytest.approx(score)
 
 
 @settings(max_examples=60, deadline=None)

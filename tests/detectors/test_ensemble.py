@@ -17,9 +17,8 @@ def matrix(count: int, seed: int = 0) -> F64:
     return (common + rng.standard_normal((count, 3))) * [1.0, 100.0, 0.01] + [0, 500, 3]
 
 
-def ensemble(count: int = 3000, **options: object) -> Ensemble:
-    given = {"window": 50, "stride": 10, **options}
-    return Ensemble(WEIGHTS, matrix(count), np.array([count]), **given)  # type: ignore[arg-type]  # plain test options
+def ensemble(count: int = 3000, combination: str = "tail") -> Ensemble:
+    return Ensemble(WEIGHTS, matrix(count), count / 50, combination=combination)
 
 
 def columns(values: F64) -> dict[str, F64]:

@@ -19,7 +19,7 @@ from service.detectors.ensemble import EntityState
 from service.detectors.features import Features
 from service.detectors.realtime import LEAST_SHARE, RealTimeAnomalyDetector
 from service.detectors.statistics import WindowStatistics, least
-from service.domain import F32, F64, Dataset, Schema, Series, Severity, Verdict, WindowBatch
+from service.domain import F32, F64, Dataset, Schema, Series, Severity, SeverityBounds, Verdict, WindowBatch
 from service.errors import ConfigError
 from service.settings import BudgetSettings, DetectionSettings, TrainingSettings
 from service.training.train import train
@@ -305,9 +305,16 @@ async def test_an_entity_never_seen_in_training_is_scored_from_its_first_window(
 
 async def test_a_short_calibration_supports_only_info(bundle: Bundle) -> None:
     verdicts = await judged(RealTimeAnomalyDetector(bundle), batch(faulty()))
-    assert bundle.calibration().supported_severity() is Severity.INFO
     assert {verdict.severity for verdict in verdicts} == {Severity.INFO}
     assert min(verdict.p for verdict in verdicts) == bundle.calibration().floor
+
+
+async def test_what_score_is_how_severe_can_be_set(bundle: Bundle) -> None:
+    ceiling = bundle.calibration().ceiling
+    bounds = SeverityBounds(warning=ceiling / 2, critical=ceiling - 0.01)
+    verdicts = await judged(RealTimeAnomalyDetector(bundle, bounds=bounds), batch(faulty()))
+    assert {verdict.severity for verdict in verdicts} == {Severity.INFO, Severity.WARNING, Severity.CRITICAL}
+    assert all(verdict.severity is bounds.of(verdict.score) for verdict in verdicts)
 
 
 def test_a_detector_the_bundle_lacks_is_refused_by_name(bundle: Bundle) -> None:

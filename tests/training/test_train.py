@@ -47,6 +47,19 @@ def test_the_bundle_holds_what_was_asked_for() -> None:
     assert bundle.ensemble.matrix.shape == (180 - 20 + 1, 2)
 
 
+def test_a_long_calibration_is_thinned_and_vouches_for_as_rare_a_score() -> None:
+    data = dataset(Series("a", 0, rows(4000)))
+    whole, thinned = trained(data), trained(data, max_calibration_windows=200)
+    assert (len(whole.ensemble.matrix), len(thinned.ensemble.matrix)) == (800 - 20 + 1, 200)
+    assert thinned.ensemble.n_eff == whole.ensemble.n_eff == pytest.approx(781 / 20)
+    assert thinned.calibration().floor == whole.calibration().floor
+    first_and_newest = [0, -1]  # the same windows, but for the rounding of products over batches of another size
+    np.testing.assert_allclose(thinned.ensemble.matrix[first_and_newest], whole.ensemble.matrix[first_and_newest], rtol=1e-5)
+    quantiles = [0.5, 0.9, 0.95]
+    told, known = (np.quantile(one.ensemble.matrix, quantiles, axis=0) for one in (thinned, whole))
+    np.testing.assert_allclose(told, known, rtol=0.2)
+
+
 def test_the_bundle_says_when_it_was_trained_and_what_usually_moves_of_what_is_normal() -> None:
     values = rows(2000)
     values[:, 1] = 7  # never moves
@@ -104,7 +117,7 @@ def test_entities_share_a_bundle_and_keep_their_own_scale() -> None:
     bundle = trained(dataset(Series("low", 0, rows(900)), Series("high", 0, rows(900, seed=1, level=500))))
     assert bundle.scaler.centre("low")[0] == pytest.approx(0, abs=0.3)
     assert bundle.scaler.centre("high")[0] == pytest.approx(500, abs=0.3)
-    assert bundle.ensemble.runs.tolist() == [161, 161]
+    assert len(bundle.ensemble.matrix) == 2 * 161
     features = bundle.scaler.windows([Series("high", 0, rows(100, seed=2, level=500))], 20)
     assert np.median(bundle.calibration().surprise(_combined(bundle, features))) < 1
 
