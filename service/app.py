@@ -44,6 +44,7 @@ DETECTORS: dict[str, str] = {
     "statistical": "service.detectors.statistical:StatisticalAnomalyDetector",
     "mahalanobis": "service.detectors.mahalanobis:MahalanobisDetector",
     "metricwise": "service.detectors.metricwise:MetricwiseDetector",
+    "departure": "service.detectors.departure:DepartureDetector",
     "pca_residual": "service.detectors.residual:PcaResidualDetector",
     "forecast": "service.detectors.residual:ForecastDetector",
     "autoregression": "service.detectors.autoregression:AutoregressionDetector",

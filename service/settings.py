@@ -125,7 +125,7 @@ class DetectionSettings(Section):
     # "budget" follows drift; the others are the plain static rules of the literature, which do not.
     rule: Literal["budget", "mean+2sigma", "mean+3sigma", "quantile", "majority"] = "budget"
     budget: BudgetSettings = BudgetSettings()
-    detectors: dict[str, float] | None = None  # a subset of the bundle's members, with weights; None: as trained
+    detectors: dict[str, float] | None = None  # only these of the bundle's members, with weights; None: as trained
     timeout_seconds: Seconds = 30.0
     threads: Positive = 2
 
@@ -133,8 +133,14 @@ class DetectionSettings(Section):
 class TrainingSettings(Section):
     """How a bundle is trained; kept inside the bundle."""
 
-    # By name: a weight, or options.
-    detectors: dict[str, float | dict[str, Any]] = {"mahalanobis": 4.0, "deep": 1.0, "statistical": 1.0, "autoregression": 1.0}
+    # By name: a weight, or options, among them ``weight`` or ``beside``.
+    detectors: dict[str, float | dict[str, Any]] = {
+        "mahalanobis": 4.0,
+        "deep": 1.0,
+        "statistical": 1.0,
+        "autoregression": 1.0,
+        "departure": {"beside": 1.0},
+    }
     combination: Literal["tail", "zscore", "votes"] = "tail"  # how the detectors' scores become one
     window: Positive = 100
     stride: Positive = 10

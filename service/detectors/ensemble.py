@@ -3,6 +3,9 @@
 The bundle keeps the calibration matrix (every member's raw score on every calibration window), so whichever members
 survive at run time, the ensemble of just those has its own calibrated tail; it is worked out once per subset.
 
+A member may stand *beside* the others. A mean asks how strange everything is together, and what a single witness saw is lost in it
+however sure it is; such a witness is heard where its word, by itself, is ten times rarer (or so) than the word of all.
+
 Combining is a plain function in ``COMBINATIONS``: raw scores of the members present, what calibration knows of them, and
 their weights in; one number per window out, higher is stranger.
 """
@@ -65,6 +68,8 @@ def by_votes(raw: Sequence[F64], members: Sequence[Member]) -> F64:
 
 def _weighted(parts: Sequence[F64], members: Sequence[Member]) -> F64:
     weights = np.array([member.weight for member in members])
+    if not weights.any():
+        weights = np.ones(len(members))
     combined: F64 = np.tensordot(weights / weights.sum(), np.stack(parts), axes=1)
     return combined
 
@@ -82,9 +87,12 @@ class Ensemble:
         n_eff: float,
         *,
         combination: str = "tail",
+        beside: Mapping[str, float] | None = None,
     ) -> None:
         """``matrix``: float64 (n, members), raw scores of calibration windows in the order of ``weights``; ``n_eff``: how many
-        independent windows the rows they were taken from are worth, of which they may be every tenth or so.
+        independent windows the rows they were taken from are worth, of which they may be every tenth or so. ``beside``: members
+        that stand beside the combination of the others (their weight is 0): each overrules it where its evidence says so many
+        decades more.
 
         Raises ``NotEnoughData`` when the matrix is too short to calibrate on, ``ValueError`` for a combination nobody knows.
         """
@@ -94,6 +102,7 @@ class Ensemble:
         self.matrix = np.asarray(matrix, np.float64)
         self.n_eff = float(n_eff)
         self.combination = combination
+        self.beside = dict(beside or {})
         self._members = {name: self._member(name, self.matrix[:, at]) for at, name in enumerate(self.weights)}
         self._tails: dict[tuple[str, ...], Calibration] = {}
 
@@ -108,8 +117,17 @@ class Ensemble:
 
     def combine(self, raw: Mapping[str, F64]) -> F64:
         """One number per window from the members that spoke (at least one)."""
-        present = [self._members[name] for name in self.weights if name in raw]
-        return COMBINATIONS[self.combination]([raw[member.name] for member in present], present)
+        beside = [name for name in self.beside if name in raw]
+        together = [name for name in self._key(list(raw)) if name not in beside]
+        told = [self._members[name].calibration.evidence(raw[name]) - self.beside[name] for name in beside]
+        if together:
+            members = [self._members[name] for name in together]
+            combined = COMBINATIONS[self.combination]([raw[name] for name in together], members)
+            if not told:
+                return combined
+            told.append(self.tail(together).surprise(combined))
+        loudest: F64 = np.max(told, axis=0)
+        return loudest
 
     def tail(self, names: Sequence[str]) -> Calibration:
         """The calibration of what ``combine`` gives for just these members."""
@@ -128,16 +146,22 @@ class Ensemble:
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """What the bundle keeps."""
-        settings = {"weights": self.weights, "n_eff": self.n_eff, "combination": self.combination}
+        settings = {"weights": self.weights, "n_eff": self.n_eff, "combination": self.combination, "beside": self.beside}
         return settings, {"matrix": self.matrix}
 
     @classmethod
     def restored(cls, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Ensemble:
         """The inverse of ``state``."""
-        return cls(settings["weights"], arrays["matrix"], float(settings["n_eff"]), combination=settings["combination"])
+        return cls(
+            settings["weights"],
+            arrays["matrix"],
+            float(settings["n_eff"]),
+            combination=settings["combination"],
+            beside=settings["beside"],
+        )
 
     def reweighted(self, weights: Mapping[str, float]) -> Ensemble:
-        """The same calibration with other weights: a subset of the members, or a different balance."""
+        """The same calibration with other weights: a subset of the members, or a different balance. None stands beside them."""
         at = [list(self.weights).index(name) for name in weights]
         return Ensemble(weights, np.ascontiguousarray(self.matrix[:, at]), self.n_eff, combination=self.combination)
 

@@ -12,7 +12,7 @@ offsets, 97 % of freezes and 94 % of swapped stretches; the members' own attribu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -42,8 +42,9 @@ class _Shapes(WindowStatistics):
 class Explainer:
     """Learns how the metrics' statistics go together in normal windows; then shares out the blame."""
 
-    def __init__(self) -> None:
-        self._shapes = _Shapes(SPANS)
+    def __init__(self, spans: Sequence[int] = SPANS) -> None:
+        """``spans``: rows over which means and log ranges are taken, beside the last value."""
+        self._shapes = _Shapes(spans)
         self._centre = np.zeros(0, np.float32)
         # With L_j L_j' = (P_jj)⁻¹, metric j's part is the squared length of L_j' (P z)_j: one product for all metrics. (k · dims,
         # dims · k), or (dims, k, k) where metrics are judged one by one.

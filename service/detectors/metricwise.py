@@ -65,6 +65,8 @@ class MetricwiseDetector:
         return (self._parts(features) * self._inverse).astype(np.float64)
 
     def _parts(self, features: Features) -> F32:
+        if len(features) <= CHUNK:
+            return self._explainer.parts(features)  # with the statistics that other members asked for
         starts = range(0, len(features), CHUNK)
         return np.concatenate([self._explainer.parts(features.take(slice(at, at + CHUNK))) for at in starts])
 

@@ -193,11 +193,12 @@ class RealTimeAnomalyDetector:
             return {}
         some = features.take(np.array(which))
         shares = EXPLAINER * self.bundle.explainer.shares(some)
-        speaking = [member for member in self._members if member.name in names]
-        total = sum(self._ensemble.weights[member.name] for member in speaking)
+        weights = self._ensemble.weights  # 0 for who stands beside the others: the explainer names better what it saw (0004)
+        speaking = [member for member in self._members if member.name in names and weights[member.name]]
+        total = sum(weights[member.name] for member in speaking)
         for member in speaking:
             parts = np.maximum(member.detector.attribute(some), 0.0)
-            share = (1.0 - EXPLAINER) * self._ensemble.weights[member.name] / total
+            share = (1.0 - EXPLAINER) * weights[member.name] / total
             shares += share * parts / np.maximum(parts.sum(axis=1, keepdims=True), 1e-12)
         shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1e-12)
         return {i: self._top_metrics(batch, int(chosen[i]), shares[k]) for k, i in enumerate(which)}

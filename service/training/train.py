@@ -41,7 +41,8 @@ def train(
 ) -> Bundle:
     """Train ``detectors`` on the normal rows of ``dataset``; all its entities share the bundle, which keeps the ``clock``'s time.
 
-    ``detectors``: a weight by name, or a mapping with ``weight`` (1 by default) and the detector's own options.
+    ``detectors``: a weight by name, or a mapping with ``weight`` (1 by default) or ``beside`` (see ``Ensemble``) and the detector's
+    own options.
     ``progress(stage, done, total, detail)`` is called throughout. Raises ``NotEnoughData`` naming the least rows needed,
     ``DatasetError`` for rows that do not fit the schema, ``ConfigError`` for detectors that are unknown or refuse their options.
     """
@@ -78,6 +79,7 @@ def _train(
         matrix,
         max(len(every) / settings.window, 1.0),
         combination=settings.combination,
+        beside=_beside(detectors),
     )
     rows = sum(len(one.values) for one in parts.calibration)
     fresh_calibration = Calibration(_in_chunks(fresh, held_out), rows / settings.stride)
@@ -129,7 +131,7 @@ def _check(dataset: Dataset) -> None:
 
 
 def _make(kind: str, told: float | Mapping[str, Any], settings: TrainingSettings, factory: Factory) -> BundledMember:
-    options = {key: value for key, value in told.items() if key != "weight"} if isinstance(told, Mapping) else {}
+    options = {key: value for key, value in told.items() if key not in ("weight", "beside")} if isinstance(told, Mapping) else {}
     try:
         common = {key: getattr(settings, key) for key in getattr(factory(kind, options), "takes", ())}
         options = {**common, **options}
@@ -141,7 +143,20 @@ def _make(kind: str, told: float | Mapping[str, Any], settings: TrainingSettings
 
 
 def _weight(told: float | Mapping[str, Any]) -> float:
-    return float(told.get("weight", 1.0) if isinstance(told, Mapping) else told)
+    if not isinstance(told, Mapping):
+        return float(told)
+    return 0.0 if "beside" in told else float(told.get("weight", 1.0))
+
+
+def _beside(detectors: Mapping[str, float | Mapping[str, Any]]) -> dict[str, float]:
+    found = {name: told for name, told in detectors.items() if isinstance(told, Mapping) and "beside" in told}
+    for name, told in found.items():
+        if "weight" in told or not isinstance(told["beside"], int | float) or told["beside"] < 0:
+            raise ConfigError(
+                f"The detector {name!r} stands beside the others by {told['beside']!r}, weight {told.get('weight')!r}.",
+                hint="Give either a weight, or beside: how many decades rarer its word must be to overrule the others (0 or more).",
+            )
+    return {name: float(told["beside"]) for name, told in found.items()}
 
 
 def _capped(features: Features, most: int) -> Features:
