@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,11 +30,14 @@ def rows(count: int, seed: int = 0) -> F32:
     return (rng.standard_normal((count, 3)) * [1, 10, 0.1] + rng.standard_normal((count, 1))).astype(np.float32)
 
 
+DETECTORS: dict[str, Any] = {"vae": 0.5, "statistical": 0.5, "departure": {"beside": 1.0}}
+
+
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
     settings = TrainingSettings(window=20, stride=5, epochs=2)
     dataset = Dataset(SCHEMA, [Series("a", 0, rows(700)), Series("b", 0, rows(700, seed=1))])
-    return train(dataset, settings, name="hosts", detectors={"vae": 0.5, "statistical": 0.5}, factory=make_detector)
+    return train(dataset, settings, name="hosts", detectors=DETECTORS, factory=make_detector)
 
 
 @pytest.fixture
@@ -69,6 +73,14 @@ def test_what_is_usual_of_other_metrics_is_refused(saved: Path) -> None:
         told["usual"][name].append(0)
     (saved / MANIFEST).write_text(json.dumps(told))
     with pytest.raises(BundleError, match="what is usual of 4 metrics"):
+        load_bundle(saved, factory=make_detector)
+
+
+def test_a_calibration_that_is_worth_nothing_is_refused(saved: Path) -> None:
+    told = json.loads((saved / MANIFEST).read_bytes())
+    told["ensemble"]["n_eff"] = 0.5
+    (saved / MANIFEST).write_text(json.dumps(told))
+    with pytest.raises(BundleError, match="worth less than one window"):
         load_bundle(saved, factory=make_detector)
 
 

@@ -126,6 +126,21 @@ def _combined(bundle: Bundle, features: Any) -> Any:
     return bundle.ensemble.combine({member.name: member.detector.score(features) for member in bundle.members})
 
 
+def test_a_detector_may_stand_beside_the_others() -> None:
+    bundle = trained(dataset(), LIGHT | {"departure": {"beside": 1.5, "span": 5}})
+    assert bundle.ensemble.beside == {"departure": 1.5}
+    assert bundle.ensemble.weights == {**LIGHT, "departure": 0.0}
+    assert bundle.members[-1].options["span"] == 5
+    assert "beside" not in bundle.members[-1].options
+
+
+@pytest.mark.parametrize("told", [{"beside": -1}, {"beside": 1.0, "weight": 2.0}, {"beside": "loud"}])
+def test_how_a_detector_stands_beside_the_others_is_checked(told: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="stands beside the others") as refused:
+        trained(dataset(), LIGHT | {"departure": told})
+    assert "either a weight, or beside" in str(refused.value.hint)
+
+
 def test_many_rows_are_thinned_evenly() -> None:
     seen: list[int] = []
 
