@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 
 from service.commands.common import ConfigOption, JsonOption, console, read_settings, run_async
-from service.commands.model import left_out_words, reach_words
+from service.commands.model import ceiling_words, left_out_words, reach_words
 from service.domain import Severity, SeverityBounds
 from service.errors import Stop, TidewatchError
 from service.observability.logging import configure_logging
@@ -162,7 +162,7 @@ def _beyond(tail: Calibration, bounds: SeverityBounds, window: int) -> str:
     if not louder:
         return ""
     rows = [f"{severity} takes {math.ceil(windows_for(bounds.below(severity)) * window):,} held-out rows" for severity in louder]
-    return f"; {', '.join(rows)}, or alerts.{louder[0]}_above under {math.floor(tail.ceiling * 100) / 100:.2f}"
+    return f"; {', '.join(rows)}, or alerts.{louder[0]}_above under {ceiling_words(tail)}"
 
 
 async def _check_servers(settings: Settings) -> list[Finding]:

@@ -152,8 +152,13 @@ def bundle_table(bundle: Bundle, path: Path, bounds: SeverityBounds) -> Table:
 
 
 def reach_words(tail: Calibration, bounds: SeverityBounds) -> str:
-    """How high the scores of a calibration go (rounded down), and how severe that is."""
-    return f"scores up to {math.floor(tail.ceiling * 100) / 100:.2f} ({bounds.of(tail.ceiling)})"
+    """How high the scores of a calibration go, and how severe that is."""
+    return f"scores up to {ceiling_words(tail)} ({bounds.of(tail.ceiling)})"
+
+
+def ceiling_words(tail: Calibration) -> str:
+    """The highest score a calibration can tell, rounded down: a bound there is within reach."""
+    return f"{math.floor(tail.ceiling * 100) / 100:.2f}"
 
 
 def left_out_words(bundle: Bundle) -> str:

@@ -62,6 +62,7 @@ def _train(
     progress: Progress,
     clock: Clock,
 ) -> Bundle:
+    weights, beside = {name: _weight(told) for name, told in detectors.items()}, _beside(detectors)
     parts = split(dataset.series, settings.window, settings.calibration_share)
     scaler = Scaler().fit(parts.fit)
     learn = _capped(scaler.windows(parts.fit, settings.window), settings.max_windows)
@@ -75,11 +76,11 @@ def _train(
 
     matrix = _matrix(members, held_out, progress)
     ensemble = Ensemble(
-        {member.name: _weight(detectors[member.name]) for member in members},
+        weights,
         matrix,
         max(len(every) / settings.window, 1.0),
         combination=settings.combination,
-        beside=_beside(detectors),
+        beside=beside,
     )
     rows = sum(len(one.values) for one in parts.calibration)
     fresh_calibration = Calibration(_in_chunks(fresh, held_out), rows / settings.stride)

@@ -61,6 +61,14 @@ def test_says_how_high_a_score_it_can_tell(n_eff: float, severity: Severity) -> 
     assert SeverityBounds().of(calibration.ceiling) is severity
 
 
+@pytest.mark.parametrize("severity", [Severity.WARNING, Severity.CRITICAL])
+def test_says_how_many_windows_a_severity_takes(severity: Severity) -> None:
+    bounds = SeverityBounds()
+    enough = windows_for(bounds.below(severity))
+    assert bounds.of(Calibration(normal(100), 1.001 * enough).ceiling) is severity
+    assert bounds.of(Calibration(normal(100), 0.999 * enough).ceiling).rank == severity.rank - 1
+
+
 @pytest.mark.parametrize("score", [0.5, 0.7, 0.9])
 def test_says_how_many_windows_a_score_takes(score: float) -> None:
     assert Calibration(normal(100), windows_for(score)).ceiling == pytest.approx(score)

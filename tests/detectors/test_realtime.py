@@ -305,6 +305,7 @@ async def test_an_entity_never_seen_in_training_is_scored_from_its_first_window(
 
 async def test_a_short_calibration_supports_only_info(bundle: Bundle) -> None:
     verdicts = await judged(RealTimeAnomalyDetector(bundle), batch(faulty()))
+    assert SeverityBounds().of(bundle.calibration().ceiling) is Severity.INFO
     assert {verdict.severity for verdict in verdicts} == {Severity.INFO}
     assert min(verdict.p for verdict in verdicts) == bundle.calibration().floor
 
