@@ -132,10 +132,13 @@ async def _watch_this_machine(stage: Stage, settings: Settings) -> None:
             say = stage.console.print
             say(f"{kept} metrics. Left out: levels (load, memory), and what hardly moved. A minute is too short to learn those.")
             await _train(stage, settings, seen)
-        _act(stage, 4, "The service, as anyone would run it: tidewatch run")
-        async with ServiceProcess(_config(stage), stage.folder) as service:
-            with stage.console.status("Waiting until it is ready"):
-                await service.ready(WAIT_SECONDS)
+    _act(stage, 4, "The service, as anyone would run it: tidewatch run")
+    async with ServiceProcess(_config(stage), stage.folder) as service:
+        with stage.console.status("Waiting until it is ready"):
+            await service.ready(WAIT_SECONDS)
+        # No metrics until it has found its stride: its start is a burst of work, and no part of the minute learned from.
+        await asyncio.sleep(START_SECONDS)
+        async with _agent(settings):
             await _wait(stage, "all is well", SETTLE_SECONDS)
             if stage.slack.accepted:
                 stage.console.print("Something else was unusual already; waiting until it is over and the budget has room again.")
@@ -219,7 +222,7 @@ def _config(stage: Stage) -> dict[str, Any]:
         "kafka": {"bootstrap_servers": stage.stack.kafka_servers, "topics": {"partitions": 1}},
         "elasticsearch": {"url": stage.stack.elasticsearch_url},
         "models": [{"match": "*", "bundle": str(stage.folder / "bundle")}],
-        # Not from the beginning: the start of the service itself is a burst of work, and no part of the minute learned from.
+        # Not from the beginning: that was learned from.
         "stream": {"start_from": "latest"},
         "notifications": {"receivers": [slack, mail], "routes": [route]},
         "data_health": {"still_metrics": False, "empty_metrics": False},  # a minute is too short to know what usually moves

@@ -33,7 +33,7 @@ from service.detectors.usual import Usual
 from service.domain import Schema
 from service.errors import BundleError, ConfigError
 
-FORMAT = 5
+FORMAT = 6
 VERSION_DIGITS = 12
 MANIFEST, ARRAYS = "bundle.json", "arrays.safetensors"
 MOST_MANIFEST_BYTES = 64 * 1024 * 1024

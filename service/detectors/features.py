@@ -96,6 +96,11 @@ class Features:
         """int64 (n,): the number, in a bundle of several, of the entity each window is of; 0 where it has no scale of its own."""
         return self._which
 
+    @property
+    def inverse(self) -> F32:
+        """float32 (tables, dims): one over the scale of every metric, for each ``owner``; 0 for those that are left out."""
+        return self._tables[1]
+
     def earlier(self, rows: int) -> Features:
         """The same windows as they stood ``rows`` rows earlier, so much shorter (``rows`` < window)."""
         return Features(

@@ -4,8 +4,11 @@ A metric that stands still has a range of zero, which is near normal, so the log
 The statistics of training windows are whitened (``whitening.py``). In that space a machine that works in several
 regimes makes several clouds, so training keeps the centres of ``prototypes`` clusters (k-means), and the score is the
 distance to the nearest, per axis (root mean square). With one prototype it is Mahalanobis' distance. An entity that shares
-the bundle with others is measured against its own centre and spread where training saw enough of it (``own.py``). Decision
-0004 has the measurements.
+the bundle with others is measured against its own centre and spread where training saw enough of it (``own.py``).
+
+Scaled values are clipped, and after a short training every distance is large: what is then left to tell the strange from the
+merely new is whether values lie where they have never been (``beyond.py``). That is added to the distance. Decision 0004 has
+the measurements.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
 
 from service.detectors.base import Progress, silent
+from service.detectors.beyond import SeenRange
 from service.detectors.features import Features
 from service.detectors.own import OwnSpread
 from service.detectors.statistics import WindowStatistics, group, least
@@ -29,10 +33,14 @@ CHUNK = 4096  # windows per matrix product: bounds memory
 WINDOWS_PER_PROTOTYPE = 4
 # Rows over which a metric that stands still is noticed as such.
 STILL_SPAN = 25
+# What a row counts whose every metric lies a whole range outside what it was seen to do, in units of the distance. Any figure
+# from 3 to 20 does (decision 0004).
+BEYOND = 10.0
 
 
 class MahalanobisDetector:
-    """Root mean square whitened distance of a window's statistics to the nearest prototype."""
+    """Root mean square whitened distance of a window's statistics to the nearest prototype, and how far its newest row lies outside
+    all that was seen."""
 
     default_name = "mahalanobis"
     # Training settings this family takes as options.
@@ -57,12 +65,14 @@ class MahalanobisDetector:
         self._statistics = WindowStatistics(spans, deviations=True, still=STILL_SPAN)
         self._whitening = Whitening(ridge=ridge, most_axes=most_axes)
         self._own = OwnSpread(ridge)
+        self._seen = SeenRange()
         self._kinds = np.zeros((0, 0), np.float32)  # (prototypes, axes), whitened
 
     def fit(self, features: Features, *, progress: Progress = silent) -> None:
         """Learn centre, covariance and prototypes. Raises ``NotEnoughData`` under 64 windows."""
         least(features, LEAST_WINDOWS, self.name)
         self._statistics.fit(features)
+        self._seen.fit(features)
         chosen = np.linspace(0, len(features) - 1, min(len(features), self.most_rows)).astype(np.int64)
         some = features.take(chosen)
         columns = self._statistics.transform(some)
@@ -80,7 +90,13 @@ class MahalanobisDetector:
         return np.ascontiguousarray(clusters.cluster_centers_, np.float32)
 
     def score(self, features: Features) -> F64:
-        """Float64 (n,): the distance per axis; below 1 on data like the training windows."""
+        """Float64 (n,): the distance per axis, plus ``BEYOND`` times the mean of the ranges that metrics lie outside; below 1 on
+        data like the training windows."""
+        scores = self._distance(features)
+        scores += BEYOND * self._seen.ranges(features).mean(axis=1, dtype=np.float64)
+        return scores
+
+    def _distance(self, features: Features) -> F64:
         columns = self._columns(features)
         slots = self._own.slots(features.owner)
         scores = np.empty(len(columns))
@@ -96,7 +112,8 @@ class MahalanobisDetector:
         return scores
 
     def attribute(self, features: Features) -> F64:
-        """Float64 (n, dims): the squared distance, split among the metrics: each owns its statistics."""
+        """Float64 (n, dims): the score, split among the metrics: each owns its statistics' part of the squared distance, and
+        how far it lies outside its range."""
         columns = self._columns(features)
         whitened = self._whitening.transform(columns)
         deviations = whitened - self._kinds[self._squared(whitened).argmin(axis=1)]
@@ -106,7 +123,11 @@ class MahalanobisDetector:
         back = self._whitening.back(deviations)
         if self._whitening.rest:
             back += self._off_axes(columns, whitened)
-        return self._statistics.per_metric(np.square(back), features.dims)
+        parts = self._statistics.per_metric(np.square(back), features.dims)
+        distance = np.sqrt(parts.sum(axis=1, keepdims=True) / self._statistics.width)
+        parts /= np.maximum(distance * self._statistics.width, 1e-12)
+        parts += self._seen.ranges(features) * (BEYOND / features.dims)
+        return parts
 
     def _off_axes(self, columns: F32, whitened: F32) -> F32:
         """What the axes leave of the columns, in the standard deviation it shares."""
@@ -126,7 +147,7 @@ class MahalanobisDetector:
         return self._statistics.transform(features)
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """Statistics' scale, whitening and prototypes."""
+        """Statistics' scale, whitening, prototypes, and what was seen."""
         if not len(self._kinds):
             raise RuntimeError(f"the {self.name} detector is not fitted")
         told, arrays = self._statistics.state()
@@ -134,6 +155,7 @@ class MahalanobisDetector:
         kept = {f"statistics/{key}": value for key, value in arrays.items()}
         kept |= {f"whitening/{key}": value for key, value in axes.items()}
         kept |= {f"own/{key}": value for key, value in self._own.state().items()}
+        kept |= {f"seen/{key}": value for key, value in self._seen.state().items()}
         return {"statistics": told, "whitening": turned}, kept | {"kinds": self._kinds}
 
     def restore(self, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -141,4 +163,5 @@ class MahalanobisDetector:
         self._statistics.restore(settings["statistics"], group(arrays, "statistics"))
         self._whitening.restore(settings["whitening"], group(arrays, "whitening"))
         self._own.restore(group(arrays, "own"))
+        self._seen.restore(group(arrays, "seen"))
         self._kinds = arrays["kinds"]

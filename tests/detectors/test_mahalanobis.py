@@ -53,7 +53,11 @@ def test_equals_a_whitening_written_out() -> None:
     values, axes = np.linalg.eigh(shrunk)
     ridge = 0.1 * (1 + 0.25 * width / (600 / 30))  # 600 rows are worth twenty windows
     whitened = ((statistics(new) - centre) / scale) @ axes / np.sqrt(values + ridge * level)
-    expected = np.sqrt(np.square(whitened).mean(1))
+    distance_per_axis = np.sqrt(np.square(whitened).mean(1))
+    low, high = train.min(0), train.max(0)
+    outside = np.maximum(np.maximum(low - new, new - high), 0) / (high - low)
+    assert outside[29:].any()
+    expected = distance_per_axis + 10 * outside[29:].mean(1)
     np.testing.assert_allclose(scores, expected, rtol=2e-3)
 
 
