@@ -7,13 +7,10 @@ receivers, which are a small HTTP server and a small mail server on the loopback
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
 import signal
-import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from service.commands.alerts import history_table
 from service.commands.common import ShowProgress, progress_bar
 from service.commands.model import bundle_table
 from service.demo.fault import machine_fault
+from service.demo.feeds import HZ, machine_metrics, warmed_up
 from service.demo.lessons import learnable, split_data
 from service.demo.messages import is_over, show_messages
 from service.demo.receivers import HttpReceiver, MailReceiver
@@ -39,12 +37,10 @@ from service.errors import LocalStackError
 from service.local.progress import shown_on
 from service.local.stack import LocalStack
 from service.settings import Settings, TopicSettings
-from service.sources.agent import run_agent
 from service.sources.replay import replay
 from service.state.topics import create_topics
 from service.training.train import train
 
-HZ = 20.0
 FIRST_SECONDS = 12.0
 LEARN_SECONDS = 75.0
 START_SECONDS = 3.0  # after which the service has found its stride
@@ -56,7 +52,7 @@ REPLAY_SECONDS = 45.0  # how long a replayed data set should take when no speed 
 TRAINING = {"window": 20, "stride": 5, "epochs": 30, "calibration_share": 0.4}
 # One a minute: its calibration knows nothing rarer than one window in some 280, four of which come in a second.
 FALSE_ALARMS_PER_DAY = 1440.0
-ROOM_SECONDS = 35.0  # after which the budget has room for another alert
+ROOM_SECONDS = 60.0  # after which the level is down again and the budget has room for another alert
 
 
 Replayed = tuple[str, Dataset, Dataset]  # its name, what to learn from, what to watch
@@ -117,7 +113,7 @@ async def _acts(stage: Stage, replayed: Replayed | None, speed: float | None) ->
 async def _watch_this_machine(stage: Stage, settings: Settings) -> None:
     """The service is at work while the model is learned: its own load is a part of this machine's normal life."""
     _act(stage, 2, f"This machine's own metrics, {HZ:g} times a second, for {LEARN_SECONDS:g} seconds of normal life")
-    async with _agent(settings):
+    async with machine_metrics(settings):
         await _wait(stage, "a first look, for a first model", FIRST_SECONDS)
         first = await learnable(settings, FIRST_SECONDS, HZ)
         await asyncio.to_thread(save_bundle, await asyncio.to_thread(_learn, settings, first, "first"), stage.folder / "first")
@@ -136,9 +132,7 @@ async def _watch_this_machine(stage: Stage, settings: Settings) -> None:
     async with ServiceProcess(_config(stage), stage.folder) as service:
         with stage.console.status("Waiting until it is ready"):
             await service.ready(WAIT_SECONDS)
-        # No metrics until it has found its stride: its start is a burst of work, and no part of the minute learned from.
-        await asyncio.sleep(START_SECONDS)
-        async with _agent(settings):
+        async with warmed_up(settings, seen), machine_metrics(settings):
             await _wait(stage, "all is well", SETTLE_SECONDS)
             if stage.slack.accepted:
                 stage.console.print("Something else was unusual already; waiting until it is over and the budget has room again.")
@@ -230,18 +224,6 @@ def _config(stage: Stage) -> dict[str, Any]:
     if stage.live:
         settings |= {"training": TRAINING, "detection": {"budget": {"false_alarms_per_entity_day": FALSE_ALARMS_PER_DAY}}}
     return settings
-
-
-@contextlib.asynccontextmanager
-async def _agent(settings: Settings) -> AsyncIterator[None]:
-    """This machine's metrics, published for as long as the block lasts."""
-    stop = asyncio.Event()
-    task = asyncio.create_task(run_agent(settings.kafka, hz=HZ, entity=socket.gethostname(), stop=stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        await task
 
 
 async def _wait(stage: Stage, what: str, seconds: float) -> None:
