@@ -229,9 +229,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     ``surprise``: -log10 of the ensemble's calibrated tail probability, before drift adjustment; ``level``: the surprise
     at which this entity would be called anomalous now (tracked online); ``shift``: how far drift moved that level from its
-    calibrated start. ``p`` and ``score`` are drift-adjusted: ``p = 10 ** -(surprise - shift)``, but never below ``floor``,
-    the least that calibration can vouch for; ``score = clip(-log10(p) / 6, 0, 1)``; severity, "one in N" and ``is_anomaly``
-    all follow from them.
+    calibrated start; ``common``: the surprise that one of its windows in ten exceeds now. ``p`` and ``score`` are adjusted for
+    drift (``service/rarity.py``), ``p`` never below ``floor``, the least that calibration can vouch for;
+    ``score = clip(-log10(p) / 6, 0, 1)``; severity, "one in N" and ``is_anomaly`` all follow from them.
     ``fresh_p``: tail probability of the newest ``stride`` rows taken by themselves (disjoint evidence).
     ``not_scored``: why the window has no score (coverage, cold, no detector); then every number above is neutral.
     """
@@ -244,6 +244,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     surprise: float = 0.0
     level: float = 0.0
     shift: float = 0.0
+    common: float = 1.0
     p: float = 1.0
     floor: float = 0.0
     score: float = 0.0

@@ -28,6 +28,7 @@ import msgspec
 
 from service.alerts.durations import span_words
 from service.domain import Action, Alert, Severity, Status, Verdict, alert_id
+from service.rarity import rarity
 from service.settings import EpisodeSettings
 from service.verdicts import Verdicts
 
@@ -39,9 +40,9 @@ FIRST_UPDATE = 8  # windows; further "updated" transitions at twice the age of t
 class Episode(msgspec.Struct, frozen=True, kw_only=True):
     """One open alert and what the state machine must remember of it. Rows are grid rows of ``interval_ms``.
 
-    ``level``: surprise to exceed, and ``shift``: drift adjustment of scores, both frozen at onset. ``counted_row``: the end of
-    the newest window that counts; ``evidence``: one bit for each such window, newest lowest; ``quiet``: those without evidence
-    in a row; ``age``: all of them. ``calm``: those in a row below the current severity's bound less the hysteresis, and
+    ``level``: surprise to exceed; from it, ``shift`` and ``common`` follow the scores; all three frozen at onset. ``counted_row``:
+    the end of the newest window that counts; ``evidence``: one bit for each such window, newest lowest; ``quiet``: those without
+    evidence in a row; ``age``: all of them. ``calm``: those in a row below the current severity's bound less the hysteresis, and
     ``calm_score`` the highest score among them.
     """
 
@@ -53,6 +54,7 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
     counted_row: int = -1
     level: float
     shift: float
+    common: float = 1.0
     peak_surprise: float
     evidence: int = 1
     quiet: int = 0
@@ -207,9 +209,9 @@ def _cut_short(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> s
     return None
 
 
-def _seen_from(verdict: Verdict, shift: float, policy: EpisodeSettings, *, anomalous: bool) -> Told:
-    """The verdict under the drift adjustment ``shift``, instead of the one of now."""
-    p = max(10 ** -max(verdict.surprise - shift, 0.0), verdict.floor, 1e-300)
+def _seen_from(onset: Verdict | Episode, verdict: Verdict, policy: EpisodeSettings, *, anomalous: bool) -> Told:
+    """The verdict under the levels at the ``onset``, instead of those of now."""
+    p = max(10 ** -rarity(verdict.surprise, onset.common, onset.level, onset.shift), verdict.floor, 1e-300)
     score = min(-math.log10(p) / 6, 1.0)
     severity = policy.bounds.of(score)
     fresh = verdict.fresh_p <= policy.fresh_p_below
@@ -218,7 +220,7 @@ def _seen_from(verdict: Verdict, shift: float, policy: EpisodeSettings, *, anoma
 
 
 def _open(closed: Closed | None, verdict: Verdict, policy: EpisodeSettings, config_hash: str) -> tuple[Standing, tuple[Alert, ...]]:
-    told = _seen_from(verdict, verdict.shift, policy, anomalous=verdict.is_anomaly)
+    told = _seen_from(verdict, verdict, policy, anomalous=verdict.is_anomaly)
     if not told.loud:
         return Standing(closed=closed if verdict.is_anomaly else None), ()
     if closed is not None and not (told.evidence and (closed.accepted is None or verdict.surprise > closed.accepted)):
@@ -259,6 +261,7 @@ def _open(closed: Closed | None, verdict: Verdict, policy: EpisodeSettings, conf
         counted_row=verdict.end_row,
         level=verdict.level,
         shift=verdict.shift,
+        common=verdict.common,
         peak_surprise=verdict.surprise,
         evidence=int(told.evidence),
         quiet=int(not told.evidence),
@@ -270,7 +273,7 @@ def _open(closed: Closed | None, verdict: Verdict, policy: EpisodeSettings, conf
 
 
 def _continue(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> tuple[Standing, tuple[Alert, ...]]:
-    told = _seen_from(verdict, episode.shift, policy, anomalous=verdict.surprise > episode.level)
+    told = _seen_from(episode, verdict, policy, anomalous=verdict.surprise > episode.level)
     episode = _absorb(episode, verdict, told, policy)
     alert = episode.alert
     lasted = (verdict.end_row - episode.first_row + 1) * episode.interval_ms

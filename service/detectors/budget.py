@@ -9,7 +9,8 @@ The tracked share is the budget itself, or one row in a thousand where the budge
 too slowly to be followed, so from there on the level is extrapolated along the calibrated tail, where a surprise *is* the
 logarithm of the rarity. The followed level then never rises beyond the surprise it learns from: the alert level stands higher
 still, and a fault that takes a few windows to grow would push it ahead of itself. ``shift`` is how far the level has drifted
-from its calibrated start; taking it off the surprise gives the drift-adjusted score, severity and "one in N".
+from its calibrated start. What one window in ten exceeds is followed beside it: between the two lies what "one in N", score and
+severity say of a window (``service/rarity.py``).
 
 A bucket of tokens, one per onset and filled at ``REFILL`` times the budget, holds the budget in bursts: with the bucket empty
 an onset is suppressed, while the tracker still learns from it. One that lies far beyond the level may borrow a token before it is
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 
 from service.compiled import kernel
 from service.domain import F64, I64
+from service.rarity import COMMON_RARITY
 
 MS_PER_DAY = 86_400_000
 # One exceedance raises the level by a factor e^0.4 = 1.5: three in a row more than triple it.
@@ -43,6 +45,9 @@ SAVED_ROWS = 5000
 FAR = 1.0
 RAREST_TRACKED = 1e-3  # per row
 MOST_OFTEN = 0.1  # per window: a budget beyond this is no budget
+COMMON = 10.0**-COMMON_RARITY  # share of windows above the level of what is common
+COMMON_GAIN = 0.01  # per row, in log surprise: a window of 100 rows in which all is above raises it by a factor 2.5
+LEAST_COMMON = 0.1  # surprise: what four windows in five of calibration exceed is common whatever the calm
 # After a gap the level falls for at most this many strides: rows nobody saw say nothing about what is normal.
 MOST_SKIPPED = 10
 
@@ -77,27 +82,32 @@ class Params(msgspec.Struct, frozen=True):
 
 class State(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """``z``: log of the tracked surprise; ``tokens``: onsets that may still be called, below 0 while one is owed;
-    ``row``: newest row seen, -1 before any."""
+    ``row``: newest row seen, -1 before any; ``common``: log of the surprise that one window in ten exceeds."""
 
     z: float
     tokens: float = 1.0
     row: int = -1
+    common: float = 0.0
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """``level``: the surprise above which a window is an onset now; ``shift``: how far drift moved it from its calibrated start."""
+    """``level``: the surprise above which a window is an onset now; ``shift``: how far drift moved it from its calibrated start;
+    ``common``: the surprise that one window in ten exceeds now."""
 
     level: float
     is_anomaly: bool
     reason: Reason
     shift: float = 0.0
+    common: float = COMMON_RARITY
 
 
 class Decisions(msgspec.Struct, frozen=True):
-    """Decisions on n windows as columns: ``level`` and ``shift`` float64, ``is_anomaly`` bool, ``code`` int8 into ``REASONS``."""
+    """Decisions on n windows as columns: ``level``, ``shift`` and ``common`` float64, ``is_anomaly`` bool, ``code`` int8 into
+    ``REASONS``."""
 
     level: F64
     shift: F64
+    common: F64
     is_anomaly: NDArray[np.bool_]
     code: NDArray[np.int8]
 
@@ -105,7 +115,8 @@ class Decisions(msgspec.Struct, frozen=True):
         return len(self.level)
 
     def __getitem__(self, at: int) -> Decision:
-        return Decision(float(self.level[at]), bool(self.is_anomaly[at]), REASONS[self.code[at]], float(self.shift[at]))
+        level, shift, common = (float(column[at]) for column in (self.level, self.shift, self.common))
+        return Decision(level, bool(self.is_anomaly[at]), REASONS[self.code[at]], shift, common)
 
 
 def params_for(false_alarms_per_day: float, interval_ms: int, stride: int) -> Params:
@@ -143,13 +154,14 @@ def steps(states: Sequence[State], slots: I64, rows: I64, surprises: F64, params
     z = np.array([state.z for state in states], np.float64)
     tokens = np.array([state.tokens for state in states], np.float64)
     newest = np.array([state.row for state in states], np.int64)
-    level = np.empty(len(slots))
+    common = np.array([state.common for state in states], np.float64)
+    level, commons = np.empty((2, len(slots)))
     code = np.empty(len(slots), np.int8)
     constants = (params.tracked, params.rate, params.beyond, params.floor, params.most_tokens)
     surprises = np.asarray(surprises, np.float64)
-    _follow(slots, rows, surprises, params.stride, *constants, z, tokens, newest, level, code)
-    after = [State(*one) for one in zip(z.tolist(), tokens.tolist(), newest.tolist(), strict=True)]
-    return after, Decisions(level, level - (params.calm + params.beyond), code == _ABOVE, code)
+    _follow(slots, rows, surprises, params.stride, *constants, z, tokens, newest, common, level, commons, code)
+    after = [State(*one) for one in zip(z.tolist(), tokens.tolist(), newest.tolist(), common.tolist(), strict=True)]
+    return after, Decisions(level, level - (params.calm + params.beyond), commons, code == _ABOVE, code)
 
 
 @kernel
@@ -166,7 +178,9 @@ def _follow(
     z: F64,
     tokens: F64,
     newest: I64,
+    common: F64,
     level: F64,
+    commons: F64,
     code: NDArray[np.int8],
 ) -> None:
     for i in range(slots.shape[0]):
@@ -176,6 +190,7 @@ def _follow(
         tokens[s] = min(tokens[s] + REFILL * rate * elapsed, most_tokens)
         followed = math.exp(z[s])
         level[i] = followed + beyond
+        commons[i] = math.exp(common[s])
         code[i] = _WITHIN
         if surprises[i] > level[i]:
             code[i] = _SPENT
@@ -187,3 +202,5 @@ def _follow(
             risen = min(risen, math.log(surprises[i]) - z[s])
         passed = min(elapsed, MOST_SKIPPED * stride)
         z[s] = max(z[s] + risen - GAIN * AIM * tracked * passed, floor)
+        above = 1.0 if surprises[i] > commons[i] else 0.0
+        common[s] = max(common[s] + COMMON_GAIN * passed * (above - COMMON), math.log(LEAST_COMMON))

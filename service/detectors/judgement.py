@@ -95,6 +95,7 @@ def _whole(batch: WindowBatch, bundle: Bundle, place: int, judged: Judgement, at
         surprise=float(judged.surprises[at]),
         level=float(judged.decisions.level[at]),
         shift=float(judged.decisions.shift[at]),
+        common=float(judged.decisions.common[at]),
         p=float(judged.p[at]),
         floor=judged.floor,
         score=score,

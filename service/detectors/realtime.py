@@ -23,6 +23,7 @@ from service.detectors.judgement import Answers, Judgement, Unscored, silent_of,
 from service.detectors.rules import static_decisions
 from service.domain import F64, I64, MemberScore, MetricShare, SeverityBounds, WindowBatch
 from service.errors import ConfigError
+from service.rarity import rarities
 from service.settings import DetectionSettings
 from service.verdicts import Verdicts
 
@@ -157,7 +158,8 @@ class RealTimeAnomalyDetector:
         decisions, trackers = self._decide(raw, entities, rows, surprises)
         newest = dict(zip(entities, rows.tolist(), strict=True))  # windows of one entity come in row order
         self._states.update((name, EntityState(newest[name], tracker)) for name, tracker in trackers.items())
-        p = np.clip(10.0 ** -np.maximum(surprises - decisions.shift, 0.0), tail.floor, 1.0)
+        rare = rarities(surprises, decisions.common, decisions.level, decisions.shift)
+        p = np.clip(10.0**-rare, tail.floor, 1.0)
         explained = np.flatnonzero(decisions.is_anomaly | (surprises > decisions.level - NEARLY)).tolist()
         return Judgement(
             chosen=chosen,

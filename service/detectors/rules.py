@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from service.detectors import budget
 from service.detectors.ensemble import Ensemble, by_votes
 from service.domain import F64
+from service.rarity import COMMON_RARITY
 
 SIGMAS = {"mean+2sigma": 2.0, "mean+3sigma": 3.0}
 
@@ -47,4 +48,5 @@ def _sigma_level(ensemble: Ensemble, names: Sequence[str], sigmas: float) -> flo
 
 
 def _decided(above: NDArray[np.bool_], level: float) -> budget.Decisions:
-    return budget.Decisions(np.full(len(above), level), np.zeros(len(above)), above, above.astype(np.int8))
+    common = np.full(len(above), COMMON_RARITY)
+    return budget.Decisions(np.full(len(above), level), np.zeros(len(above)), common, above, above.astype(np.int8))

@@ -136,7 +136,6 @@ def measure(job: Job, bundle: Bundle, scored: Scored, test: Series, train_second
     tail = bundle.calibration()
     rng = np.random.default_rng(0)
     due_normal = scored.due[normal[scored.due]]
-    adjusted = scored.surprise - (scored.level - _calm(job.settings, bundle))
     covered = metrics.extent(labels, scored.alerted)
     return SeriesReport(
         set=job.set_name,
@@ -166,15 +165,9 @@ def measure(job: Job, bundle: Bundle, scored: Scored, test: Series, train_second
         effective_windows=tail.n_eff,
         supports=str(job.settings.alerts.bounds.of(tail.ceiling)),
         reliability=metrics.reliability_table(10.0 ** -scored.surprise[due_normal], effective=tail.n_eff),
-        reliability_adjusted=metrics.reliability_table(10.0 ** -np.maximum(adjusted[due_normal], 0.0), effective=tail.n_eff),
+        reliability_adjusted=metrics.reliability_table(10.0 ** -scored.rarity[due_normal], effective=tail.n_eff),
         budgets=_budgets(scored, labels, bundle),
     )
-
-
-def _calm(settings: Settings, bundle: Bundle) -> float:
-    told = settings.detection.budget.false_alarms_per_entity_day
-    params = budget.params_for(told, bundle.schema.interval_ms, bundle.stride)
-    return params.calm + params.beyond
 
 
 def _budgets(scored: Scored, labels: object, bundle: Bundle) -> dict[str, BudgetResult]:

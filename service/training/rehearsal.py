@@ -14,6 +14,7 @@ from service.detectors.early import MOST_EARLY, early
 from service.detectors.features import carry_forward
 from service.detectors.realtime import RealTimeAnomalyDetector
 from service.domain import F32, F64, I64, Alert, Mask, Series, Status, WindowBatch, phase_of
+from service.rarity import rarity
 from service.settings import Settings
 from service.stream.tapes import due_places
 
@@ -22,14 +23,16 @@ CHUNK = 2048  # windows per batch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """What the service said of each test row: ``surprise`` and ``level`` float64, ``anomaly`` bool, all (rows,).
+    """What the service said of each test row: ``surprise``, ``level`` and ``rarity`` (-log10 p, adjusted for drift) float64,
+    ``anomaly`` bool, all (rows,).
 
-    ``due``: int64, the test rows at which a window was scored (elsewhere the last word holds); ``surprises`` and ``rows``: the raw
-    sequence of scored windows, for judging other budgets; ``alerted``: rows under a fired alert; ``fired``: how many fired.
+    ``due``: int64, the test rows at which a window was scored (elsewhere the last word holds); ``alerted``: rows under a fired
+    alert; ``fired``: how many fired; ``seconds``: of scoring, per window.
     """
 
     surprise: F64
     level: F64
+    rarity: F64
     anomaly: Mask
     due: I64
     alerted: Mask
@@ -48,7 +51,7 @@ async def score_series(bundle: Bundle, settings: Settings, before: Series, test:
     values = np.concatenate([before.values[len(before.values) - history :], test.values])
     ends = due_rows(bundle, test.entity, test.start_row - history, values)
     ends = ends[np.searchsorted(ends, history - bundle.stride) :]  # the last window before the test still holds in its first rows
-    surprise, level, flags = np.zeros((3, len(ends)))
+    surprise, level, rare, flags = np.zeros((4, len(ends)))
     alerts: list[Alert] = []
     seconds = 0.0
     try:
@@ -60,6 +63,7 @@ async def score_series(bundle: Bundle, settings: Settings, before: Series, test:
             chosen = slice(start, start + len(verdicts))
             surprise[chosen] = [one.surprise for one in verdicts]
             level[chosen] = [one.level for one in verdicts]
+            rare[chosen] = [rarity(one.surprise, one.common, one.level, one.shift) for one in verdicts]
             flags[chosen] = [one.is_anomaly for one in verdicts]
     finally:
         detector.close()
@@ -68,7 +72,16 @@ async def score_series(bundle: Bundle, settings: Settings, before: Series, test:
     anomaly = np.zeros(rows, np.bool_)
     anomaly[at[(flags > 0) & (at >= 0)]] = True
     alerted, fired = _alerted(alerts, bundle.schema.interval_ms, test.start_row, rows)
-    return Scored(surprise[holding], level[holding], anomaly, at[at >= 0], alerted, fired, seconds / max(len(ends), 1))
+    return Scored(
+        surprise=surprise[holding],
+        level=level[holding],
+        rarity=rare[holding],
+        anomaly=anomaly,
+        due=at[at >= 0],
+        alerted=alerted,
+        fired=fired,
+        seconds=seconds / max(len(ends), 1),
+    )
 
 
 def due_rows(bundle: Bundle, entity: str, first_row: int, values: F32) -> I64:

@@ -111,6 +111,19 @@ def test_the_level_is_frozen_at_onset() -> None:
     assert still.score == pytest.approx(0.8)
 
 
+def test_scores_follow_the_levels_at_onset() -> None:
+    # the level has doubled to 8; then it and what is common move on, and the alert does not care
+    drifted = [verdict(slot, 9 / 6, level=8.0, shift=4.0, common=2.0, fresh=True) for slot in range(2)]
+    fading = verdict(2, 5 / 6, level=30.0, shift=26.0, common=20.0, fresh=True)
+    episodes = Episodes(EpisodeSettings())
+    episodes.observe(drifted)
+    (alert,) = episodes.open_alerts()
+    assert alert.score == pytest.approx((4 + 9 - 8) / 6)
+    episodes.observe([fading])
+    (alert,) = episodes.open_alerts()
+    assert alert.score == pytest.approx((1 + 3 * (5 - 2) / (8 - 2)) / 6)
+
+
 def test_a_short_calibration_keeps_the_whole_episode_quiet() -> None:
     # surprises far beyond what calibration can vouch for: the alert claims one in 10,000, at its onset and ever after
     transitions = Episodes(EpisodeSettings()).observe([verdict(slot, 2.0, floor=1e-4, p=1e-4) for slot in range(5)])

@@ -197,9 +197,16 @@ def severity(score: float) -> str:
     return "critical" if score > 0.9 else "warning" if score > 0.7 else "info"
 
 
-def strength_of(verdict: Verdict, shift: float) -> float:
-    """The score under a drift adjustment; calibration vouches for no p below its floor."""
-    return min(-math.log10(max(10 ** -max(0.0, verdict.surprise - shift), verdict.floor)) / 6, 1.0)
+def strength_of(verdict: Verdict, onset: Verdict) -> float:
+    """The score under the levels of the window at which the alert began; calibration vouches for no p below its floor.
+
+    One window in ten exceeds ``common``, and ``level`` as many as its calibrated surprise says; straight lines between and below,
+    a decade for a decade beyond.
+    """
+    calm = onset.level - onset.shift
+    at, rare = (0.0, min(onset.common, onset.level), onset.level), (0.0, min(1.0, calm), calm)
+    rarity = float(np.interp(verdict.surprise, at, rare)) + max(verdict.surprise - onset.level, 0.0)
+    return min(-math.log10(max(10**-rarity, verdict.floor)) / 6, 1.0)
 
 
 def follow(entity: str, verdicts: Sequence[Verdict], policy: EpisodeSettings) -> list[tuple[str, int, str, str]]:
@@ -223,8 +230,7 @@ def follow(entity: str, verdicts: Sequence[Verdict], policy: EpisodeSettings) ->
             continue
         fresh = verdict.fresh_p <= policy.fresh_p_below
         if now is None:
-            shift = verdict.shift
-            strength = strength_of(verdict, shift)
+            strength = strength_of(verdict, verdict)
             if not verdict.is_anomaly:
                 shut = None
                 continue
@@ -234,7 +240,7 @@ def follow(entity: str, verdicts: Sequence[Verdict], policy: EpisodeSettings) ->
             number = hashlib.sha256(f"{verdict.bundle}\0{first}\0{entity}".encode()).hexdigest()[:32]
             now = {
                 "id": number, "seq": 0, "severity": severity(strength), "peak": severity(strength), "firing": False,
-                "first": first, "last": verdict.end_row, "level": verdict.level, "shift": shift, "highest": verdict.surprise,
+                "first": first, "last": verdict.end_row, "level": verdict.level, "onset": verdict, "highest": verdict.surprise,
                 "recent": [fresh], "quiet": int(not fresh), "calm": 0, "calmest": 0.0, "age": 1, "update": 8, "swings": 0,
                 "counted": verdict.end_row,
             }  # fmt: skip
@@ -243,7 +249,7 @@ def follow(entity: str, verdicts: Sequence[Verdict], policy: EpisodeSettings) ->
                 now["firing"] = True
                 say("fired")
             continue
-        strength = strength_of(verdict, now["shift"])
+        strength = strength_of(verdict, now["onset"])
         level, evidence = severity(strength), fresh and verdict.surprise > now["level"]
         below = strength < FLOOR[now["severity"]] - policy.severity_hysteresis
         now["last"], now["highest"] = verdict.end_row, max(now["highest"], verdict.surprise)

@@ -15,9 +15,9 @@ from service.domain import F64
 QUIET, ABOVE, SPENT = budget.REASONS
 
 
-def plainly(surprises: F64, rows: list[int], rate: float, stride: int) -> list[tuple[float, bool]]:
+def plainly(surprises: F64, rows: list[int], rate: float, stride: int) -> list[tuple[float, bool, float]]:
     """The rule as the decision record words it, one window at a time, for budgets of at least one row in a thousand."""
-    log_level, tokens, newest = math.log(-math.log10(rate * stride)), 1.0, None
+    log_level, tokens, newest, log_common = math.log(-math.log10(rate * stride)), 1.0, None, 0.0
     out = []
     for row, surprise in zip(rows, surprises, strict=True):
         elapsed = stride if newest is None else row - newest
@@ -25,10 +25,12 @@ def plainly(surprises: F64, rows: list[int], rate: float, stride: int) -> list[t
         tokens = min(tokens + 1.9 * rate * elapsed, max(1.0, 5000 * rate))
         onset = surprise > math.exp(log_level)
         called = onset and (tokens >= 1 or (tokens >= 0 and surprise >= math.exp(log_level) + 1))
-        out.append((math.exp(log_level), called))
+        out.append((math.exp(log_level), called, math.exp(log_common)))
         tokens -= called
         log_level += 0.4 * (onset - 1.6 * rate * min(elapsed, 10 * stride))
         log_level = max(log_level, min(0.0, math.log(-math.log10(rate * stride) / 2)))
+        log_common += 0.01 * min(elapsed, 10 * stride) * ((surprise > math.exp(log_common)) - 0.1)
+        log_common = max(log_common, math.log(0.1))
     return out
 
 
@@ -53,8 +55,9 @@ def test_every_form_follows_the_rule_as_worded(seed: int, stride: int, rate: flo
 
     assert after == [state]
     assert [together[at] for at in range(len(rows))] == singly
-    assert [one.is_anomaly for one in singly] == [flag for _, flag in expected]
-    np.testing.assert_allclose([one.level for one in singly], [level for level, _ in expected])
+    assert [one.is_anomaly for one in singly] == [flag for _, flag, _ in expected]
+    np.testing.assert_allclose([one.level for one in singly], [level for level, _, _ in expected])
+    np.testing.assert_allclose([one.common for one in singly], [common for _, _, common in expected])
 
 
 def test_entities_do_not_touch_each_other() -> None:

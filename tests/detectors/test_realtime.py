@@ -330,6 +330,17 @@ async def test_the_plain_rules_find_the_fault_and_never_adjust(bundle: Bundle, r
     assert all(verdict.is_anomaly for verdict in verdicts if verdict.end_row >= 310)
     assert sum(verdict.is_anomaly for verdict in verdicts if verdict.end_row < 300) <= 8  # of 56
     assert len({verdict.level for verdict in verdicts}) == 1
+    assert [verdict.p for verdict in verdicts] == pytest.approx([max(10**-one.surprise, one.floor) for one in verdicts])
+
+
+@pytest.mark.parametrize("wider", [1.0, 1.6])
+async def test_one_in_ten_is_said_of_one_window_in_ten_after_drift_too(bundle: Bundle, wider: float) -> None:
+    drifted = ((rows(20_000, seed=9) - [50, 300, 1, 0]) * wider + [50, 300, 1, 0]).astype(np.float32)
+    verdicts = (await judged(RealTimeAnomalyDetector(bundle, DetectionSettings(budget=OFTEN)), batch(drifted)))[400:]
+    if wider > 1:
+        assert np.mean([verdict.surprise >= 1 for verdict in verdicts]) > 0.5
+    assert 0.07 < np.mean([verdict.p <= 0.1 for verdict in verdicts]) < 0.13
+    assert all((verdict.p >= 0.1) == (verdict.surprise <= min(verdict.common, verdict.level)) for verdict in verdicts)
 
 
 async def test_more_sigmas_ask_for_more(bundle: Bundle) -> None:
