@@ -85,6 +85,12 @@ async def disconnect(stop: Coroutine[Any, Any, None], seconds: float = 5.0) -> N
         stopping.exception()  # looked at, so that asyncio does not complain
 
 
+def noted(future: Any) -> None:
+    """Look at a future's failure: of many the first is told, and asyncio complains about those that nobody looked at."""
+    if not future.cancelled():
+        future.exception()
+
+
 async def _start(client: Client, kafka: KafkaSettings) -> Client:
     started: Any = client
     try:

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TopicAuthorizationFailedError
 
 from service.errors import BrokerUnavailable, ConfigError
-from service.kafka_options import connect, kafka_client_options
+from service.kafka_options import connect, kafka_client_options, noted
 from service.settings import KafkaSettings
 from service.sources.stored import require_topic
 
@@ -77,6 +77,9 @@ class MetricsPublisher:
             raise ConfigError(f"Kafka does not let us write to {self._topic}.", hint="Grant the user WRITE on it.") from error
         except (KafkaError, OSError, TimeoutError) as error:
             raise BrokerUnavailable(f"Kafka at {self._kafka.bootstrap_servers} takes no messages: {error}.") from error
+        finally:
+            for future in waiting:
+                future.add_done_callback(noted)
 
     async def close(self) -> None:
         """Disconnect."""

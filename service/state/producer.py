@@ -25,7 +25,7 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata
 
 from service.errors import BrokerUnavailable, ConfigError
-from service.kafka_options import Commit, connect, disconnect, kafka_client_options
+from service.kafka_options import Commit, connect, disconnect, kafka_client_options, noted
 from service.settings import KafkaSettings
 
 LARGEST_REQUEST = 64 << 20  # a dead letter may be as large as anything the metrics topic took
@@ -114,7 +114,7 @@ class FencedProducer:
                 await future
         finally:
             for future in arriving:
-                future.add_done_callback(_noted)
+                future.add_done_callback(noted)
         if commit is not None:
             offsets = {self._input: OffsetAndMetadata(commit.offset, commit.metadata)}
             await producer.send_offsets_to_transaction(offsets, self._group)
@@ -145,7 +145,7 @@ class FencedProducer:
         await disconnect(producer.client.close())  # which a stop that was cut off did not come to
         waiter = producer._txn_manager._transaction_waiter  # asyncio complains about a failure that nobody asked it for
         if waiter is not None and waiter.done():
-            _noted(waiter)
+            noted(waiter)
 
 
 def _by_place(outgoing: Sequence[Outgoing]) -> dict[tuple[str, int], list[Outgoing]]:
@@ -154,12 +154,6 @@ def _by_place(outgoing: Sequence[Outgoing]) -> dict[tuple[str, int], list[Outgoi
     for item in outgoing:
         places.setdefault((item.topic, item.partition), []).append(item)
     return places
-
-
-def _noted(future: Any) -> None:
-    # The first failure is the one that is told; asyncio complains about the others unless somebody looks at them.
-    if not future.cancelled():
-        future.exception()
 
 
 def _not_allowed(error: Exception) -> ConfigError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from service.errors import BrokerUnavailable, ConfigError
 from service.kafka_options import Commit
 from service.local.stack import LocalStack
 from service.settings import KafkaSettings, StreamSettings
-from service.sources.publisher import MetricsPublisher, partition_of
+from service.sources.publisher import Message, MetricsPublisher, partition_of
 from service.state.topics import create_topics
 from tests.sources.rig import T0, Worker, kafka_settings, message, read_all, send_raw
 
@@ -28,6 +29,21 @@ async def publish(kafka: KafkaSettings, rows: range, entities: list[str] | None 
     await publisher.start()
     await publisher.publish([message(entity, row) for row in rows for entity in entities or ENTITIES])
     await publisher.close()
+
+
+async def test_what_kafka_does_not_take_is_told_once(kafka_servers: str) -> None:
+    settings = kafka_settings(kafka_servers)
+    await create_topics(settings.kafka)
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    publisher = MetricsPublisher(settings.kafka)
+    await publisher.start()
+    assert {partition_of(entity, 2) for entity in ENTITIES} == {0, 1}
+    with pytest.raises(ConfigError, match="too large"):
+        await publisher.publish([Message(entity, b"x" * (20 << 20)) for entity in ENTITIES])
+    await publisher.close()
+    gc.collect()  # asyncio complains of a failure nobody looked at when it is collected
+    assert not complaints
 
 
 def windows_of(rows: range, *, window: int = 5) -> Counter[tuple[str, int]]:
