@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from service.commands.common import ConfigOption, console, error_console, parse_span, progress_bar, read_settings, run_async
 from service.errors import ConfigError
 from service.settings import Settings
-
-WIDE = 180  # columns that the table by series needs
 
 if TYPE_CHECKING:
     from service.detectors.bundle import Bundle
@@ -107,12 +106,14 @@ def evaluate_command(
             progress=show,
         )
     by_series, *summaries = tables(report)
-    if console.is_terminal and console.width < WIDE:
-        console.print(f"The table by series needs {WIDE} columns; --json writes it to a file.")
+    needs = Measurement.get(console, console.options.update_width(1000), by_series).maximum
+    wide = console if console.is_terminal else Console(width=max(console.width, needs))  # a file takes any width
+    if wide.width < needs:
+        console.print(f"The table by series needs {needs} columns; --json writes it to a file.")
     else:
-        Console(width=max(console.width, WIDE)).print(by_series)
+        wide.print(by_series)
     for table in summaries:
-        console.print(table)
+        wide.print(table)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -167,10 +167,10 @@ def tables(report: Report) -> list[Table]:
 def _series_table(report: Report) -> Table:
     table = Table(title="Series", title_justify="left")
     table.add_column("series", no_wrap=True)
-    for name in ("VUS-PR", "random", "AUC-PR", "events", "recall", "(random)", "in 50 rows", "precision", "delay"):
-        table.add_column(name, justify="right")
-    for name in ("false alarms/day", "95 % interval", "fired", "covered", "outside", "train s", "µs/window", "supports"):
-        table.add_column(name, justify="right")
+    names = ["VUS-PR", "random", "AUC-PR", "events", "recall", "(random)", "in 50 rows", "precision", "delay", "false alarms a day"]
+    names += ["95 % interval", "fired", "covered", "outside", "train s", "µs a window", "supports"]
+    stacked = [name.replace(" ", "\n") for name in names]
+    _columns(table, *stacked, whole=stacked)
     for one in report.series:
         alarms = one.alerts_per_entity_day
         table.add_row(
@@ -208,8 +208,8 @@ def _sets_table(report: Report) -> Table:
 
 def _budget_table(report: Report) -> Table:
     table = Table(title="Alert budgets (recall over events; in brackets, as many rows at random)", title_justify="left")
-    for name in ("budget", "series", "false-positive rate", "within 2×", "alarms / budget", "recall", "in 50 rows"):
-        table.add_column(name, justify="left" if name == "budget" else "right")
+    table.add_column("budget")
+    _columns(table, "series", "false alarms", "within 2×", "alarms / budget", "recall", "in 50 rows", whole={"alarms / budget"})
     for name, one in report.budgets.items():
         times = one.times_budget
         table.add_row(
@@ -226,14 +226,19 @@ def _budget_table(report: Report) -> Table:
 
 def _reliability_table(report: Report) -> Table:
     table = Table(title="Reliability: how often normal windows are this unusual", title_justify="left")
-    for name in ("one in", "as calibrated", "after drift adjustment", "windows", "supported by calibration"):
-        table.add_column(name, justify="right")
+    _columns(table, "one in", "as calibrated", "after drift adjustment", "windows", "supported by calibration")
     for raw, adjusted in zip(report.reliability, report.reliability_adjusted, strict=True):
         seen: Mapping[bool, str] = {True: "yes", False: "no"}
         table.add_row(
             f"{1 / raw.nominal:,.0f}", _one_in(raw.observed), _one_in(adjusted.observed), f"{raw.rows:,}", seen[raw.supported]
         )
     return table
+
+
+def _columns(table: Table, *names: str, whole: Container[str] = ()) -> None:
+    """Columns of figures; those named ``whole`` are as wide as they need to be, the others break where there is a space."""
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=name in whole, overflow="fold")
 
 
 def _one_in(share: float) -> str:

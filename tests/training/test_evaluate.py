@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from rich.console import Console
 
 from service.app import make_detector
 from service.detectors.bundle import save_bundle
@@ -102,6 +104,9 @@ def test_the_report_says_what_was_caught(folder: Path, tmp_path: Path) -> None:
     asked = "set series vus_pr auc_pr event_recall event_recall_first50 event_precision false_positive_rate detection_delay alerts"
     assert set(f"{asked} train_seconds us_per_window".split()) <= set(told["series"][0])
     assert [table.row_count for table in tables(report)] == [3, 6, 4, 6]
+    narrow = Console(width=80, file=io.StringIO(), record=True)
+    narrow.print(*tables(report)[1:])
+    assert "…" not in narrow.export_text()  # nothing is cut off in a terminal as narrow as they come
 
 
 def test_scores_are_causal_and_labels_are_not_looked_at(folder: Path, tmp_path: Path) -> None:
