@@ -9,11 +9,10 @@ below) it goes in straight lines. Beyond the level the calibrated tail goes on f
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.compiled import kernel
+from service.domain import F64
 
-F64 = NDArray[np.float64]
 # -log10 of the share of windows that exceed ``common``.
 COMMON_RARITY = 1.0
 

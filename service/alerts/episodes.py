@@ -110,6 +110,7 @@ class Episodes:
     def __init__(self, policy: EpisodeSettings, config_hash: str = "") -> None:
         self._policy = policy
         self._config_hash = config_hash
+        rarity(0.0, 1.0, 1.0, 0.0)  # compiles
         self._states: dict[str, EntityState] = {}
 
     def observe(self, verdicts: Sequence[Verdict]) -> list[Alert]:
