@@ -12,9 +12,8 @@ from urllib.parse import urlsplit
 
 import stamina
 import typer
-from rich.table import Table
 
-from service.commands.common import ConfigOption, JsonOption, console, read_settings, run_async
+from service.commands.common import ConfigOption, JsonOption, console, listing, read_settings, run_async
 from service.commands.model import ceiling_words, left_out_words, reach_words
 from service.domain import Severity, SeverityBounds
 from service.errors import Stop, TidewatchError
@@ -46,7 +45,7 @@ def register(app: typer.Typer) -> None:
 def setup(config: ConfigOption = None) -> None:
     """Create the topics and the index templates. Safe to repeat: what is there already stays as it is."""
     settings = read_settings(config, quiet=True)
-    table = Table("what", "state", "detail")
+    table = listing("what", "state", "detail")
     for row in run_async(_setup(settings)):
         table.add_row(*row)
     console.print(table)
@@ -96,7 +95,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         console.print_json(data=[vars(finding) for finding in findings])
     else:
-        table = Table("", "what", "detail")
+        table = listing("", "what", "detail")
         for finding in findings:
             table.add_row("[green]✔[/]" if finding.good else "[red]✘[/]", finding.what, finding.detail)
         console.print(table)

@@ -14,7 +14,16 @@ from rich.table import Table
 from rich.text import Text
 
 from service.clock import SystemClock
-from service.commands.common import ConfigOption, JsonOption, console, parse_moment, read_settings, run_async
+from service.commands.common import (
+    ConfigOption,
+    JsonOption,
+    console,
+    listing,
+    parse_moment,
+    read_settings,
+    run_async,
+    to_the_second,
+)
 from service.domain import Severity, Status
 from service.errors import ConfigError, DeliveryFailed, DeliveryRefused
 from service.settings import Settings
@@ -90,12 +99,13 @@ def show_alert(
     alert, ours = found.alert, found.alert["tidewatch"]
     console.print(Text(alert["message"], style=COLOURS[ours["severity"]]))
     console.print(f"id {ours['alert_id']}  bundle {ours['bundle']['name']} {ours['bundle']['version'][:12]}", highlight=False)
-    why = Table("metric", "share", "seen", "expected", title="Why", title_justify="left")
+    why = listing("metric", "share", "seen", "expected", title="Why")
     for metric in ours["metrics"]:
         why.add_row(metric["name"], f"{metric['share']:.0%}", _number(metric["actual"]), _number(metric["expected"]))
-    life = Table("at", "what", "severity", "reason", title="Its life", title_justify="left")
+    life = listing("at (UTC)", "what", "severity", "reason", whole={"at (UTC)"}, title="Its life")
     for event in found.events:
-        life.add_row(event["@timestamp"], event["event"]["action"], event["tidewatch"]["severity"], event["event"]["reason"])
+        at, what = to_the_second(event["@timestamp"]), event["event"]
+        life.add_row(at, what["action"], event["tidewatch"]["severity"], what["reason"])
     console.print(why)
     console.print(life)
     if found.notifications:
@@ -135,23 +145,24 @@ def notify_sample(
 
 def history_table(found: list[dict[str, Any]]) -> Table:
     """Alert documents as a table for people."""
-    table = Table("id", "started", "entity", "severity", "status", "what")
+    table = listing("id", "started (UTC)", "entity", "severity", "status", "what", whole={"id", "started (UTC)"})
     for alert in found:
         ours = alert["tidewatch"]
         severity = Text(ours["peak_severity"], style=COLOURS[ours["peak_severity"]])
-        table.add_row(ours["alert_id"][:8], alert["event"]["start"], ours["entity"], severity, ours["status"], alert["message"])
+        started = to_the_second(alert["event"]["start"])
+        table.add_row(ours["alert_id"][:8], started, ours["entity"], severity, ours["status"], alert["message"])
     return table
 
 
 def told_table(found: list[dict[str, Any]]) -> Table:
     """Notification documents as a table for people."""
-    table = Table(
-        "due", "receiver", "state", "at", "tries", "why", "alerts in it", "problem", title="Who was told", title_justify="left"
-    )
+    names = "due (UTC)", "receiver", "state", "at (UTC)", "tries", "why", "alerts in it", "problem"
+    table = listing(*names, title="Who was told")
     for each in found:
         ours = each["tidewatch"]
         state = Text(ours["state"].replace("_", " "), style=DELIVERY_COLOURS[ours["state"]])
-        told = (each["@timestamp"], ours["receiver"]), (ours["updated_at"], str(ours["attempts"]), each["event"]["reason"])
+        due, at = (to_the_second(moment) for moment in (each["@timestamp"], ours["updated_at"]))
+        told = (due, ours["receiver"]), (at, str(ours["attempts"]), each["event"]["reason"])
         problem = Text(ours["problem"] or "")
         table.add_row(*told[0], state, *told[1], f"{ours['alerts']:,}", problem)
     return table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Container, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ import typer
 import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from service.errors import ConfigError
 from service.observability.logging import configure_logging
@@ -70,6 +71,20 @@ def progress_bar() -> Iterator[ShowProgress]:
             bars.update(tasks[stage], completed=done, total=total or None, detail=detail)
 
         yield show
+
+
+def listing(*names: str, whole: Container[str] = (), **options: Any) -> Table:
+    """A table for people with these columns. Those named ``whole`` keep what they show in one piece; in a narrow terminal the
+    others go on in the next line, and nothing is cut off. ``options``: rich's."""
+    table = Table(title_justify="left", **options)
+    for name in names:
+        table.add_column(name, no_wrap=name in whole, overflow="fold")
+    return table
+
+
+def to_the_second(timestamp: str) -> str:
+    """An ISO time of a document, for a table: ``2026-11-22 09:30:00``."""
+    return timestamp[:19].replace("T", " ")
 
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}

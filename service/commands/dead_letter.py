@@ -7,11 +7,10 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from service.clock import SystemClock
-from service.commands.common import ConfigOption, JsonOption, console, parse_moment, read_settings, run_async
+from service.commands.common import ConfigOption, JsonOption, console, listing, parse_moment, read_settings, run_async
 from service.errors import ConfigError
 from service.settings import Settings
 
@@ -46,12 +45,12 @@ def list_letters(
     if as_json:
         console.print_json(data={"count": counts, "letters": [_plain(letter) for letter in letters[-limit:]]})
         return
-    totals = Table("reason", "count")
+    totals = listing("reason", "count")
     for name, count in counts.most_common():
         totals.add_row(name, f"{count:,}")
     console.print(totals if counts else "There are no dead letters like that.")
     if letters:
-        table = Table("at", "reason", "key", "from", "why")
+        table = listing("at", "reason", "key", "from", "why", whole={"at"})
         for letter in letters[-limit:]:
             told = _plain(letter)
             table.add_row(told["at"], told["reason"], Text(told["key"] or "–"), told["from"], Text(told["why"]))

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from service.clock import SystemClock
 from service.commands.alerts import alerts_app, history_table
-from service.commands.common import ConfigOption, JsonOption, console, parse_moment, parse_span, read_settings, run_async
+from service.commands.common import ConfigOption, JsonOption, console, listing, parse_moment, parse_span, read_settings, run_async
 from service.errors import ConfigError
 from service.settings import Settings
 
@@ -91,7 +90,7 @@ def list_silences(
     if not found:
         console.print("No silence holds.")
         return
-    table = Table("id", "matches", "from", "until", "author", "comment", "stands in")
+    table = listing("id", "matches", "from", "until", "author", "comment", "stands in", whole={"id"})
     for silence in found:
         match = " ".join(f"{name}={glob}" for name, glob in silence.match.items())
         where = "settings" if silence.fixed else "control topic"

@@ -15,17 +15,15 @@ from service.sources.codecs.message import encode
 from service.sources.publisher import Message, MetricsPublisher
 
 HZ = 20.0
-WARM_UP = "warm-up"
 WARM_UP_SECONDS = 6.0
-OVERLAP_SECONDS = 1.5  # of the warm-up and the machine's own metrics, whose first window takes one
-TOGETHER = 5  # rows of the warm-up in one batch: twice as many batches as usual would be unusual themselves
+OVERLAP_SECONDS = 2.0  # of the warm-up and the machine's own metrics, whose first row takes up to one
 
 
 @contextlib.asynccontextmanager
 async def machine_metrics(settings: Settings) -> AsyncIterator[None]:
     """This machine's metrics, published for as long as the block lasts."""
     stop = asyncio.Event()
-    task = asyncio.create_task(run_agent(settings.kafka, hz=HZ, entity=socket.gethostname(), stop=stop))
+    task = asyncio.create_task(run_agent(settings.kafka, hz=HZ, stop=stop))
     try:
         yield
     finally:
@@ -35,10 +33,10 @@ async def machine_metrics(settings: Settings) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def warmed_up(settings: Settings, seen: Dataset) -> AsyncIterator[None]:
-    """The service is at work when the block begins: some seconds of what was learned are played to it under another name.
+    """The service is at work when the block begins: some seconds of what was learned are played to it as this machine's.
 
     Its first scores are a burst of work, and before them it is quieter than it ever was in the minute learned from: neither is
-    to be seen in this machine's metrics.
+    to be seen in this machine's metrics. They go on where the played rows end.
     """
     playing = asyncio.create_task(_play(settings, seen))
     try:
@@ -51,17 +49,17 @@ async def warmed_up(settings: Settings, seen: Dataset) -> AsyncIterator[None]:
 
 
 async def _play(settings: Settings, seen: Dataset) -> None:
-    """The newest learned rows, as if they were of now."""
-    values = seen.series[-1].values[-round(WARM_UP_SECONDS * HZ) :]
-    interval = seen.schema.interval_ms
-    first = SystemClock().now_ms() // interval - TOGETHER
+    """The newest learned rows, as if they were of now; each comes a row ahead of its time, since of a row that comes twice the
+    first counts."""
+    values = seen.series[-1].values[-round(WARM_UP_SECONDS * HZ) :].tolist()
+    interval, entity, clock = seen.schema.interval_ms, socket.gethostname(), SystemClock()
+    first = clock.now_ms() // interval + 2
     publisher = MetricsPublisher(settings.kafka)
     await publisher.start()
     try:
-        for at in range(0, len(values), TOGETHER):
-            rows = values[at : at + TOGETHER].tolist()
-            told = [((first + at + i) * interval, dict(zip(seen.schema.metrics, row, strict=True))) for i, row in enumerate(rows)]
-            await publisher.publish([Message(WARM_UP, encode(WARM_UP, timestamp, metrics)) for timestamp, metrics in told])
-            await asyncio.sleep(TOGETHER / HZ)
+        for row, told in enumerate(values, start=first):
+            await clock.sleep(max(0.0, ((row - 1) * interval - clock.now_ms()) / 1000))
+            metrics = dict(zip(seen.schema.metrics, told, strict=True))
+            await publisher.publish([Message(entity, encode(entity, row * interval, metrics))])
     finally:
         await publisher.close()
