@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from rich.console import Console
 
 from service.cli import app
+from service.commands.alerts import history_table
 
 NOWHERE = {
     "TIDEWATCH_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:9",
@@ -150,3 +153,19 @@ notifications:
     checked = tidewatch("check", "--config", "tidewatch.yaml", cwd=tmp_path, COLUMNS="500", **NOWHERE)
     assert "which supports scores up to 0.17 (critical)" in checked.stdout
     assert "no bundle supports more than" not in checked.stdout
+
+
+def test_a_narrow_terminal_cuts_nothing_off() -> None:
+    facts = {
+        "alert_id": "178c2a3e44",
+        "peak_severity": "critical",
+        "entity": "checkout-frontend-7f9c-eu-west",
+        "status": "resolved",
+    }
+    message = "checkout-frontend-7f9c-eu-west was unusual for 16 seconds (critical at its worst); closed: quiet for 30 s."
+    alert = {"tidewatch": facts, "event": {"start": "2026-11-23T14:48:49.123Z"}, "message": message}
+    narrow = Console(width=80, file=io.StringIO(), record=True)
+    narrow.print(history_table([alert]))
+    shown = narrow.export_text()
+    assert "…" not in shown
+    assert "2026-11-23 14:48:49" in shown
