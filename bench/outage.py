@@ -33,7 +33,7 @@ PARTS = ("scoring", "store")
 FAULTS = 30_000  # rows between two of one entity: few enough that its level stays
 PATIENCE = 3600.0
 
-console = Console()
+console = Console(width=140)  # wide enough for every table, in a file too
 
 
 def prepare(workload: Workload, stack: LocalStack, folder: Path, *, quick: bool) -> dict[str, Any]:

@@ -28,7 +28,7 @@ WORKLOAD = Workload(400, 38, 10)
 FIRST, SECOND, SECONDS = 12.0, 34.0, 60.0
 PATIENCE = 300.0
 
-console = Console()
+console = Console(width=140)  # wide enough for every table, in a file too
 
 
 async def measure(stack: LocalStack, folder: Path, rate: float, *, restarts: bool) -> dict[str, float]:

@@ -58,7 +58,7 @@ GOAL = 150_000  # samples a second
 QUICK_RECORDS = 4000
 WORK_SECONDS = 900.0
 
-console = Console()
+console = Console(width=140)  # wide enough for every table, in a file too
 
 
 class Bench:
