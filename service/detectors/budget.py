@@ -9,8 +9,8 @@ The tracked share is the budget itself, or one row in a thousand where the budge
 too slowly to be followed, so from there on the level is extrapolated along the calibrated tail, where a surprise *is* the
 logarithm of the rarity. The followed level then never rises beyond the surprise it learns from: the alert level stands higher
 still, and a fault that takes a few windows to grow would push it ahead of itself. ``shift`` is how far the level has drifted
-from its calibrated start. What one window in ten exceeds is followed beside it: between the two lies what "one in N", score and
-severity say of a window (``service/rarity.py``).
+from its calibrated start. What one window in ten exceeds is followed too; from these two levels follow the score, the severity
+and the "one in N" of a window (``service/rarity.py``).
 
 A bucket of tokens, one per onset and filled at ``REFILL`` times the budget, holds the budget in bursts: with the bucket empty
 an onset is suppressed, while the tracker still learns from it. One that lies far beyond the level may borrow a token before it is
