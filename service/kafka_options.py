@@ -81,8 +81,8 @@ async def disconnect(stop: Coroutine[Any, Any, None], seconds: float = 5.0) -> N
     await asyncio.wait([stopping], timeout=seconds)
     if not stopping.done():
         stopping.cancel()
-    elif not stopping.cancelled():
-        stopping.exception()  # looked at, so that asyncio does not complain
+    else:
+        noted(stopping)
 
 
 def noted(future: Any) -> None:
