@@ -24,7 +24,7 @@ from rich.table import Table
 
 from service.app import make_detector
 from service.detectors.bundle import Bundle
-from service.detectors.realtime import RealTimeAnomalyDetector
+from service.detectors.window_scorer import RealTimeAnomalyDetector
 from service.domain import F32, Dataset, Series, Verdict
 from service.settings import BudgetSettings, DetectionSettings, Settings
 from service.sources.files import DEFAULT_INTERVAL_MS, read_dataset

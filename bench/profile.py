@@ -19,7 +19,7 @@ from types import FrameType
 import uvloop
 
 from bench.workload import START_ROW, WINDOW, Workload
-from service.alerts.episodes import Episodes
+from service.alerts.lifecycle.episodes import Episodes
 from service.app import build_model, make_detector
 from service.domain import Record
 from service.settings import Settings

@@ -22,10 +22,10 @@ from service.settings import HeartbeatSettings, Settings
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from service.alerts.base import Notifier
-    from service.alerts.manager import AlertManager
-    from service.alerts.notifications import NotificationService, Outcome
-    from service.alerts.people import People
+    from service.alerts.control.operators import People
+    from service.alerts.in_process import AlertManager
+    from service.alerts.notify.base import Notifier
+    from service.alerts.notify.dispatcher import NotificationService, Outcome
     from service.detectors.base import Detector
     from service.detectors.bundle import Bundle
     from service.observability.health import Health, HealthServer
@@ -37,31 +37,31 @@ if TYPE_CHECKING:
 log = get_logger("app")
 
 DETECTORS: dict[str, str] = {
-    "deep": "service.detectors.deep:DeepAnomalyDetector",
-    "vae": "service.detectors.vae:VAEAnomalyDetector",
-    "autoencoder": "service.detectors.autoencoder:AutoencoderAnomalyDetector",
-    "gan": "service.detectors.gan:GANAnomalyDetector",
-    "statistical": "service.detectors.statistical:StatisticalAnomalyDetector",
-    "mahalanobis": "service.detectors.mahalanobis:MahalanobisDetector",
-    "metricwise": "service.detectors.metricwise:MetricwiseDetector",
-    "departure": "service.detectors.departure:DepartureDetector",
-    "pca_residual": "service.detectors.residual:PcaResidualDetector",
-    "forecast": "service.detectors.residual:ForecastDetector",
-    "autoregression": "service.detectors.autoregression:AutoregressionDetector",
+    "deep": "service.detectors.members.neural.deep:DeepAnomalyDetector",
+    "vae": "service.detectors.members.neural.vae:VAEAnomalyDetector",
+    "autoencoder": "service.detectors.members.neural.autoencoder:AutoencoderAnomalyDetector",
+    "gan": "service.detectors.members.neural.gan:GANAnomalyDetector",
+    "statistical": "service.detectors.members.statistical:StatisticalAnomalyDetector",
+    "mahalanobis": "service.detectors.members.mahalanobis:MahalanobisDetector",
+    "metricwise": "service.detectors.members.metricwise:MetricwiseDetector",
+    "departure": "service.detectors.members.departure:DepartureDetector",
+    "pca_residual": "service.detectors.members.residual:PcaResidualDetector",
+    "forecast": "service.detectors.members.residual:ForecastDetector",
+    "autoregression": "service.detectors.members.autoregression:AutoregressionDetector",
 }
 CODECS: dict[str, str] = {
     "native": "service.sources.codecs.native:NativeCodec",
 }
 NOTIFIERS: dict[str, str] = {
-    "slack": "service.alerts.slack:SlackNotifier",
-    "email": "service.alerts.email:EmailNotifier",
-    "webhook": "service.alerts.webhook:WebhookNotifier",
+    "slack": "service.alerts.receivers.slack:SlackNotifier",
+    "email": "service.alerts.receivers.email:EmailNotifier",
+    "webhook": "service.alerts.receivers.webhook:WebhookNotifier",
 }
 STORES: dict[str, str] = {
-    "elasticsearch": "service.alerts.elasticsearch:ElasticsearchAlertStore",
+    "elasticsearch": "service.alerts.history.elasticsearch:ElasticsearchAlertStore",
 }
 HISTORIES: dict[str, str] = {
-    "elasticsearch": "service.alerts.history:AlertHistory",
+    "elasticsearch": "service.alerts.history.reader:AlertHistory",
 }
 
 PARTS = ("scoring", "store", "notify")
@@ -122,8 +122,8 @@ def build_model(bundle: Bundle, settings: Settings) -> Model:
     """One bundle with its windows and its detector."""
     from threadpoolctl import threadpool_limits
 
-    from service.detectors.early import early
-    from service.detectors.realtime import RealTimeAnomalyDetector
+    from service.detectors.window_scorer import RealTimeAnomalyDetector
+    from service.detectors.windowing.early_windows import early
     from service.stream.models import Model
     from service.stream.processor import StreamProcessor
 
@@ -159,9 +159,10 @@ def build_service(settings: Settings, parts: Sequence[str] = PARTS) -> list[Part
 
 def build_scoring(settings: Settings, metrics: Metrics, health: Health) -> Part:
     """metrics → codec → windows → detectors → episodes → outbox."""
-    from service.alerts.acknowledging import Acknowledgements
-    from service.alerts.control_topic import ControlReader
-    from service.alerts.episodes import Episodes
+    from service.alerts.control.topic import ControlReader
+    from service.alerts.lifecycle.acknowledgements import Acknowledgements
+    from service.alerts.lifecycle.episodes import Episodes
+    from service.alerts.topics.transitions import encode_transition
     from service.state.health_topic import HealthTopic
     from service.state.transactions import TransactionalOutbox
     from service.stream.scoring import ScoringPart
@@ -176,7 +177,7 @@ def build_scoring(settings: Settings, metrics: Metrics, health: Health) -> Part:
         codec=codec,
         models=models,
         episodes=episodes,
-        outbox=TransactionalOutbox(settings.kafka),
+        outbox=TransactionalOutbox(settings.kafka, encode=encode_transition),
         metrics=metrics,
         health=health,
         clock=SystemClock(),
@@ -188,9 +189,9 @@ def build_scoring(settings: Settings, metrics: Metrics, health: Health) -> Part:
 
 def build_store(settings: Settings, metrics: Metrics, health: Health) -> Part:
     """tidewatch.alerts → Elasticsearch."""
-    from service.alerts.marking import Marking
-    from service.alerts.store import StorePart
-    from service.state.letters import DeadLetters
+    from service.alerts.history.mute_annotator import Marking
+    from service.alerts.history.part import StorePart
+    from service.state.dead_letter_writer import DeadLetters
 
     marking = Marking(settings.kafka, settings.notifications)
     store = build_alert_store(settings, muted=marking.reason, on_refused=lambda document, why: part.refused(document, why))
@@ -211,25 +212,25 @@ def build_history(settings: Settings) -> Any:
 
 def build_heartbeat(settings: HeartbeatSettings, health: Health) -> Part:
     """The dead man's switch. Raises ``ConfigError`` for a URL that must not be used."""
-    from service.alerts.heartbeat import HeartbeatPart
+    from service.alerts.receivers.heartbeat import HeartbeatPart
 
     return HeartbeatPart(settings, is_well=health.ready, describe=health.describe)
 
 
 def build_people(settings: Settings, history: Any) -> People:
     """What writes people's commands, for the command line and the API."""
-    from service.alerts.muting import fixed_silences
-    from service.alerts.people import People
+    from service.alerts.control.mutes import fixed_silences
+    from service.alerts.control.operators import People
 
     return People(settings.kafka, history, clock=SystemClock(), fixed=fixed_silences(settings.notifications))
 
 
 def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
     """tidewatch.alerts → people."""
-    from service.alerts.data_health import DataHealth
-    from service.alerts.notify import NotifyPart
-    from service.state.ledger import NotifyLedger
-    from service.state.watching import DataWatch
+    from service.alerts.data_health.alerts import DataHealth
+    from service.alerts.notify.part import NotifyPart
+    from service.state.notify_journal import NotifyLedger
+    from service.state.topic_monitor import DataWatch
 
     service = build_notifications(
         settings, on_outcome=lambda receiver, outcome: metrics.notifications.labels(receiver, outcome).inc()
@@ -245,15 +246,15 @@ def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
 
 def build_notifications(settings: Settings, *, on_outcome: Outcome) -> NotificationService:
     """The notification service with every receiver of the settings. Raises ``ConfigError`` for one that cannot work."""
-    from service.alerts.notifications import NotificationService
+    from service.alerts.notify.dispatcher import NotificationService
 
     return NotificationService(settings.notifications, build_notifiers(settings), clock=SystemClock(), on_outcome=on_outcome)
 
 
 def build_alert_manager(settings: Settings, *, store: bool) -> AlertManager:
     """Episodes, store and notifications in one object, joined by calls: what the library form uses instead of topics."""
-    from service.alerts.episodes import Episodes
-    from service.alerts.manager import AlertManager
+    from service.alerts.in_process import AlertManager
+    from service.alerts.lifecycle.episodes import Episodes
 
     episodes = Episodes(settings.alerts, settings.config_hash())
     notifications = build_notifications(settings, on_outcome=_unheard) if settings.notifications.receivers else None

@@ -9,9 +9,9 @@ import typer
 from rich.markup import escape
 
 from service.commands import admin, alerts, data, dead_letter, model, people, serve
-from service.commands.common import error_console
 from service.errors import Reject, Retry, Stop, TidewatchError
 from service.local.commands import local_app
+from service.terminal import error_console
 
 app = typer.Typer(
     name="tidewatch",

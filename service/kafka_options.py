@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
 import msgspec
@@ -155,3 +155,9 @@ class Commit(msgspec.Struct, frozen=True):
         name, _, number = (metadata or "").partition("=")
         oldest = int(number) if name == "oldest" and number.isdecimal() else offset
         return cls(offset, min(oldest, offset))
+
+
+def must_be_among(topics: Collection[str], topic: str) -> None:
+    """Raise ``ConfigError`` when Kafka has no such topic; a consumer that asks for it would wait for ever."""
+    if topic not in topics:
+        raise ConfigError(f"The topic {topic} does not exist.", hint="Make it, and the others: tidewatch setup")

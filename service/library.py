@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from service.alerts.manager import AlertManager
+from service.alerts.in_process import AlertManager
 from service.app import build_alert_manager, build_model, make_detector, open_bundle
 from service.detectors.base import Progress, silent
 from service.detectors.bundle import Bundle

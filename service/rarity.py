@@ -1,9 +1,14 @@
-"""How rare a window is for its entity today: the calibrated surprise, held against what is followed of it online.
+"""How rare a window is for its entity today: its calibrated surprise, corrected by what is followed of the entity online.
 
-Two levels of each entity are followed (``detectors/budget.py``): the surprise that one window in ten exceeds, ``common``, and
-the one at which it is called anomalous, ``level``, which calibration had put at ``level - shift``. What is exceeded by one in
-ten has a rarity of 1, what is exceeded as often as the budget allows the level's calibrated surprise, and between them (and
-below) it goes in straight lines. Beyond the level the calibrated tail goes on from there. Decision 0005 has the measurements.
+Two surprises of each entity are followed (``detectors/decision/alert_budget.py``): ``common``, which one of its windows in ten
+exceeds, and ``level``, above which a window is anomalous. Calibration had put the level at ``c = level - shift``. The rarity is
+-log10 of "one in N", piecewise linear in the surprise ``s`` (with ``t = min(1, c)`` and ``common`` at most ``level``):
+
+    s <= common             t s / common                                    rises to 1 at ``common``: one window in ten
+    common < s <= level     t + (c - t) (s - common) / (level - common)     rises to ``c``: as rare as the budget
+    s > level               s - shift                                       goes on along the calibrated tail
+
+Decision 0005 has the measurements.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from service.cli import app
-from service.commands.alerts import history_table
+from service.terminal import history_table
 
 NOWHERE = {
     "TIDEWATCH_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:9",

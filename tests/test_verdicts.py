@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.alerts.episodes import Episodes
+from service.alerts.lifecycle.episodes import Episodes
 from service.domain import Verdict
 from service.settings import EpisodeSettings
 from service.verdicts import Verdicts

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
 
-from service.alerts.control import LATEST_MS, NAMES, WORDS, Mark
-from service.alerts.documents import iso
-from service.alerts.muting import Silence
+from service.alerts.control.commands import LATEST_MS, NAMES, WORDS, Mark
+from service.alerts.control.mutes import Silence
+from service.alerts.times import iso
 from service.domain import Severity, Status
 
 LONGEST_SILENCE = 10 * 366 * 86_400

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI, Path, Query, Security
 from fastapi.security import HTTPBearer
 
-from service.alerts.history import AlertHistory, history_query
-from service.alerts.people import People
+from service.alerts.control.operators import People
+from service.alerts.history.reader import AlertHistory, history_query
 from service.api import models
 from service.api.auth import TokenRequired
 from service.api.problems import described, install

@@ -13,15 +13,15 @@ from urllib.parse import urlsplit
 import stamina
 import typer
 
-from service.commands.common import ConfigOption, JsonOption, console, listing, read_settings, run_async
-from service.commands.model import ceiling_words, left_out_words, reach_words
+from service.commands.common import ConfigOption, JsonOption, read_settings, run_async
 from service.domain import Severity, SeverityBounds
 from service.errors import Stop, TidewatchError
 from service.observability.logging import configure_logging
 from service.settings import EmailReceiver, Settings, reveal
+from service.terminal import ceiling_words, console, left_out_words, listing, reach_words
 
 if TYPE_CHECKING:
-    from service.detectors.calibration import Calibration
+    from service.detectors.decision.calibration import Calibration
 
 REACH_SECONDS = 5.0
 
@@ -114,7 +114,7 @@ def impatient(settings: Settings) -> Settings:
 
 def check_models(settings: Settings) -> list[Finding]:
     """Every bundle: can it be read, what can it support, and does that reach the receivers and routes?"""
-    from service.alerts.stages import holds
+    from service.alerts.control.matchers import holds
     from service.app import open_bundle
 
     if not settings.models:
@@ -155,7 +155,7 @@ def check_models(settings: Settings) -> list[Finding]:
 
 def _beyond(tail: Calibration, bounds: SeverityBounds, window: int) -> str:
     """What the severities beyond a calibration's reach would take."""
-    from service.detectors.calibration import windows_for
+    from service.detectors.decision.calibration import windows_for
 
     louder = [severity for severity in Severity if severity.rank > bounds.of(tail.ceiling).rank]
     if not louder:

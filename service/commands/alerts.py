@@ -14,21 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from service.clock import SystemClock
-from service.commands.common import (
-    ConfigOption,
-    JsonOption,
-    console,
-    listing,
-    parse_moment,
-    read_settings,
-    run_async,
-    to_the_second,
-)
+from service.commands.common import ConfigOption, JsonOption, parse_moment, read_settings, run_async
 from service.domain import Severity, Status
 from service.errors import ConfigError, DeliveryFailed, DeliveryRefused
 from service.settings import Settings
+from service.terminal import COLOURS, console, history_table, listing, to_the_second
 
-COLOURS = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 DELIVERY_COLOURS = {"sent": "green", "owed": "yellow", "refused": "bold red", "gave_up": "bold red"}
 COLUMNS = ("alert_id", "entity", "status", "severity", "peak_severity", "start", "end", "peak_score", "top_metric", "message")
 
@@ -143,17 +134,6 @@ def notify_sample(
         raise typer.Exit(1)
 
 
-def history_table(found: list[dict[str, Any]]) -> Table:
-    """Alert documents as a table for people."""
-    table = listing("id", "started (UTC)", "entity", "severity", "status", "what", whole={"id", "started (UTC)"})
-    for alert in found:
-        ours = alert["tidewatch"]
-        severity = Text(ours["peak_severity"], style=COLOURS[ours["peak_severity"]])
-        started = to_the_second(alert["event"]["start"])
-        table.add_row(ours["alert_id"][:8], started, ours["entity"], severity, ours["status"], alert["message"])
-    return table
-
-
 def told_table(found: list[dict[str, Any]]) -> Table:
     """Notification documents as a table for people."""
     names = "due (UTC)", "receiver", "state", "at (UTC)", "tries", "why", "alerts in it", "problem"
@@ -236,7 +216,7 @@ async def _export(settings: Settings, filters: dict[str, Any], form: Format) -> 
 
 
 async def _send_samples(settings: Settings, wanted: list[str] | None) -> bool:
-    from service.alerts.sample import sample_alert
+    from service.alerts.messages.sample import sample_alert
     from service.app import build_notifiers
 
     notifiers = build_notifiers(settings)

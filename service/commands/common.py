@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -12,21 +11,13 @@ from typing import Annotated, Any, TypeVar
 import stamina
 import typer
 import uvloop
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from service.errors import ConfigError
 from service.observability.logging import configure_logging
 from service.settings import Settings, load_settings
 
 T = TypeVar("T")
-ShowProgress = Callable[[str, int, int, str], None]
-
 # Results go to standard output; progress, logs and errors to standard error, so that output can be piped.
-console = Console()
-error_console = Console(stderr=True)
-
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", "-c", envvar="TIDEWATCH_CONFIG", help="Settings file (YAML or TOML).", show_default=False),
@@ -49,42 +40,6 @@ def read_settings(config: Path | None, *, quiet: bool = False) -> Settings:
 def run_async(work: Coroutine[Any, Any, T]) -> T:
     """Run ``work`` on uvloop, whose Kafka round trips cost about half of those on asyncio's own loop."""
     return uvloop.run(work)
-
-
-@contextmanager
-def progress_bar() -> Iterator[ShowProgress]:
-    """A live bar for each stage: call the yielded function with (stage, done, total, detail); total 0 means unknown."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[detail]}"),
-    )
-    with Progress(*columns, console=error_console) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(stage: str, done: int, total: int, detail: str = "") -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total or None, detail=detail)
-            bars.update(tasks[stage], completed=done, total=total or None, detail=detail)
-
-        yield show
-
-
-def listing(*names: str, whole: Container[str] = (), **options: Any) -> Table:
-    """A table for people with these columns. Those named ``whole`` keep what they show in one piece; in a narrow terminal the
-    others go on in the next line, and nothing is cut off. ``options``: rich's."""
-    table = Table(title_justify="left", **options)
-    for name in names:
-        table.add_column(name, no_wrap=name in whole, overflow="fold")
-    return table
-
-
-def to_the_second(timestamp: str) -> str:
-    """An ISO time of a document, for a table: ``2026-11-22 09:30:00``."""
-    return timestamp[:19].replace("T", " ")
 
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}

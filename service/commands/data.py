@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from service.commands.common import ConfigOption, ShowProgress, console, progress_bar, read_settings, run_async
+from service.commands.common import ConfigOption, read_settings, run_async
 from service.runtime import stop_on_signals
 from service.settings import Settings
+from service.terminal import ShowProgress, console, progress_bar
 
 
 def register(app: typer.Typer) -> None:

@@ -10,9 +10,10 @@ import typer
 from rich.text import Text
 
 from service.clock import SystemClock
-from service.commands.common import ConfigOption, JsonOption, console, listing, parse_moment, read_settings, run_async
+from service.commands.common import ConfigOption, JsonOption, parse_moment, read_settings, run_async
 from service.errors import ConfigError
 from service.settings import Settings
+from service.terminal import console, listing
 
 if TYPE_CHECKING:
     from service.state.dead_letter import Letter
@@ -89,7 +90,7 @@ def replay_letters(
     They come later than they were meant to: rows older than stream.allowed_lateness_seconds are counted and dropped. The dead
     letters stay.
     """
-    from service.state.letters import send_again
+    from service.state.dead_letter_writer import send_again
 
     settings = read_settings(config, quiet=True)
     letters = run_async(_find(settings, reason, key, since))
@@ -106,7 +107,7 @@ def replay_letters(
 
 async def _find(settings: Settings, reason: str | None, key: str | None, since: str | None) -> list[Letter]:
     """The letters that match, oldest first."""
-    from service.sources.stored import read_range
+    from service.sources.topic_range import read_range
     from service.state.dead_letter import read_letter
 
     begin = parse_moment(since, SystemClock().now_ms())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,16 +9,14 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.measure import Measurement
-from rich.table import Table
 
-from service.commands.common import ConfigOption, console, error_console, parse_span, progress_bar, read_settings, run_async
+from service.commands.common import ConfigOption, parse_span, read_settings, run_async
 from service.errors import ConfigError
 from service.settings import Settings
+from service.terminal import bundle_table, console, error_console, progress_bar
 
 if TYPE_CHECKING:
-    from service.detectors.bundle import Bundle
-    from service.detectors.calibration import Calibration
-    from service.domain import Dataset, SeverityBounds
+    from service.domain import Dataset
 
 
 def register(app: typer.Typer) -> None:
@@ -123,7 +120,7 @@ def evaluate_command(
 def load(settings: Settings, data: Path | None, last: str | None, interval: float | None) -> Dataset:
     """Training data from a file (its train split, if it has one) or from the last part of the metrics topic."""
     from service.sources.files import Split, read_dataset
-    from service.sources.messages import read_topic
+    from service.sources.topic_dataset import read_topic
 
     interval_ms = None if interval is None else round(interval * 1000)
     if data is not None:
@@ -132,42 +129,3 @@ def load(settings: Settings, data: Path | None, last: str | None, interval: floa
     seconds = parse_span(last or "")
     with error_console.status(f"Reading the last {last} of {settings.kafka.topics.metrics}"):
         return run_async(read_topic(settings, last_seconds=seconds, interval_ms=interval_ms))
-
-
-def bundle_table(bundle: Bundle, path: Path, bounds: SeverityBounds) -> Table:
-    """What a bundle holds and what it can support, for people."""
-    tail = bundle.calibration()
-    table = Table(title=f"Bundle {bundle.name}", title_justify="left", show_header=False)
-    table.add_row("where", str(path))
-    table.add_row("version", bundle.version[:12])
-    table.add_row("metrics", f"{bundle.schema.dims}: {shortened(bundle.schema.metrics)}")
-    if bundle.scaler.left_out:
-        table.add_row("left out", left_out_words(bundle))
-    early = " and where the metrics jump" if bundle.early is not None else ""
-    table.add_row("window", f"{bundle.window} rows of {bundle.schema.interval_ms / 1000:g} s, scored every {bundle.stride}{early}")
-    table.add_row("detectors", ", ".join(member.name for member in bundle.members))
-    table.add_row("calibrated on", f"{tail.n_eff:,.0f} independent windows")
-    rarest = f"nothing rarer than one in {1 / tail.floor:,.0f} can be told"
-    table.add_row("can support", f"{reach_words(tail, bounds)}: {rarest}")
-    return table
-
-
-def reach_words(tail: Calibration, bounds: SeverityBounds) -> str:
-    """How high the scores of a calibration go, and how severe that is."""
-    return f"scores up to {ceiling_words(tail)} ({bounds.of(tail.ceiling)})"
-
-
-def ceiling_words(tail: Calibration) -> str:
-    """The highest score a calibration can tell, rounded down: a bound there is within reach."""
-    return f"{math.floor(tail.ceiling * 100) / 100:.2f}"
-
-
-def left_out_words(bundle: Bundle) -> str:
-    """Which metrics no score hears of, and why."""
-    names = [bundle.schema.metrics[at] for at in bundle.scaler.left_out]
-    return f"{len(names)} metrics that took two values at most in training and would outvote the others: {shortened(tuple(names))}"
-
-
-def shortened(names: tuple[str, ...], most: int = 6) -> str:
-    """The first names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

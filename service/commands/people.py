@@ -13,14 +13,15 @@ import typer
 from rich.text import Text
 
 from service.clock import SystemClock
-from service.commands.alerts import alerts_app, history_table
-from service.commands.common import ConfigOption, JsonOption, console, listing, parse_moment, parse_span, read_settings, run_async
+from service.commands.alerts import alerts_app
+from service.commands.common import ConfigOption, JsonOption, parse_moment, parse_span, read_settings, run_async
 from service.errors import ConfigError
 from service.settings import Settings
+from service.terminal import console, history_table, listing
 
 if TYPE_CHECKING:
-    from service.alerts.muting import Silence
-    from service.alerts.people import People, Preview
+    from service.alerts.control.mutes import Silence
+    from service.alerts.control.operators import People, Preview
 
 Author = Annotated[str, typer.Option(envvar="TIDEWATCH_AUTHOR", help="Your name, for whoever reads this later.")]
 Note = Annotated[str, typer.Option(help="Why, for whoever reads this later.")]

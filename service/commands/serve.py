@@ -11,7 +11,7 @@ import typer
 from service.commands.common import ConfigOption, read_settings, run_async
 from service.runtime import run_parts, settle_interpreter, stop_on_signals
 from service.settings import Settings
-from service.workers import supervise, worker_command, worker_environments
+from service.supervisor import supervise, worker_command, worker_environments
 
 
 class Only(StrEnum):

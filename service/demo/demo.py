@@ -19,11 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.rule import Rule
 
-from service.alerts.history import AlertHistory
+from service.alerts.history.reader import AlertHistory
 from service.app import build_alert_store, make_detector
-from service.commands.alerts import history_table
-from service.commands.common import ShowProgress, progress_bar
-from service.commands.model import bundle_table
 from service.demo.fault import machine_fault
 from service.demo.feeds import HZ, machine_metrics, warmed_up
 from service.demo.lessons import learnable, split_data
@@ -39,6 +36,7 @@ from service.local.stack import LocalStack
 from service.settings import Settings, TopicSettings
 from service.sources.replay import replay
 from service.state.topics import create_topics
+from service.terminal import ShowProgress, bundle_table, history_table, progress_bar
 from service.training.train import train
 
 FIRST_SECONDS = 12.0

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from service.detectors.usual import usual
+from service.detectors.windowing.metric_activity import usual
 from service.domain import Dataset, Mask, Schema, Series
 from service.settings import Settings
 from service.sources.files import read_dataset
-from service.sources.messages import read_topic
+from service.sources.topic_dataset import read_topic
 
 LEVELS = ("load.", "memory.", "swap.", "processes")
 OFTEN = 0.1  # share of the windows watched in which a metric must have moved to be learned

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from service.detectors.features import Features
+from service.detectors.features.windows import Features
 from service.domain import F64
 
 # progress(stage, done, total, detail): called from training loops; ``detail`` is e.g. "loss 0.123".

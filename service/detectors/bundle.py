@@ -23,13 +23,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save, save_file
 
 from service.detectors.base import Detector
-from service.detectors.calibration import Calibration
-from service.detectors.early import MOST_CHANGE
-from service.detectors.ensemble import Ensemble
-from service.detectors.explain import Explainer
-from service.detectors.fresh import FreshRows
-from service.detectors.scaler import Scaler
-from service.detectors.usual import Usual
+from service.detectors.decision.calibration import Calibration
+from service.detectors.decision.ensemble import Ensemble
+from service.detectors.decision.newest_rows import FreshRows
+from service.detectors.features.attribution import Explainer
+from service.detectors.features.scaler import Scaler
+from service.detectors.windowing.early_windows import MOST_CHANGE
+from service.detectors.windowing.metric_activity import Usual
 from service.domain import Schema
 from service.errors import BundleError, ConfigError
 

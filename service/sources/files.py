@@ -16,7 +16,7 @@ from service.domain import I64, Dataset, Record, Schema, Series
 from service.errors import DatasetError, InvalidMessage
 from service.sources.codecs.message import EARLIEST_MS, unnamed_metrics
 from service.sources.grid import to_dataset
-from service.sources.messages import Messages
+from service.sources.topic_dataset import Messages
 
 Split = Literal["train", "test", "all"]
 DEFAULT_INTERVAL_MS = 60_000  # of a NumPy archive, which tells no times

@@ -29,7 +29,7 @@ from service.kafka_options import Commit, connect, disconnect, kafka_client_opti
 from service.observability.logging import get_logger
 from service.settings import Settings
 from service.sources.base import Owner, RecordBatch
-from service.sources.stored import require_topic
+from service.sources.topic_range import require_topic
 
 log = get_logger("source")
 

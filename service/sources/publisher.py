@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TopicAuthoriza
 from service.errors import BrokerUnavailable, ConfigError
 from service.kafka_options import connect, kafka_client_options, noted
 from service.settings import KafkaSettings
-from service.sources.stored import require_topic
+from service.sources.topic_range import require_topic
 
 BATCH_BYTES = 256 << 10
 

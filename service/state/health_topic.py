@@ -13,7 +13,7 @@ from service.errors import BrokerUnavailable
 from service.observability.logging import get_logger
 from service.settings import KafkaSettings
 from service.state.producer import Outgoing
-from service.state.restore import read_state
+from service.state.takeover import read_state
 from service.state.writer import Writer
 
 log = get_logger("health")

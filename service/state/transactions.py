@@ -2,13 +2,13 @@
 
 Alerts, dead letters, what is remembered of the entities, and the offset: all of it or nothing. A transaction that did not go
 through, for whatever reason, puts the ownership of its partition in doubt. There is one answer to that: the partition is lost,
-what memory holds of it is dropped, and it is taken over anew, which shows what Kafka has (``restore.py``).
+what memory holds of it is dropped, and it is taken over anew, which shows what Kafka has (``takeover.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -21,12 +21,15 @@ from service.observability.logging import get_logger
 from service.settings import KafkaSettings
 from service.state.dead_letter import DeadLetter, dead_letter, truncated
 from service.state.producer import LARGEST_REQUEST, FencedProducer, Outgoing
-from service.state.restore import TakenOver, take_over
+from service.state.takeover import TakenOver, take_over
 from service.state.topics import topic_configs
 
 log = get_logger("outbox")
 
 OVERHEAD = 512  # bytes of a batch's and a record's own headers, generously
+
+
+EncodeTransition = Callable[[Alert], tuple[bytes, bytes]]
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -47,7 +50,9 @@ class Outcome(msgspec.Struct, frozen=True):
 class TransactionalOutbox:
     """The outbox of one scoring process: a fenced producer for each partition it owns."""
 
-    def __init__(self, kafka: KafkaSettings) -> None:
+    def __init__(self, kafka: KafkaSettings, *, encode: EncodeTransition) -> None:
+        """``encode``: the record (key, value) of a transition in the alerts topic."""
+        self._encode = encode
         self._kafka = kafka
         self._group = f"{kafka.group_prefix}.scoring"
         self._producers: dict[int, FencedProducer] = {}
@@ -83,7 +88,7 @@ class TransactionalOutbox:
             await admin.close()
 
     async def take_over(self, partitions: Collection[int]) -> dict[int, TakenOver]:
-        """Fence the old owners of these partitions and read what Kafka remembers (see ``restore.take_over``)."""
+        """Fence the old owners of these partitions and read what Kafka remembers (see ``takeover.take_over``)."""
         await self.give_up(partitions)
         topics = self._kafka.topics
         made = {at: FencedProducer(self._kafka, group=self._group, topic=topics.metrics, partition=at) for at in partitions}
@@ -114,7 +119,7 @@ class TransactionalOutbox:
 
     async def _emit(self, partition: int, outcome: Outcome) -> None:
         topics = self._kafka.topics
-        outgoing = [Outgoing(topics.alerts, 0, alert.alert_id.encode(), msgspec.json.encode(alert)) for alert in outcome.alerts]
+        outgoing = [Outgoing(topics.alerts, 0, *self._encode(alert)) for alert in outcome.alerts]
         outgoing += [self._dead_letter(item) for item in outcome.rejected]
         outgoing += [Outgoing(topics.state, partition, key, value) for key, value in outcome.state.items()]
         await self._producers[partition].commit(outgoing, outcome.commit)

@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.detectors.realtime import RealTimeAnomalyDetector
+from service.detectors.window_scorer import RealTimeAnomalyDetector
 from service.domain import Sample, Schema
 from service.stream.processor import StreamProcessor
 

@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 
 from service.clock import Clock, SystemClock
-from service.detectors.early import Early
+from service.detectors.windowing.early_windows import Early
 from service.domain import F32, I64, Mask, Record, Rejected, Sample, Samples, Schema, WindowBatch, phase_of
 from service.settings import StreamSettings
-from service.stream.tapes import DUPLICATE, EMPTY, LATE, LOW_COVERAGE, NEWEST, PARTITION, RESETS, START
+from service.stream.window_buffers import DUPLICATE, EMPTY, LATE, LOW_COVERAGE, NEWEST, PARTITION, RESETS, START
 from service.stream.windows import Due, Shape, Windows
 
 _NO_LABELS: Mapping[str, str] = {}

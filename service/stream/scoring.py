@@ -6,9 +6,9 @@ import asyncio
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Mapping, Sequence
 
-from service.alerts.acknowledging import Acknowledgements
-from service.alerts.control_topic import ControlReader
-from service.alerts.episodes import Episodes
+from service.alerts.control.topic import ControlReader
+from service.alerts.lifecycle.acknowledgements import Acknowledgements
+from service.alerts.lifecycle.episodes import Episodes
 from service.clock import Clock
 from service.domain import Alert, WindowBatch
 from service.kafka_options import Commit
@@ -19,10 +19,10 @@ from service.settings import Settings
 from service.sources.base import Codec, RecordBatch
 from service.sources.kafka import KafkaSource
 from service.state.transactions import Outcome, TransactionalOutbox
+from service.stream.data_health.reporter import Reporter, Reports
+from service.stream.entity_state import Memory
 from service.stream.intake import Intake, Slid
-from service.stream.memory import Memory
 from service.stream.models import Model, Models
-from service.stream.reporting import Reporter, Reports
 from service.verdicts import Verdicts
 
 log = get_logger("scoring")

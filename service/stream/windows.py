@@ -27,10 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from service.detectors.early import MOST_EARLY, Early
+from service.detectors.windowing.early_windows import MOST_EARLY, Early
 from service.domain import F32, I64, Mask
-from service.stream.buffers import Buffers
-from service.stream.tapes import COLUMNS, EMPTY, FREE, NO_OFFSET, OLDEST, PARTITION, most_per_row, push_rows
+from service.stream.array_pool import Buffers
+from service.stream.window_buffers import COLUMNS, EMPTY, FREE, NO_OFFSET, OLDEST, PARTITION, most_per_row, push_rows
 
 MOST_BUFFERS = 16  # kept for the windows of batches to come
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from service.detectors import budget
 from service.detectors.base import Progress, silent
 from service.detectors.bundle import Bundle, Factory, load_bundle
+from service.detectors.decision import alert_budget
 from service.domain import Dataset, Series
 from service.errors import DatasetError
 from service.settings import BudgetSettings, Settings
@@ -156,7 +156,7 @@ def measure(job: Job, bundle: Bundle, scored: Scored, test: Series, train_second
         false_positive_rate=metrics.false_positive_rate(labels, scored.anomaly),
         detection_delay=metrics.detection_delay(labels, scored.anomaly),
         alerts=flagged,
-        alerts_per_entity_day=metrics.poisson_rate(onsets, float(normal.sum()) * interval / budget.MS_PER_DAY),
+        alerts_per_entity_day=metrics.poisson_rate(onsets, float(normal.sum()) * interval / alert_budget.MS_PER_DAY),
         fired=scored.fired,
         covered=covered.covered,
         outside=covered.outside,
@@ -174,12 +174,12 @@ def _budgets(scored: Scored, labels: object, bundle: Bundle) -> dict[str, Budget
     """The same scores under other budgets: the tracker runs again over the windows that were due."""
     truth = np.asarray(labels)
     interval = bundle.schema.interval_ms
-    rates = SHARES | {name: per_day * interval / budget.MS_PER_DAY for name, per_day in PER_DAY.items()}
+    rates = SHARES | {name: per_day * interval / alert_budget.MS_PER_DAY for name, per_day in PER_DAY.items()}
     out = {}
     for name, rate in rates.items():
-        params = budget.params_at(rate, bundle.stride)
+        params = alert_budget.params_at(rate, bundle.stride)
         slots = np.zeros(len(scored.due), np.int64)
-        _, decisions = budget.steps([budget.start(params)], slots, scored.due, scored.surprise[scored.due], params)
+        _, decisions = alert_budget.steps([alert_budget.start(params)], slots, scored.due, scored.surprise[scored.due], params)
         flags = np.zeros(len(truth), np.bool_)
         flags[scored.due[decisions.is_anomaly]] = True
         out[name] = BudgetResult(
@@ -213,7 +213,7 @@ def _adjusted(settings: Settings, stride: int | None) -> Settings:
 
 def _with_budget(settings: Settings, per_row: float) -> Settings:
     # Archives carry no times; the budget is told per row, and a row is as long as the reader says.
-    per_day = per_row * budget.MS_PER_DAY / DEFAULT_INTERVAL_MS
+    per_day = per_row * alert_budget.MS_PER_DAY / DEFAULT_INTERVAL_MS
     detection = settings.detection.model_copy(update={"budget": BudgetSettings(false_alarms_per_entity_day=per_day)})
     return settings.model_copy(update={"detection": detection})
 

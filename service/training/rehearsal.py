@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.alerts.episodes import Episodes
+from service.alerts.lifecycle.episodes import Episodes
 from service.detectors.bundle import Bundle
-from service.detectors.early import MOST_EARLY, early
-from service.detectors.features import carry_forward
-from service.detectors.realtime import RealTimeAnomalyDetector
+from service.detectors.features.windows import carry_forward
+from service.detectors.window_scorer import RealTimeAnomalyDetector
+from service.detectors.windowing.early_windows import MOST_EARLY, early
 from service.domain import F32, F64, I64, Alert, Mask, Series, Status, WindowBatch, phase_of
 from service.rarity import rarity
 from service.settings import Settings
-from service.stream.tapes import due_places
+from service.stream.window_buffers import due_places
 
 CHUNK = 2048  # windows per batch
 

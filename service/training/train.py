@@ -12,14 +12,14 @@ from threadpoolctl import threadpool_limits
 from service.clock import Clock, SystemClock
 from service.detectors.base import Progress, silent
 from service.detectors.bundle import Bundle, BundledMember, Factory, library_versions, sealed
-from service.detectors.calibration import Calibration
-from service.detectors.early import learn as jumps
-from service.detectors.ensemble import Ensemble
-from service.detectors.explain import Explainer
-from service.detectors.features import Features
-from service.detectors.fresh import FreshRows
-from service.detectors.scaler import Scaler
-from service.detectors.usual import usual
+from service.detectors.decision.calibration import Calibration
+from service.detectors.decision.ensemble import Ensemble
+from service.detectors.decision.newest_rows import FreshRows
+from service.detectors.features.attribution import Explainer
+from service.detectors.features.scaler import Scaler
+from service.detectors.features.windows import Features
+from service.detectors.windowing.early_windows import learn as jumps
+from service.detectors.windowing.metric_activity import usual
 from service.domain import F64, Dataset
 from service.errors import ConfigError, DatasetError
 from service.settings import TrainingSettings

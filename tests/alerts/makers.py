@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from service.alerts.sample import sample_alert
+from service.alerts.messages.sample import sample_alert
 from service.domain import Alert, MemberScore, MetricShare, Severity, SeverityBounds, Status, Verdict, alert_id
 
 INTERVAL_MS = 1000

@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from service.alerts.control import Acknowledge, AddSilence, Command, ExpireSilence, Mark
-from service.alerts.control_topic import ControlReader
-from service.alerts.elasticsearch import ElasticsearchAlertStore
+from service.alerts.control.commands import Acknowledge, AddSilence, Command, ExpireSilence, Mark
+from service.alerts.control.topic import ControlReader
+from service.alerts.history.elasticsearch import ElasticsearchAlertStore
 from service.api.part import ApiPart
 from service.clock import SystemClock
 from service.domain import Severity

@@ -19,7 +19,7 @@ import msgspec
 import yaml
 
 from service.app import open_bundle
-from service.detectors.realtime import RealTimeAnomalyDetector
+from service.detectors.window_scorer import RealTimeAnomalyDetector
 from service.local.processes import free_port
 from service.local.stack import LocalStack
 from service.settings import Settings

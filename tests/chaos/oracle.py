@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from service.detectors.bundle import Bundle
-from service.detectors.realtime import RealTimeAnomalyDetector
+from service.detectors.window_scorer import RealTimeAnomalyDetector
 from service.domain import Schema, Verdict, WindowBatch
 from service.settings import EpisodeSettings, Settings
 

@@ -18,18 +18,18 @@ from typing import Any
 # Imported here so that the fork server has them already and a new worker starts at once.
 from aiokafka import AIOKafkaProducer
 
-import service.alerts.elasticsearch
-import service.alerts.notifications
-import service.alerts.notify
-import service.alerts.store
-import service.alerts.webhook
+import service.alerts.history.elasticsearch
+import service.alerts.history.part
+import service.alerts.notify.dispatcher
+import service.alerts.notify.part
+import service.alerts.receivers.webhook
 import service.app
 import service.cli
 import service.clock
 import service.commands.serve
-import service.detectors.realtime
+import service.detectors.window_scorer
 import service.stream.scoring
-from service.state import ledger, producer, restore, transactions
+from service.state import notify_journal, producer, takeover, transactions
 
 POINTS = (
     "none",
@@ -111,13 +111,20 @@ def instrument(control: Control) -> None:
         setattr(owner, name, replacement)
 
     wrapped(service.stream.scoring.ScoringPart, "_handle", busy=lambda _, batch, *__: bool(batch.records))
-    wrapped(service.detectors.realtime.RealTimeAnomalyDetector, "detect", after="after-score")
+    wrapped(service.detectors.window_scorer.RealTimeAnomalyDetector, "detect", after="after-score")
     wrapped(AIOKafkaProducer, "send_offsets_to_transaction", before="after-produce")
     wrapped(AIOKafkaProducer, "commit_transaction", before="before-commit", after="after-commit")
-    wrapped(restore, "committed", after="offsets-read")
-    wrapped(restore, "read_state", before="during-restore")
-    wrapped(service.alerts.elasticsearch.ElasticsearchAlertStore, "write", after="after-store", busy=lambda _, alerts: bool(alerts))
-    wrapped(service.alerts.webhook.WebhookNotifier, "send", before="before-notify", after="after-notify", busy=lambda *_: True)
+    wrapped(takeover, "committed", after="offsets-read")
+    wrapped(takeover, "read_state", before="during-restore")
+    wrapped(
+        service.alerts.history.elasticsearch.ElasticsearchAlertStore,
+        "write",
+        after="after-store",
+        busy=lambda _, alerts: bool(alerts),
+    )
+    wrapped(
+        service.alerts.receivers.webhook.WebhookNotifier, "send", before="before-notify", after="after-notify", busy=lambda *_: True
+    )
     now_ms = service.clock.SystemClock.now_ms
 
     def ahead(clock: service.clock.SystemClock) -> int:
@@ -133,7 +140,7 @@ def mutate(mutation: str) -> None:
         async def nothing(kafka: Any, topic: str, partitions: list[int]) -> dict[int, dict[bytes, bytes]]:
             return {at: {} for at in partitions}
 
-        restore.read_state = nothing
+        takeover.read_state = nothing
     elif mutation == "random-id":
         init = producer.FencedProducer.__init__
 
@@ -145,11 +152,11 @@ def mutate(mutation: str) -> None:
     elif mutation == "offsets-first":
 
         async def wrong_order(kafka: Any, producers: Any, *, group: str, topic: str, state_topic: str) -> Any:
-            commits = await restore.committed(kafka, group, topic, list(producers))
+            commits = await takeover.committed(kafka, group, topic, list(producers))
             for each in producers.values():
                 await each.claim()
-            state = await restore.read_state(kafka, state_topic, list(producers))
-            return {at: restore.TakenOver(commits.get(at), state[at]) for at in producers}
+            state = await takeover.read_state(kafka, state_topic, list(producers))
+            return {at: takeover.TakenOver(commits.get(at), state[at]) for at in producers}
 
-        for module in (transactions, ledger):
+        for module in (transactions, notify_journal):
             module.__dict__["take_over"] = wrong_order

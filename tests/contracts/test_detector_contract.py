@@ -12,8 +12,8 @@ import pytest
 
 from service.app import DETECTORS, make_detector
 from service.detectors.base import Detector
-from service.detectors.features import Features
-from service.detectors.scaler import Scaler
+from service.detectors.features.scaler import Scaler
+from service.detectors.features.windows import Features
 from service.domain import F32, Series
 from service.errors import NotEnoughData
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import pytest
 from pydantic import SecretStr
 
-from service.alerts.base import Notifier
-from service.alerts.email import EmailNotifier
-from service.alerts.sample import sample_alert
-from service.alerts.slack import SlackNotifier
-from service.alerts.webhook import WebhookNotifier
+from service.alerts.messages.sample import sample_alert
+from service.alerts.notify.base import Notifier
+from service.alerts.receivers.email import EmailNotifier
+from service.alerts.receivers.slack import SlackNotifier
+from service.alerts.receivers.webhook import WebhookNotifier
 from service.errors import DeliveryFailed, DeliveryRefused
 from service.settings import EmailReceiver, SlackReceiver, WebhookReceiver
 from tests.alerts.makers import alert

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 import pytest
 
-from service.alerts.base import AlertStore
-from service.alerts.elasticsearch import ElasticsearchAlertStore
-from service.alerts.history import AlertHistory
-from service.alerts.memory import MemoryAlertStore
+from service.alerts.history.base import AlertStore
+from service.alerts.history.elasticsearch import ElasticsearchAlertStore
+from service.alerts.history.reader import AlertHistory
 from service.settings import ElasticsearchSettings
 from tests.alerts.makers import alert, life
+from tests.alerts.memory_store import MemoryAlertStore
 
 
 class Kept(Protocol):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.alerts.slack import payload
-from service.alerts.wording import summary_title
+from service.alerts.messages.message import summary_title
+from service.alerts.receivers.slack import payload
 from service.demo.lessons import moving
 from service.demo.messages import is_over
 from service.domain import Alert, Series, Status

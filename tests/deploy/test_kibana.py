@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from elasticsearch import AsyncElasticsearch
 
-from service.alerts.control import Acknowledge, AddSilence, Command, Mark
-from service.alerts.deliveries import Delivery, State
-from service.alerts.elasticsearch import ElasticsearchAlertStore
+from service.alerts.control.commands import Acknowledge, AddSilence, Command, Mark
+from service.alerts.history.elasticsearch import ElasticsearchAlertStore
+from service.alerts.topics.deliveries import Delivery, State
 from service.domain import MetricShare, Severity
 from service.settings import ElasticsearchSettings
 from tests.alerts.makers import BORN, alert, life

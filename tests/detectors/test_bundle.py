@@ -16,7 +16,7 @@ import pytest
 
 from service.app import make_detector
 from service.detectors.bundle import ARRAYS, MANIFEST, Bundle, load_bundle, save_bundle
-from service.detectors.features import Features
+from service.detectors.features.windows import Features
 from service.domain import F32, Dataset, Schema, Series
 from service.errors import BundleError
 from service.settings import TrainingSettings

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.alerts.history import AlertHistory
+from service.alerts.history.reader import AlertHistory
 from service.app import build_people
 from service.demo.receivers import HttpReceiver, MailReceiver
 from service.demo.service import ServiceProcess

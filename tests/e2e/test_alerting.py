@@ -18,8 +18,8 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from elasticsearch import AsyncElasticsearch
 
-from service.alerts.history import AlertHistory
-from service.alerts.wire import encode, encode_key
+from service.alerts.history.reader import AlertHistory
+from service.alerts.topics.transitions import encode_transition
 from service.app import build_service
 from service.clock import SystemClock
 from service.demo.receivers import Answer, HttpReceiver, MailReceiver, Posted, Reply
@@ -111,7 +111,8 @@ async def publish(kafka: KafkaSettings, alerts: Sequence[Alert]) -> None:
     producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers, linger_ms=5)
     await producer.start()
     for each in alerts:
-        await producer.send(kafka.topics.alerts, encode(each), key=encode_key(each), partition=0)
+        key, value = encode_transition(each)
+        await producer.send(kafka.topics.alerts, value, key=key, partition=0)
     await producer.stop()
 
 

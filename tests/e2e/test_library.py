@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from service import RealTimeAnomalyDetector
-from service.alerts.history import AlertHistory
+from service.alerts.history.reader import AlertHistory
 from service.demo.receivers import HttpReceiver
 from service.domain import phase_of
 from service.errors import ConfigError

@@ -10,7 +10,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from service.alerts.history import AlertHistory
+from service.alerts.history.reader import AlertHistory
 from service.app import build_alert_store, make_detector
 from service.demo.receivers import HttpReceiver, MailReceiver
 from service.demo.service import ServiceProcess

@@ -17,7 +17,7 @@ import numpy as np
 from service.app import CODECS, component, make_detector
 from service.clock import ManualClock
 from service.detectors.bundle import Bundle
-from service.detectors.realtime import RealTimeAnomalyDetector
+from service.detectors.window_scorer import RealTimeAnomalyDetector
 from service.domain import Dataset, Record, Rejected, Schema, Series, WindowBatch
 from service.runtime import settle_interpreter
 from service.settings import DetectionSettings, StreamSettings, TrainingSettings

@@ -12,8 +12,8 @@ import pytest
 import trustme
 from pydantic import SecretStr
 
-from service.alerts.elasticsearch import ElasticsearchAlertStore
-from service.alerts.history import AlertHistory
+from service.alerts.history.elasticsearch import ElasticsearchAlertStore
+from service.alerts.history.reader import AlertHistory
 from service.errors import ConfigError
 from service.settings import ElasticsearchSettings
 from tests.alerts.makers import life

@@ -9,6 +9,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from service.alerts.topics.transitions import encode_transition
 from service.domain import Record, Rejected, Schema, WindowBatch
 from service.kafka_options import Commit
 from service.settings import Settings, StreamSettings
@@ -99,7 +100,7 @@ class Worker:
         self.processor = StreamProcessor(SCHEMA, window=window, stride=stride, settings=settings.stream)
         self.codec = NativeCodec(lambda _: SCHEMA, settings.stream)
         self.source = KafkaSource(settings, owner=self)
-        self.outbox = TransactionalOutbox(settings.kafka)
+        self.outbox = TransactionalOutbox(settings.kafka, encode=encode_transition)
         self.windows: list[WindowBatch] = []
         self.before_emit: Callable[[], Any] | None = None
         self._task: asyncio.Task[None] | None = None

@@ -16,9 +16,9 @@ from service.errors import ConfigError, DatasetError, NotEnoughData
 from service.settings import Settings
 from service.sources.agent import Reading, read_machine, run_agent, sample_machine
 from service.sources.codecs.message import EARLIEST_MS
-from service.sources.messages import read_topic
 from service.sources.publisher import Message, MetricsPublisher
 from service.sources.replay import replay, time_shift
+from service.sources.topic_dataset import read_topic
 from service.state.topics import create_topics
 from tests.sources.rig import T0, kafka_settings, message, read_all, send_raw
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from service.alerts.topics.transitions import encode_transition
 from service.state.topics import create_topics
 from service.state.transactions import Outcome, TransactionalOutbox
 from tests.sources.rig import kafka_settings, message, read_all
@@ -21,7 +22,7 @@ async def test_dead_letters_are_counted_shown_and_written_back(kafka_servers: st
     settings = kafka_settings(kafka_servers, partitions=2)
     topics = settings.kafka.topics
     await create_topics(settings.kafka)
-    outbox = TransactionalOutbox(settings.kafka)
+    outbox = TransactionalOutbox(settings.kafka, encode=encode_transition)
     await outbox.start()
     await outbox.take_over([0, 1])
     good = message("host-9", 3)

@@ -12,8 +12,8 @@ from service.domain import HealthReport, Noticed, NoticedList, TrainedModel
 from service.errors import BrokerUnavailable, ConfigError
 from service.settings import DataHealthSettings, Settings
 from service.state.health_topic import HealthTopic, Heard
+from service.state.topic_monitor import DataWatch
 from service.state.topics import create_topics
-from service.state.watching import DataWatch
 from tests.sources.rig import kafka_settings, read_all, send_raw
 
 EVERY = DataHealthSettings(check_every_seconds=20)

@@ -12,14 +12,15 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from service.alerts.topics.transitions import encode_transition
 from service.domain import Alert, Record, Rejected, Severity, Status
 from service.errors import ConfigError, Stop
 from service.kafka_options import Commit
 from service.local.stack import LocalStack
 from service.settings import Settings
-from service.state import records, restore, transactions
+from service.state import entity_records, takeover, transactions
 from service.state.dead_letter import TRUNCATED
-from service.state.records import BUCKETS, PAGE_BYTES, StateBook, bucket_of
+from service.state.entity_records import BUCKETS, PAGE_BYTES, StateBook, bucket_of
 from service.state.topics import create_topics
 from service.state.transactions import Outcome, TransactionalOutbox
 from tests.sources.rig import kafka_settings
@@ -39,7 +40,7 @@ def refused(offset: int, value: bytes, partition: int = 0) -> Rejected:
 
 async def opened(settings: Settings, *partitions: int) -> TransactionalOutbox:
     await create_topics(settings.kafka)
-    outbox = TransactionalOutbox(settings.kafka)
+    outbox = TransactionalOutbox(settings.kafka, encode=encode_transition)
     await outbox.start()
     await outbox.take_over(partitions)
     return outbox
@@ -104,7 +105,7 @@ async def test_everything_of_a_partition_is_committed_together(kafka_servers: st
 async def test_the_old_owner_writes_nothing_once_another_took_over(kafka_servers: str) -> None:
     settings = kafka_settings(kafka_servers, partitions=2)
     old = await opened(settings, 0, 1)
-    new = TransactionalOutbox(settings.kafka)
+    new = TransactionalOutbox(settings.kafka, encode=encode_transition)
     await new.start()
     try:
         assert await old.emit({0: Outcome([alert(1)], state={b"1": b"old"}, commit=Commit(1))}) == set()
@@ -128,7 +129,7 @@ async def test_being_fenced_between_two_topics_of_a_batch_loses_the_partition_on
     kafka_servers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = kafka_settings(kafka_servers, partitions=1)
-    old, new = await opened(settings, 0), TransactionalOutbox(settings.kafka)
+    old, new = await opened(settings, 0), TransactionalOutbox(settings.kafka, encode=encode_transition)
     await new.start()
     producer = old._producers[0]._producer
     send = producer.send_batch
@@ -159,7 +160,7 @@ async def test_what_was_written_but_not_committed_never_was(kafka_servers: str) 
     await producer.send_and_wait(settings.kafka.topics.state, b"half", key=b"0001", partition=0)
     await producer.send_offsets_to_transaction({TopicPartition(settings.kafka.topics.metrics, 0): (7, "")}, old._group)
     # dies here, without a word
-    new = TransactionalOutbox(settings.kafka)
+    new = TransactionalOutbox(settings.kafka, encode=encode_transition)
     await new.start()
     try:
         found = (await new.take_over([0]))[0]
@@ -178,13 +179,13 @@ async def test_nothing_can_be_committed_behind_the_back_of_who_takes_over(
     """The order of the steps: the moment offsets or state are read, the old owner is fenced already."""
     settings = kafka_settings(kafka_servers, partitions=1)
     old = await opened(settings, 0)
-    new = TransactionalOutbox(settings.kafka)
+    new = TransactionalOutbox(settings.kafka, encode=encode_transition)
     await new.start()
     assert await old.emit({0: Outcome([alert(1)], state={b"1": b"first"}, commit=Commit(1))}) == set()
     refused_then: list[str] = []
 
     def tried_around(name: str) -> None:
-        original = getattr(restore, name)
+        original = getattr(takeover, name)
 
         async def replacement(*args: Any) -> Any:
             for when in (f"before {name}", f"after {name}"):
@@ -194,7 +195,7 @@ async def test_nothing_can_be_committed_behind_the_back_of_who_takes_over(
                     refused_then.append(when)
             return result
 
-        monkeypatch.setattr(restore, name, replacement)
+        monkeypatch.setattr(takeover, name, replacement)
 
     tried_around("committed")
     tried_around("read_state")
@@ -223,7 +224,7 @@ async def test_a_letter_larger_than_the_topic_takes_is_cut(kafka_servers: str, m
 
 @pytest.mark.kafka
 async def test_topics_that_do_not_fit_are_told_at_the_start(kafka_servers: str) -> None:
-    missing = TransactionalOutbox(kafka_settings(kafka_servers).kafka)
+    missing = TransactionalOutbox(kafka_settings(kafka_servers).kafka, encode=encode_transition)
     with pytest.raises(ConfigError, match="does not exist") as error:
         await missing.start()
     assert "tidewatch setup" in error.value.hint
@@ -232,7 +233,7 @@ async def test_topics_that_do_not_fit_are_told_at_the_start(kafka_servers: str) 
     await create_topics(narrow)
     mixed = wide.model_copy(update={"topics": wide.topics.model_copy(update={"state": narrow.topics.state})})
     with pytest.raises(ConfigError, match=r"has 2 partitions, .* has 3"):
-        await TransactionalOutbox(mixed).start()
+        await TransactionalOutbox(mixed, encode=encode_transition).start()
 
 
 @pytest.fixture
@@ -284,7 +285,7 @@ def test_only_the_buckets_that_changed_are_written() -> None:
 
 def test_names_chosen_to_fall_into_one_bucket_make_no_record_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every record stays far below what Kafka takes, whatever is put in, changed and removed; and nothing is forgotten."""
-    monkeypatch.setattr(records, "BUCKETS", 1000)  # such names are then found sooner
+    monkeypatch.setattr(entity_records, "BUCKETS", 1000)  # such names are then found sooner
     names = [name for at in range(400_000) if bucket_of(name := f"host-{at}") == 7]
     chance = random.Random(3)
     book, held, topic = StateBook(), dict[str, bytes](), dict[bytes, bytes]()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from service.clock import ManualClock
-from service.detectors.early import Early
+from service.detectors.windowing.early_windows import Early
 from service.domain import F32, Record, Sample, Samples, Schema, WindowBatch
 from service.settings import StreamSettings
 from service.stream.processor import StreamProcessor, rows_to_samples

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from service.alerts.acknowledging import Acknowledgements
-from service.alerts.control_topic import ControlReader
-from service.alerts.episodes import Episodes
+from service.alerts.control.topic import ControlReader
+from service.alerts.lifecycle.acknowledgements import Acknowledgements
+from service.alerts.lifecycle.episodes import Episodes
 from service.app import build_model
 from service.clock import SystemClock
 from service.detectors.bundle import Bundle

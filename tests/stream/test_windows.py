@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.stream.tapes import DUPLICATE, LATE, LOW_COVERAGE, RESETS
+from service.stream.window_buffers import DUPLICATE, LATE, LOW_COVERAGE, RESETS
 from service.stream.windows import Due, Shape, Windows
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.detectors.early import MOST_CHANGE, MOST_EARLY, Early
+from service.detectors.windowing.early_windows import MOST_CHANGE, MOST_EARLY, Early
 from service.domain import F32
-from service.stream.tapes import DUPLICATE, LATE, RESETS
+from service.stream.window_buffers import DUPLICATE, LATE, RESETS
 from service.stream.windows import Shape, Windows
 
 Arrival = tuple[int, int, list[float | None]]  # entity, row, values

@@ -1,0 +1,161 @@
+"""Why an alert is not told now: silenced, in maintenance, inhibited by a worse one, or marked as a false alarm. Pure.
+
+Inhibition follows Alertmanager: a firing alert that matches ``source`` mutes those that match ``target`` and agree with it on
+``equal``; an alert that matches both sides of a rule is never muted by another that does, so two cannot mute each other.
+Cron expressions are read by croniter, in the window's own time zone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from service.alerts.control.matchers import attribute, matches
+from service.domain import Alert, Status
+from service.settings import InhibitRuleSettings, MaintenanceSettings, NotificationSettings
+
+
+class Silence(msgspec.Struct, frozen=True):
+    """What matches is not told from ``starts_at`` until before ``ends_at`` (wall-clock ms). ``fixed``: it stands in the settings,
+    and only changing those ends it."""
+
+    id: str
+    match: dict[str, str]
+    starts_at: int
+    ends_at: int
+    author: str
+    comment: str
+    fixed: bool = False
+
+
+class FalseMark(msgspec.Struct, frozen=True):
+    """Alerts of ``entity`` (a glob) that rest on these metrics are false alarms: a person said so of ``alert_id``."""
+
+    id: str
+    alert_id: str
+    entity: str
+    metrics: tuple[str, ...]
+    author: str
+    note: str = ""
+
+    def is_like(self, entity: str, metrics: Sequence[str]) -> bool:
+        """True when the alert's leading metrics (as many as the mark names) are all among those the mark names."""
+        leading = metrics[: len(self.metrics)]
+        return bool(leading) and set(leading) <= set(self.metrics) and fnmatchcase(entity, self.entity)
+
+
+class Muting:
+    """Every reason for silence in one place. ``observe`` each transition, so that inhibition knows what fires."""
+
+    def __init__(self, settings: NotificationSettings) -> None:
+        self._rules = settings.inhibit_rules
+        self._maintenance = settings.maintenance
+        self._fixed = fixed_silences(settings)
+        self.silences: dict[str, Silence] = {}
+        self.false_marks: dict[str, FalseMark] = {}
+        # per rule: the values of ``equal`` to the ids of the firing alerts that match its source
+        self._sources: list[dict[tuple[str, ...], set[str]]] = [{} for _ in self._rules]
+
+    @property
+    def active(self) -> bool:
+        """False while nothing could mute anything, which spares asking for every alert."""
+        return bool(self._fixed or self._rules or self._maintenance or self.silences or self.false_marks)
+
+    def observe(self, alert: Alert) -> None:
+        """Keep track of what fires."""
+        for rule, sources in zip(self._rules, self._sources, strict=True):
+            if not _could_be_source(alert, rule):
+                continue
+            values = equal_values(alert, rule)
+            firing = alert.status is Status.FIRING and matches(alert, rule.source)
+            if firing:
+                sources.setdefault(values, set()).add(alert.alert_id)
+            elif values in sources:
+                sources[values].discard(alert.alert_id)
+                if not sources[values]:
+                    del sources[values]
+
+    def reason(self, alert: Alert, now: int) -> str | None:
+        """Why ``alert`` is not told at ``now`` (ms), or ``None``."""
+        return (
+            silenced(alert, self._fixed, now)
+            or silenced(alert, list(self.silences.values()), now)
+            or in_maintenance(alert, self._maintenance, now)
+            or marked_false(alert, list(self.false_marks.values()))
+            or self._inhibited(alert)
+        )
+
+    def forget(self) -> None:
+        """Drop what is known of firing alerts; silences and marks stay."""
+        for sources in self._sources:
+            sources.clear()
+
+    def _inhibited(self, alert: Alert) -> str | None:
+        for rule, sources in zip(self._rules, self._sources, strict=True):
+            if not matches(alert, rule.target) or matches(alert, rule.source):
+                continue
+            if others := sources.get(equal_values(alert, rule)):
+                return f"inhibited by {min(others)}"
+        return None
+
+
+def fixed_silences(settings: NotificationSettings) -> list[Silence]:
+    """The silences that stand in the settings, as ``config-1``, ``config-2``, …"""
+    return [
+        Silence(f"config-{n}", dict(s.match), to_ms(s.starts), to_ms(s.ends), s.author, s.comment, fixed=True)
+        for n, s in enumerate(settings.silences, 1)
+    ]
+
+
+def silenced(alert: Alert, silences: Sequence[Silence], now: int) -> str | None:
+    """The silence in force for this alert, in words."""
+    for silence in silences:
+        if silence.starts_at <= now < silence.ends_at and matches(alert, silence.match):
+            return f"silenced by {silence.author} ({silence.id}): {silence.comment}"
+    return None
+
+
+def in_maintenance(alert: Alert, windows: Sequence[MaintenanceSettings], now: int) -> str | None:
+    """The maintenance window this alert falls into, in words."""
+    for window in windows:
+        if matches(alert, window.match) and is_open(window, now):
+            return f"in maintenance ({window.cron} {window.timezone}): {window.comment}"
+    return None
+
+
+def is_open(window: MaintenanceSettings, now: int) -> bool:
+    """True from each time the cron expression names, for ``duration_minutes``."""
+    from croniter import croniter  # only who uses maintenance windows pays for its import
+
+    local = datetime.fromtimestamp(now / 1000, UTC).astimezone(ZoneInfo(window.timezone))
+    # one microsecond on, so that the very moment it opens counts as open
+    began: datetime = croniter(window.cron, local + timedelta(microseconds=1)).get_prev(datetime)
+    return local < began + timedelta(minutes=window.duration_minutes)
+
+
+def marked_false(alert: Alert, marks: Sequence[FalseMark]) -> str | None:
+    """The false-alarm mark this alert is like, in words."""
+    names = [metric.name for metric in alert.metrics]
+    for mark in marks:
+        if mark.is_like(alert.entity, names):
+            return f"like {mark.alert_id[:8]}, marked false by {mark.author}"
+    return None
+
+
+def equal_values(alert: Alert, rule: InhibitRuleSettings) -> tuple[str, ...]:
+    """What source and target of a rule must agree on."""
+    return tuple(attribute(alert, name) for name in rule.equal)
+
+
+def _could_be_source(alert: Alert, rule: InhibitRuleSettings) -> bool:
+    """Matches the source but for its severity and status, which change over its life."""
+    return matches(alert, {name: pattern for name, pattern in rule.source.items() if name != "severity"})
+
+
+def to_ms(moment: datetime) -> int:
+    """Milliseconds since the epoch; a time without a zone is UTC."""
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)

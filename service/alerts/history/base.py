@@ -1,0 +1,40 @@
+"""What the store part asks of the alert store and of the dead-letter topic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from service.domain import Alert, Rejected
+
+
+class AlertStore(Protocol):
+    """Keeps the newest state of every alert and every transition. Writing the same transition twice changes nothing."""
+
+    async def install_templates(self) -> None:
+        """Prepare the server for the first write; idempotent. Raises ``StoreUnavailable`` or ``ConfigError``."""
+        ...
+
+    async def write(self, alerts: Sequence[Alert]) -> None:
+        """Store the transitions, in order. Raises ``StoreUnavailable`` when the server cannot take them now."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+class Letters(Protocol):
+    """Where records and documents go that nobody will ever take."""
+
+    def keep(self, rejected: Rejected) -> None:
+        """Have it written by the next ``flush``."""
+        ...
+
+    async def flush(self) -> None:
+        """Write what is kept, and wait for it. Raises ``BrokerUnavailable`` or ``ConfigError``."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...

@@ -1,0 +1,157 @@
+"""The store part: transitions, and how messages about them fared, from their topics into the alert store. Commits only what is
+stored."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+import stamina
+
+from service.alerts.control.commands import Command
+from service.alerts.history.base import AlertStore, Letters
+from service.alerts.history.mute_annotator import Marking
+from service.alerts.topics.deliveries import Delivery
+from service.alerts.topics.reader import AlertBatch, AlertTopicReader
+from service.domain import Alert, Record, Rejected
+from service.errors import BrokerUnavailable, StoreUnavailable
+from service.observability.health import Health
+from service.observability.logging import get_logger
+from service.observability.metrics import Metrics
+from service.settings import KafkaSettings
+
+log = get_logger("store")
+
+
+class InstallsTemplates(AlertStore, Protocol):
+    """An alert store that must prepare its server before the first write."""
+
+    async def install_templates(self) -> None:
+        """Idempotent preparation. Raises ``StoreUnavailable`` or ``ConfigError``."""
+        ...
+
+    async def write_words(self, commands: Sequence[Command]) -> None:
+        """Keep what people said, beside the alerts. Raises ``StoreUnavailable``."""
+        ...
+
+    async def write_deliveries(self, deliveries: Sequence[Delivery]) -> None:
+        """Keep how messages fared, beside the alerts. Raises ``StoreUnavailable``."""
+        ...
+
+
+class StorePart:
+    """Reader, store, commit; while the server is away the reading pauses and nothing piles up in memory."""
+
+    name = "store"
+
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        store: InstallsTemplates,
+        *,
+        metrics: Metrics,
+        health: Health,
+        marking: Marking | None = None,
+        letters: Letters | None = None,
+    ) -> None:
+        """``letters``: where the records go that are no alerts, and the documents that ``store`` hands to ``refused``."""
+        self._topic = kafka.topics.alerts
+        self._reader = AlertTopicReader(kafka, "store", on_poison=self._poison, with_deliveries=True)
+        self._store = store
+        self._marking = marking
+        self._letters = letters
+        self._read: dict[tuple[str, int], int] = {}  # not committed yet
+        self._turn = -1
+        self._metrics = metrics
+        self._health = health
+        self._stopping = asyncio.Event()
+
+    async def start(self) -> None:
+        """Connect to Kafka. Elasticsearch may be away: the part then waits for it, not ready, with its offsets kept."""
+        self._health.beat(self.name, ready=False, detail="connecting")
+        if self._marking is not None:
+            await self._marking.start()
+        await self._reader.start()
+
+    async def run(self) -> None:
+        """Work until asked to stop."""
+        if not await self._reader.alongside(self._until_taken(self._store.install_templates)):
+            return
+        async for batch in self._reader.batches():
+            if not await self._keep_words():
+                return
+            alerts = batch.alerts
+            if alerts and not await self._reader.alongside(self._until_taken(self._store.write, alerts)):
+                return  # stopped while the store was away: uncommitted, so read again by whoever comes next
+            self._metrics.stored.inc(len(alerts))
+            told = batch.deliveries
+            if told and not await self._reader.alongside(self._until_taken(self._store.write_deliveries, told)):
+                return
+            if self._letters is not None and not await self._reader.alongside(self._until_taken(self._letters.flush)):
+                return
+            await self._commit(batch)
+            self._health.beat(self.name, ready=True, detail="up to date" if not alerts else f"stored {len(alerts)}")
+
+    def request_stop(self) -> None:
+        """Finish the batch in hand, or give it up uncommitted if the store is away; then return from ``run``."""
+        self._stopping.set()
+        self._reader.request_stop()
+
+    async def close(self) -> None:
+        """Leave the group, close the store."""
+        await self._reader.close()
+        if self._marking is not None:
+            await self._marking.close()
+        if self._letters is not None:
+            await self._letters.close()
+        await self._store.close()
+
+    async def _keep_words(self) -> bool:
+        """Store what people said since. Nothing is committed for it: a restart hears every word again, and repeating is safe."""
+        if self._marking is None or not self._marking.unwritten:
+            return True
+        words = list(self._marking.unwritten)
+        if not await self._reader.alongside(self._until_taken(self._store.write_words, words)):
+            return False
+        del self._marking.unwritten[: len(words)]
+        return True
+
+    async def _commit(self, batch: AlertBatch) -> None:
+        if batch.turn != self._turn:
+            self._read, self._turn = {}, batch.turn
+        self._read |= batch.next_offsets
+        if self._read and await self._reader.commit(self._read, batch.turn):
+            self._read = {}
+
+    async def _until_taken(self, call: Any, *args: Sequence[Alert] | Sequence[Command] | Sequence[Delivery]) -> bool:
+        """Call until it succeeds (True) or the part is asked to stop (False). What is away is tried again."""
+        try:
+            async for attempt in stamina.retry_context(on=self._still_wanted, attempts=None, timeout=None, wait_max=5.0):
+                with attempt:
+                    await call(*args)
+        except (StoreUnavailable, BrokerUnavailable):
+            return False
+        return True
+
+    def _still_wanted(self, error: Exception) -> bool:
+        if not isinstance(error, (StoreUnavailable, BrokerUnavailable)) or self._stopping.is_set():
+            return False
+        self._health.beat(self.name, ready=False, detail=str(error))
+        return True
+
+    def _poison(self, rejected: Rejected) -> None:
+        self._metrics.rejected.labels(rejected.reason).inc()
+        log.warning("skipped a record", topic=rejected.record.topic, offset=rejected.record.offset, why=rejected.message)
+        if self._letters is not None:
+            self._letters.keep(rejected)
+
+    def refused(self, document: Mapping[str, Any], reason: str) -> None:
+        """The store's word that it will never take this document: it is kept as a dead letter, and the others go on."""
+        name = str(document["event"]["id"])  # of an alert, of what somebody said, or of a message
+        self._metrics.rejected.labels("document-refused").inc()
+        log.error("document refused for good", id=name, why=reason)
+        if self._letters is not None:
+            record = Record(self._topic, 0, -1, 0, name.encode(), msgspec.json.encode(document))
+            self._letters.keep(Rejected(record, "document-refused", reason))

@@ -1,0 +1,1 @@
+"""The life of an alert: from windows to numbered transitions, and acknowledgements."""

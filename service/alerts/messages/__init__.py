@@ -1,0 +1,1 @@
+"""What a message says: its text, charts, templates and a sample. Nothing is sent here."""

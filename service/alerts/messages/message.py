@@ -1,0 +1,300 @@
+"""An alert in the words of a person who was woken by it. Pure; every channel says the same."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from service.alerts.times import span_words
+from service.domain import Alert, MemberScore, MetricShare, Severity, Status
+
+SPARKS = "▁▂▃▄▅▆▇█"
+METRICS_SHOWN = 5
+
+# What to do about data that are not well, by check.
+_TO_DO = {
+    "lag": "Look whether the scoring workers run, and add some if they cannot keep up (tidewatch run --workers).",
+    "rejected": "See which and why: tidewatch dead-letter list.",
+    "quiet": "Look whether the producers run and reach Kafka.",
+    "silent": "Look whether it runs, and whether what sends its metrics runs and reaches Kafka.",
+    "still": "Look at what measures it: something that hangs often sends its last value over and over.",
+    "empty": "Look at what measures it: the metric is missing, or has another name now.",
+    "late": "Look at the producers' clocks and at what delays them, or allow more: stream.allowed_lateness_seconds.",
+    "model": "What was normal then may not be so now: train it again (tidewatch train).",
+}
+
+
+class MetricLine(msgspec.Struct, frozen=True):
+    """One metric's part: ``cpu  97 instead of about 40 (usually 36 to 44)`` in pieces."""
+
+    name: str
+    share: str
+    actual: str
+    expected: str
+    usual: str
+    spark: str
+    words: str
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """What any channel shows about one alert, already worded and rounded; nothing in it is markup. ``unusual`` and ``one_in`` are
+    empty where the alert is not about an anomaly."""
+
+    title: str
+    sentence: str
+    status: str
+    severity: str
+    entity: str
+    since: str
+    unusual: str
+    one_in: str
+    metrics: tuple[MetricLine, ...]
+    voted: str
+    missing: str
+    labels: str
+    alert_id: str
+    seq: int
+    reason: str
+    history_url: str | None
+    stands_out: str
+    more: str
+
+
+def compose(alert: Alert, history_url: str | None = None) -> Message:
+    """Word one alert. ``history_url`` may hold ``{alert_id}``."""
+    return Message(
+        title=title(alert),
+        sentence=sentence(alert),
+        status="resolved" if alert.status is Status.RESOLVED else str(alert.status),
+        severity=str(alert.peak_severity if alert.status is Status.RESOLVED else alert.severity),
+        entity=alert.entity,
+        since=moment(alert.started_at),
+        unusual=how_unusual(alert.peak_p) if alert.kind == "anomaly" else "",
+        one_in=one_in(alert.peak_p) if alert.kind == "anomaly" else "",
+        metrics=tuple(metric_line(metric) for metric in alert.metrics[:METRICS_SHOWN]),
+        voted=_voted(alert.members),
+        missing=_missing(alert.members),
+        labels=", ".join(f"{key}={value}" for key, value in sorted(alert.labels.items())),
+        alert_id=alert.alert_id,
+        seq=alert.seq,
+        reason=alert.reason,
+        history_url=history_url.replace("{alert_id}", alert.alert_id) if history_url else None,
+        stands_out="What stood out at its worst" if alert.status is Status.RESOLVED else "What stands out",
+        more=f"tidewatch alerts show {alert.alert_id[:12]}",
+    )
+
+
+def title(alert: Alert) -> str:
+    """The subject line: ``[CRITICAL] db-7: cpu 97 instead of about 40``, ``[RESOLVED] db-7 is back to normal``."""
+    if alert.kind == "data_health":
+        return f"[{'RESOLVED' if alert.status is Status.RESOLVED else alert.severity.upper()}] {alert.entity}: {alert.reason}"
+    if alert.status is Status.RESOLVED:
+        return f"[RESOLVED] {alert.entity}: {alert.reason if 'accepted' in alert.reason else 'back to normal'}"
+    top = alert.metrics[0] if alert.metrics else None
+    what = f"{top.name} {_seen(top)}" if top else "unusual behaviour"
+    return f"[{alert.severity.upper()}] {alert.entity}: {what}"
+
+
+def sentence(alert: Alert) -> str:
+    """One readable sentence: what, since when, how unusual, which metrics."""
+    if alert.kind == "data_health":
+        return data_sentence(alert)
+    if alert.status is Status.RESOLVED:
+        lasted = (alert.ended_at or alert.updated_at) - alert.started_at
+        told = "" if alert.fired_at is not None else ", and too briefly to tell anyone"
+        return (
+            f"{alert.entity} was unusual for {span_words(lasted, 'long')} from {moment(alert.started_at)} "
+            f"({alert.peak_severity} at its worst{told}); closed: {alert.reason}."
+        )
+    verb = "may be" if alert.status is Status.PENDING else "is"
+    mainly = f", mainly {listed([metric.name for metric in alert.metrics[:3]])}" if alert.metrics else ""
+    return (
+        f"{alert.entity} {verb} behaving unusually since {moment(alert.started_at)}{mainly}: "
+        f"{how_unusual(alert.peak_p)}, {one_in(alert.peak_p)} in normal operation."
+    )
+
+
+def data_sentence(alert: Alert) -> str:
+    """Which data are not well, since when, why, and what to do about it."""
+    since = f"since {moment(alert.started_at)}"
+    if alert.acknowledged_by is not None and alert.action == "acknowledged":
+        return f"The data of {alert.entity} are not well {since}; {alert.reason}."
+    if alert.status is not Status.RESOLVED:
+        advice = _TO_DO.get(alert.labels.get("check", ""), "")
+        return f"The data of {alert.entity} are not well {since}: {alert.reason}. {advice}".rstrip()
+    if alert.reason.startswith("no longer"):
+        return f"The data of {alert.entity}, not well {since}, are {alert.reason}."
+    return f"The data of {alert.entity} are well again, not so {since}: {alert.reason}."
+
+
+def how_unusual(p: float) -> str:
+    """A tail probability in words."""
+    for bound, words in ((1e-5, "extremely unusual"), (1e-4, "very unusual"), (1e-2, "unusual")):
+        if p <= bound:
+            return words
+    return "slightly unusual"
+
+
+def one_in(p: float) -> str:
+    """``about one window in 40,000``: a probability people can picture, to two significant figures."""
+    if not p > 0:
+        return "never seen"
+    if p < 1e-12:
+        return "less than one window in 1,000,000,000,000"
+    return f"about one window in {_two_figures(1 / min(p, 1.0)):,}"
+
+
+def metric_line(metric: MetricShare) -> MetricLine:
+    """One metric in words, with a sparkline of its newest rows."""
+    usual = ""
+    if (
+        metric.expected is not None
+        and metric.spread is not None
+        and metric.spread > 0
+        and math.isfinite(metric.expected + metric.spread)
+    ):
+        low, high = metric.expected - 3 * metric.spread, metric.expected + 3 * metric.spread
+        digits = _decimals(metric.spread)
+        if low < 0 <= min([metric.expected, *(value for value in metric.recent if value is not None)]):
+            usual = f"usually up to {_fixed(high, digits)}"  # a count or a rate: nobody has seen it below zero
+        else:
+            usual = f"usually {_fixed(low, digits)} to {_fixed(high, digits)}"
+    seen = _seen(metric)
+    return MetricLine(
+        name=metric.name,
+        share=f"{metric.share:.0%}",
+        actual=number(metric.actual, metric.spread),
+        expected=number(metric.expected, metric.spread),
+        usual=usual,
+        spark=sparkline(metric.recent),
+        words=f"{metric.name} {seen}" + (f" ({usual})" if usual else ""),
+    )
+
+
+def sparkline(values: Sequence[float | None], width: int = 24) -> str:
+    """Newest ``width`` points (averaged down when there are more) as block characters; a gap is a space."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    if not known:
+        return ""
+    low, high = min(known), max(known)
+    marks = []
+    for bucket in _buckets(values, width):
+        seen = [value for value in bucket if value is not None and math.isfinite(value)]
+        if not seen:
+            marks.append(" ")
+            continue
+        # the value farthest from the middle, so that one odd row is not averaged away
+        shown = max(seen, key=lambda value: abs(value - known[0]))
+        place = 0.5 if high == low else (shown / 2 - low / 2) / (high / 2 - low / 2)  # halves: a difference may be infinite
+        marks.append(SPARKS[min(int(place * len(SPARKS)), len(SPARKS) - 1)])
+    return "".join(marks)
+
+
+def number(value: float | None, spread: float | None = None) -> str:
+    """A value rounded to what its spread makes meaningful (three figures when the spread is unknown); ``no value`` for none."""
+    if value is None or not math.isfinite(value):
+        return "no value"
+    if value == 0:
+        return "0"
+    if abs(value) >= 1e15 or abs(value) < 1e-6:
+        return f"{value:.2e}"
+    figures = 2 - math.floor(math.log10(abs(value)))
+    digits = figures if spread is None or not spread > 0 or not math.isfinite(spread) else max(figures, _decimals(spread))
+    return _fixed(value, min(digits, 8))
+
+
+def moment(milliseconds: int) -> str:
+    """``2026-11-22 03:04:05 UTC``."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _seen(metric: MetricShare) -> str:
+    actual, expected = number(metric.actual, metric.spread), number(metric.expected, metric.spread)
+    return actual if metric.expected is None else f"{actual} instead of about {expected}"
+
+
+def _decimals(spread: float) -> int:
+    """Decimals that show one figure of the spread."""
+    return min(8, max(0, -math.floor(math.log10(spread)))) if spread > 0 and math.isfinite(spread) else 2
+
+
+def _fixed(value: float, digits: int) -> str:
+    rounded = round(value, digits)
+    text = f"{rounded:,.{max(0, digits)}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text in {"-0", ""} else text
+
+
+def _two_figures(value: float) -> int:
+    if value < 10:
+        return max(1, round(value))
+    return int(round(value, 1 - math.floor(math.log10(value))))
+
+
+def _buckets(values: Sequence[float | None], width: int) -> list[Sequence[float | None]]:
+    count = min(width, len(values))
+    edges = [round(i * len(values) / count) for i in range(count + 1)]
+    return [values[a:b] for a, b in itertools.pairwise(edges)]
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _voted(members: Sequence[MemberScore]) -> str:
+    votes = [f"{m.name} ({one_in(m.p)})" for m in members if m.state == "ok" and m.p is not None]
+    return ", ".join(votes)
+
+
+def _missing(members: Sequence[MemberScore]) -> str:
+    return ", ".join(f"{m.name} ({m.state}{': ' + m.reason if m.reason else ''})" for m in members if m.state != "ok")
+
+
+def rank_first(alerts: Sequence[Alert]) -> list[Alert]:
+    """Most severe first, firing before resolved, then by start."""
+    return sorted(alerts, key=lambda a: (a.status is Status.RESOLVED, -Severity(a.severity).rank, a.started_at, a.entity))
+
+
+def summary_title(alerts: Sequence[Alert]) -> str:
+    """The subject of a message about many: ``[CRITICAL] 50 alerts firing on 50 entities, 2 resolved``."""
+    if len(alerts) == 1:
+        return title(alerts[0])
+    firing = [alert for alert in alerts if alert.status is not Status.RESOLVED]
+    resolved = len(alerts) - len(firing)
+    if not firing:
+        return f"[RESOLVED] {resolved:,} alerts are over on {_on(alerts)}"
+    worst = max(firing, key=lambda alert: alert.severity.rank).severity
+    over = f", {resolved:,} resolved" if resolved else ""
+    return f"[{worst.upper()}] {len(firing):,} alert{'' if len(firing) == 1 else 's'} firing on {_on(firing)}{over}"
+
+
+def _on(alerts: Sequence[Alert]) -> str:
+    """The one entity by name, or how many there are."""
+    entities = {alert.entity for alert in alerts}
+    return next(iter(entities)) if len(entities) == 1 else f"{len(entities):,} entities"
+
+
+def summary_sentence(alerts: Sequence[Alert]) -> str:
+    """One sentence about many alerts: when they began, how severe they are, which metrics they share, which labels."""
+    firing = [alert for alert in alerts if alert.status is not Status.RESOLVED] or list(alerts)
+    counts = [
+        f"{n:,} {severity}" for severity in reversed(Severity) if (n := sum(alert.peak_severity is severity for alert in firing))
+    ]
+    first, last = min(a.started_at for a in firing), max(a.started_at for a in firing)
+    when = f"at {moment(first)}" if last - first < 1000 else f"between {moment(first)} and {moment(last)}"
+    tops = Counter(alert.metrics[0].name for alert in firing if alert.metrics)
+    mainly = ""
+    if tops:
+        name, count = tops.most_common(1)[0]
+        mainly = f"; {name} stands out most on {count:,} of them"
+    shared = set(firing[0].labels.items())
+    for alert in firing[1:]:
+        shared &= set(alert.labels.items())
+    together = f"; all of them have {', '.join(f'{k}={v}' for k, v in sorted(shared))}" if shared else ""
+    return f"They began {when}: {', '.join(counts)}{mainly}{together}."

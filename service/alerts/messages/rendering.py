@@ -1,0 +1,93 @@
+"""Jinja2 in a sandbox: templates see words already composed, and can call nothing that matters.
+
+Built-in templates lie in ``service/alerts/messages/templates``; a receiver may name files of its own. What every template sees:
+``title``, ``opening`` (one sentence), ``messages`` (``wording.Message``, most severe first), ``more`` (alerts left out),
+``count``, ``tone`` (``critical``, ``warning``, ``info`` or ``resolved``), ``key``; e-mail also ``picture`` and ``picture_alt``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+import msgspec
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from service.alerts.messages.message import compose, rank_first, summary_sentence, summary_title
+from service.alerts.messages.sample import sample_alert
+from service.domain import Alert, Status
+from service.errors import ConfigError
+
+Kind = Literal["html", "text", "slack", "json"]
+
+
+def context(alerts: Sequence[Alert], key: str, history_url: str | None, shown: int) -> dict[str, Any]:
+    """What a template sees of these alerts, of which the first ``shown`` are worded one by one."""
+    ordered = rank_first(alerts)
+    messages = [compose(alert, history_url) for alert in ordered[:shown]]
+    over = all(alert.status is Status.RESOLVED for alert in ordered)
+    return {
+        "title": summary_title(ordered),
+        "opening": messages[0].sentence if len(ordered) == 1 else summary_sentence(ordered),
+        "messages": messages,
+        "more": len(ordered) - len(messages),
+        "count": len(ordered),
+        "tone": "resolved" if over else messages[0].severity,
+        "key": key,
+    }
+
+
+def slack_escape(text: str) -> str:
+    """Slack's three control characters as entities; nothing from outside becomes a mention or a link."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+@lru_cache(maxsize=4)
+def environment(kind: Kind) -> ImmutableSandboxedEnvironment:
+    """HTML and Slack output is escaped whatever a template says; an undefined name is an error, not an empty string."""
+    return ImmutableSandboxedEnvironment(
+        loader=jinja2.PackageLoader("service.alerts.messages", "templates"),
+        autoescape=kind == "html",
+        finalize=(lambda value: slack_escape(str(value))) if kind == "slack" else None,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+class Template:
+    """One template, tried on a sample when it is made, so that a mistake in it is found at start and not at 3 a.m.
+
+    ``file`` overrides the ``builtin`` one of that name. Raises ``ConfigError`` naming receiver, file and mistake.
+    """
+
+    def __init__(self, kind: Kind, receiver: str, *, file: Path | None, builtin: str | None = None) -> None:
+        self._kind = kind
+        try:
+            if file is None:
+                assert builtin is not None
+                self._template = environment(kind).get_template(builtin)
+            else:
+                self._template = environment(kind).from_string(file.read_text(encoding="utf-8"))
+            firing, resolved = sample_alert(1_763_769_600_000)
+            for alerts in ([firing], [resolved], [firing, resolved]):
+                self.render(**context(alerts, "sample", None, 10), picture="picture", picture_alt="a picture")
+        except (jinja2.TemplateError, OSError, ValueError, TypeError, ArithmeticError, AttributeError) as error:
+            raise ConfigError(
+                f"The template {file or builtin} of receiver {receiver!r} does not work: {error}.",
+                hint="See 'templates' in the documentation for the names a template sees.",
+            ) from error
+
+    def render(self, **values: Any) -> str:
+        """The text. A ``json`` template that makes no JSON raises ``ValueError``."""
+        text = self._template.render(**values)
+        if self._kind == "json":
+            try:
+                msgspec.json.decode(text)
+            except msgspec.DecodeError as error:
+                raise ValueError(f"it does not make JSON: {error}") from error
+        return text

@@ -1,0 +1,1 @@
+"""The ways out: Slack, e-mail, webhook, and the heartbeat. One message, one attempt."""

@@ -1,0 +1,1 @@
+"""The records of the alerts and notifications topics, and how they are read."""

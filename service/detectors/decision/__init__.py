@@ -1,0 +1,1 @@
+"""From scores to decisions: calibration, the ensemble, the alert budget."""

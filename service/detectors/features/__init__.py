@@ -1,0 +1,1 @@
+"""What detectors see of a window: scaled values, statistics, whitening, and attribution to metrics."""

@@ -1,0 +1,1 @@
+"""The detectors. Each scores windows; none of them decides."""

@@ -1,0 +1,1 @@
+"""The detectors that are neural networks. Only these import torch."""

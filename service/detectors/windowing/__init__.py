@@ -1,0 +1,1 @@
+"""Which rows end a window early, and how much each metric usually moves."""

@@ -1,0 +1,1 @@
+"""What the scoring part sees of the data and reports: silent entities, stuck metrics."""

@@ -1,0 +1,147 @@
+"""Silences, maintenance windows, inhibition and false-alarm marks."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.alerts.control.mutes import FalseMark, Muting, Silence, is_open, to_ms
+from service.alerts.notify.grouping import Group, Policy, absorb, decide, hush, notification
+from service.domain import Alert, Severity, Status
+from service.settings import InhibitRuleSettings, MaintenanceSettings, NotificationSettings, SilenceSettings
+from tests.alerts.makers import alert, life
+
+NOW = to_ms(datetime(2026, 3, 2, 3, 30, tzinfo=UTC))  # a Monday
+RACKS = InhibitRuleSettings(source={"severity": "critical"}, target={"severity": "!critical"}, equal=["rack"])
+
+
+def test_a_silence_mutes_what_matches_while_it_lasts_and_says_why() -> None:
+    muting = Muting(NotificationSettings())
+    assert not muting.active
+    muting.silences["s1"] = Silence("s1", {"entity": "db-*"}, NOW, NOW + 1000, "Ada", "moving disks")
+    assert muting.active
+    assert muting.reason(alert("db-7"), NOW) == "silenced by Ada (s1): moving disks"
+    assert muting.reason(alert("db-7"), NOW - 1) is None
+    assert muting.reason(alert("db-7"), NOW + 1000) is None
+    assert muting.reason(alert("web-1"), NOW) is None
+
+
+def test_silences_of_the_settings_are_in_utc_unless_they_say_otherwise() -> None:
+    written = SilenceSettings(
+        match={"rack": "7"},
+        starts=datetime.fromisoformat("2026-03-02T03:00"),
+        ends=datetime.fromisoformat("2026-03-02T04:00"),
+        author="Ada",
+        comment="rack 7",
+    )
+    muting = Muting(NotificationSettings(silences=[written]))
+    assert muting.reason(alert(labels={"rack": "7"}), NOW) == "silenced by Ada (config-1): rack 7"
+    with pytest.raises(ValueError, match="must end after it starts"):
+        SilenceSettings.model_validate({**written.model_dump(), "ends": written.starts})
+
+
+@pytest.mark.parametrize(
+    ("local", "opened"),
+    [("2026-03-02 01:59:59", False), ("2026-03-02 02:00:00", True), ("2026-03-02 03:59:59", True), ("2026-03-02 04:00:00", False)],
+)
+def test_a_maintenance_window_opens_on_the_dot_and_closes_on_time(local: str, opened: bool) -> None:
+    window = MaintenanceSettings(cron="0 2 * * mon", duration_minutes=120)
+    assert is_open(window, to_ms(datetime.fromisoformat(local))) is opened
+
+
+def test_a_maintenance_window_lives_in_its_own_time_zone() -> None:
+    window = MaintenanceSettings(cron="0 5 * * *", duration_minutes=60, timezone="Asia/Kolkata", comment="backup")  # 23:30 UTC
+    assert is_open(window, to_ms(datetime(2026, 3, 1, 23, 45, tzinfo=UTC)))
+    assert not is_open(window, to_ms(datetime(2026, 3, 1, 5, 15, tzinfo=UTC)))
+    muting = Muting(NotificationSettings(maintenance=[window]))
+    assert (
+        muting.reason(alert(), to_ms(datetime(2026, 3, 1, 23, 45, tzinfo=UTC))) == "in maintenance (0 5 * * * Asia/Kolkata): backup"
+    )
+
+
+@given(st.integers(0, 6 * 24 * 60), st.integers(1, 600))
+@settings(max_examples=60, deadline=None)
+def test_a_daily_window_is_open_exactly_for_its_length(minute: int, length: int) -> None:
+    window = MaintenanceSettings(cron="0 2 * * *", duration_minutes=length)
+    moment = datetime(2026, 3, 2, tzinfo=UTC) + timedelta(minutes=minute)
+    since = (moment - datetime(2026, 3, 1, 2, tzinfo=UTC)) % timedelta(days=1)
+    assert is_open(window, to_ms(moment)) is (since < timedelta(minutes=length))
+
+
+@pytest.mark.parametrize(
+    ("cron", "zone", "why"), [("not cron", "UTC", "not a cron expression"), ("0 2 * * *", "Mars/Base", "no time zone")]
+)
+def test_an_unreadable_window_is_refused_with_its_reason(cron: str, zone: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        MaintenanceSettings(cron=cron, duration_minutes=1, timezone=zone)
+
+
+def test_a_critical_alert_mutes_the_warnings_of_its_rack_until_it_ends() -> None:
+    muting = Muting(NotificationSettings(inhibit_rules=[RACKS]))
+    _, worst, over = life("switch", labels={"rack": "7"})
+    warning = alert("db-7", severity=Severity.WARNING, labels={"rack": "7"})
+    elsewhere = alert("db-8", severity=Severity.WARNING, labels={"rack": "8"})
+    muting.observe(worst)
+    muting.observe(warning)
+    assert muting.reason(warning, NOW) == f"inhibited by {worst.alert_id}"
+    assert muting.reason(elsewhere, NOW) is None
+    assert muting.reason(worst, NOW) is None
+    muting.observe(over)
+    assert muting.reason(warning, NOW) is None
+
+
+def test_two_alerts_that_match_both_sides_do_not_mute_each_other() -> None:
+    rule = InhibitRuleSettings(source={"rack": "7"}, target={"rack": "7"})
+    muting = Muting(NotificationSettings(inhibit_rules=[rule]))
+    both = [alert("a", labels={"rack": "7"}), alert("b", labels={"rack": "7"})]
+    for each in both:
+        muting.observe(each)
+    assert [muting.reason(each, NOW) for each in both] == [None, None]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("78"), st.sampled_from("wcrp")), max_size=30))
+def test_inhibition_depends_only_on_what_fires_now(moments: list[tuple[str, str, str]]) -> None:
+    muting = Muting(NotificationSettings(inhibit_rules=[RACKS]))
+    newest: dict[tuple[str, str], Alert] = {}
+    for seq, (entity, rack, mark) in enumerate(moments, 1):
+        status = {"r": Status.RESOLVED, "p": Status.PENDING}.get(mark, Status.FIRING)
+        severity = Severity.WARNING if mark == "w" else Severity.CRITICAL
+        each = alert(entity + rack, status=status, severity=severity, seq=seq, labels={"rack": rack})
+        newest[entity, rack] = each
+        muting.observe(each)
+    for rack in "78":
+        fires = any(a.status is Status.FIRING and a.severity is Severity.CRITICAL for (_, r), a in newest.items() if r == rack)
+        probe = alert("probe", severity=Severity.WARNING, labels={"rack": rack})
+        assert (muting.reason(probe, NOW) is not None) is fires
+
+
+def test_what_was_marked_false_mutes_its_like_only() -> None:
+    muting = Muting(NotificationSettings())
+    muting.false_marks["m"] = FalseMark("m", "0" * 32, "db-*", ("memory_percent", "cpu_percent"), "Ada")
+    assert muting.reason(alert("db-7"), NOW) == "like 00000000, marked false by Ada"
+    assert muting.reason(alert("web-7"), NOW) is None
+    muting.false_marks["m"] = FalseMark("m", "0" * 32, "db-*", ("disk",), "Ada")
+    assert muting.reason(alert("db-7"), NOW) is None
+    assert muting.reason(alert("db-7", metrics=()), NOW) is None
+
+
+def test_what_was_muted_to_its_end_is_never_told_and_what_outlives_it_is() -> None:
+    policy = Policy(group_wait=0, group_interval=0, repeat_interval=10**9)
+    opened, fired, resolved = life()
+
+    def silent(_: Alert) -> str | None:
+        return "silence"
+
+    def audible(_: Alert) -> str | None:
+        return None
+
+    group = absorb(Group(receiver="r", route=0, labels={}, opened_at=0), [(opened, 0), (fired, 1)], 0, policy)
+    muted = hush(group, silent)
+    assert not decide(muted, 10, policy, silent).send
+    assert absorb(muted, [(resolved, 2)], 20, policy).entries == {}
+    outlived = hush(muted, audible)
+    assert decide(outlived, 30, policy, audible).reason == "fired"
+    assert len(notification(outlived, "fired", policy, audible).entries) == 1

@@ -1,0 +1,280 @@
+"""What a worker reports of its data: real windows, a clock in the test's hand, and a list instead of Kafka's topic."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from service.app import build_model
+from service.clock import ManualClock
+from service.detectors.bundle import Bundle
+from service.detectors.windowing.metric_activity import Usual
+from service.domain import HealthReport, Noticed, NoticedList, Record
+from service.errors import BrokerUnavailable
+from service.settings import Settings
+from service.sources.base import RecordBatch
+from service.sources.codecs.message import encode
+from service.sources.codecs.native import NativeCodec
+from service.stream.data_health import survey
+from service.stream.data_health.reporter import Reporter
+from service.stream.intake import Intake
+from service.stream.models import Models
+from tests.stream.small import FIRST, METRICS, SETTINGS
+
+WINDOW = 20
+MOVING = Usual(windows=5000, judged=(5000,) * 3, still=(0,) * 3, empty=(0,) * 3)
+
+
+class Kept:
+    """Instead of the topic: the newest report of each partition; ``away``: nothing can be written."""
+
+    def __init__(self) -> None:
+        self.newest_of: dict[int, HealthReport] = {}
+        self.away = False
+        self.writes = 0
+
+    async def start(self) -> None:
+        pass
+
+    async def newest(self) -> Mapping[int, HealthReport]:
+        return dict(self.newest_of)
+
+    async def write(self, reports: Collection[HealthReport]) -> None:
+        if self.away:
+            raise BrokerUnavailable("Kafka is away.")
+        self.writes += 1
+        for report in reports:
+            again = msgspec.json.decode(msgspec.json.encode(report), type=HealthReport)
+            assert again == report
+            self.newest_of[report.partition] = again
+
+    async def close(self) -> None:
+        pass
+
+
+class Worker:
+    """Intake and reporter as the scoring part joins them, on partition 0 of a topic that reaches us at once."""
+
+    def __init__(self, bundle: Bundle, kept: Kept, clock: ManualClock, *, usual: Usual = MOVING, **stream: float) -> None:
+        self.kept, self.clock = kept, clock
+        self.offset = 0
+        self.behind = 0
+        settings = SETTINGS.model_copy(
+            update={
+                "data_health": Settings(data_health={"max_silent_seconds": 60}).data_health,
+                "stream": Settings(stream={"max_gap_rows": 3, **stream}).stream,
+            }
+        )
+        self.models = Models([("*", build_model(replace(bundle, usual=usual, trained_at=77), settings))])
+        self.models.all[0].processor._clock = clock
+        self.intake = Intake(NativeCodec(self.models.schema_of, settings.stream), self.models)
+        self.reporter = Reporter(settings, self.models, self.intake, self, kept, clock=clock)
+        self.reporter.take([0])
+
+    def restored(self) -> dict[int, int]:
+        return {0: self.offset}
+
+    def lag(self) -> dict[int, int]:
+        return {0: self.behind}
+
+    async def send(self, rows: range, entities: Mapping[str, Mapping[str, float | None]]) -> None:
+        """Rows of entities; a metric that is not named takes another value in each row."""
+        made = []
+        for row in rows:
+            for name, told in entities.items():
+                stamp = (FIRST + row) * 1000
+                moving = {metric: float(row % 7 + at) for at, metric in enumerate(METRICS)}
+                made.append(Record("metrics", 0, self.offset, stamp, name.encode(), encode(name, stamp, {**moving, **told})))
+                self.offset += 1
+        self.clock._now_ms = max(self.clock._now_ms, (FIRST + rows[-1]) * 1000)
+        slid = await self.intake.take(RecordBatch(made, {0: 0}))
+        assert not slid.rejected
+
+    async def report(self) -> HealthReport:
+        await self.reporter.report(self.kept)
+        return self.kept.newest_of[0]
+
+
+@pytest.fixture
+async def kept() -> Kept:
+    return Kept()
+
+
+@pytest.fixture
+async def worker(bundle: Bundle, kept: Kept) -> AsyncIterator[Worker]:
+    made = Worker(bundle, kept, ManualClock(FIRST * 1000))
+    yield made
+    made.intake.close()
+
+
+def sending(names: Collection[str]) -> dict[str, dict[str, float | None]]:
+    """All metrics of all of them move."""
+    return {name: {} for name in names}
+
+
+def at(row: int) -> int:
+    return (FIRST + row) * 1000
+
+
+async def test_who_sends_no_more_is_silent_from_the_last_row_until_the_next(worker: Worker) -> None:
+    await worker.send(range(100), {"a": {}, "b": {}})
+    assert (await worker.report()).silent == NoticedList()
+    await worker.send(range(100, 150), {"a": {}})
+    assert (await worker.report()).silent.count == 0, "50 of 60 s"
+    await worker.send(range(150, 170), {"a": {}})
+    assert (await worker.report()).silent == NoticedList((Noticed("b", at(99)),), 1)
+    await worker.send(range(170, 171), {"a": {}, "b": {}})
+    assert (await worker.report()).silent == NoticedList()
+
+
+async def test_when_all_fall_silent_the_clock_goes_on_for_them(worker: Worker) -> None:
+    await worker.send(range(100), {"a": {}, "b": {}})
+    first = await worker.report()
+    for _ in range(2):
+        worker.clock.advance(30)
+        assert (await worker.report()).silent.count == 0
+    worker.clock.advance(5)
+    told = await worker.report()
+    assert [one.entity for one in told.silent.named] == ["a", "b"]
+    assert (told.head, told.head_at) == (at(99), first.head_at)
+
+
+async def test_our_own_being_late_makes_nobody_silent(worker: Worker) -> None:
+    await worker.send(range(100), {"a": {}})
+    await worker.report()
+    worker.clock.advance(600)
+    assert (await worker.report()).silent.count == 0, "we stood still ourselves"
+    worker.clock.advance(50)
+    worker.offset, worker.behind = worker.offset + 1, 10  # reading on, with more to come
+    assert (await worker.report()).silent.count == 0
+    worker.kept.away = True
+    task, began = asyncio.create_task(worker.reporter.run()), worker.clock.now_ms()
+    while worker.clock.now_ms() < began + 600_000:  # the reporter's own sleep moves it
+        await asyncio.sleep(0.001)
+    worker.kept.away = False
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    told = await worker.report()
+    assert told.silent.count == 0, "Kafka was away, so nothing could come"
+
+
+async def test_what_stands_still_or_has_only_nulls_is_named_with_when_it_began(worker: Worker) -> None:
+    await worker.send(range(100), {"a": {}, "b": {}})
+    await worker.send(range(100, 119), {"a": {"cpu": 3.0}, "b": {"io": None}})
+    told = await worker.report()
+    assert (told.still.count, told.empty.count) == (0, 0)
+    for end in (120, 200):  # since when it is so is remembered although the window has moved on
+        await worker.send(range(119 if end == 120 else 120, end), {"a": {"cpu": 3.0}, "b": {"io": None}})
+        told = await worker.report()
+        assert told.still == NoticedList((Noticed("a", at(100), "cpu"),), 1)
+        assert told.empty == NoticedList((Noticed("b", at(100), "io"),), 1)
+    await worker.send(range(200, 201), {"a": {}, "b": {}})
+    told = await worker.report()
+    assert (told.still.count, told.empty.count) == (0, 0)
+
+
+async def test_a_window_that_begins_anew_proves_nothing(worker: Worker) -> None:
+    await worker.send(range(100), {"a": {"cpu": 3.0}, "b": {}})
+    assert [one.entity for one in (await worker.report()).still.named] == ["a"]
+    await worker.send(range(120, 125), {"a": {"cpu": 3.0}, "b": {}})  # a hole: both windows begin anew
+    assert [one.entity for one in (await worker.report()).still.named] == ["a"]
+    await worker.send(range(125, 126), {"a": {"cpu": 4.0}, "b": {}})
+    assert (await worker.report()).still == NoticedList()
+
+
+FEW = Usual(windows=999, judged=(999,) * 3, still=(0,) * 3, empty=(0,) * 3)
+OFTEN = Usual(windows=5000, judged=(5000,) * 3, still=(5,) * 3, empty=(5,) * 3)
+
+
+@pytest.mark.parametrize("usual", [FEW, OFTEN])
+async def test_what_training_saw_little_of_or_saw_often_is_not_watched(bundle: Bundle, kept: Kept, usual: Usual) -> None:
+    worker = Worker(bundle, kept, ManualClock(FIRST * 1000), usual=usual)
+    await worker.send(range(100), {"a": {"cpu": 3.0, "io": None}})
+    told = await worker.report()
+    assert (told.still.count, told.empty.count) == (0, 0)
+    worker.intake.close()
+
+
+async def test_who_was_forgotten_is_gone_and_comes_back_as_new(bundle: Bundle, kept: Kept) -> None:
+    worker = Worker(bundle, kept, ManualClock(FIRST * 1000), idle_after_seconds=300)
+    await worker.send(range(100), {"a": {}, "b": {"cpu": 3.0}})
+    await worker.send(range(100, 200), {"a": {}})
+    told = await worker.report()
+    assert [one.entity for one in told.silent.named] == [one.entity for one in told.still.named] == ["b"]
+    await worker.send(range(200, 500), {"a": {}})
+    told = await worker.report()
+    assert (told.silent, told.still) == (NoticedList(), NoticedList())
+    assert [one.entity for one in told.gone] == ["b"]
+    await worker.send(range(500, 501), {"a": {}, "b": {}})
+    assert (await worker.report()).gone == ()
+    worker.intake.close()
+
+
+async def test_the_next_owner_goes_on_from_the_report_of_the_one_before(bundle: Bundle, kept: Kept, worker: Worker) -> None:
+    await worker.send(range(100), {"a": {}, "b": {}, "c": {"cpu": 3.0}})
+    await worker.send(range(100, 180), {"a": {}, "c": {"cpu": 3.0}})
+    before = await worker.report()
+    assert [one.entity for one in before.silent.named] == ["b"]
+    worker.reporter.drop([0])
+    await worker.report()
+    assert kept.newest_of[0] is before, "whoever dropped it says no more"
+
+    after = Worker(bundle, kept, worker.clock, idle_after_seconds=300)
+    await after.send(range(175, 185), {"a": {}, "c": {"cpu": 3.0}})  # all that the way back was allowed to bring
+    told = await after.report()
+    assert (told.silent, told.still) == (before.silent, before.still)
+    assert told.turn != before.turn
+    assert (told.taken, told.models[0].trained_at) == (20, 77)
+    await after.send(range(185, 500), {"a": {}, "c": {"cpu": 3.0}})
+    after.clock.advance(1)
+    told = await after.report()
+    assert told.silent.count == 0
+    assert [one.entity for one in told.gone] == ["b"], "nobody has seen it for as long as anybody is remembered"
+    after.intake.close()
+
+
+async def test_late_samples_are_counted_from_when_the_partition_was_taken(worker: Worker) -> None:
+    await worker.send(range(100), {"a": {}})
+    worker.reporter.take([0])
+    await worker.send(range(100, 150), {"a": {}})
+    await worker.send(range(10), {"a": {}})
+    told = await worker.report()
+    assert (told.taken, told.late) == (60, 10)
+
+
+async def test_of_many_the_oldest_are_named_and_all_are_counted(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey, "MOST_NAMED", 5)
+    monkeypatch.setattr(survey, "PIECE", 4)
+    names = [f"host-{number:02}" for number in range(20)]
+    await worker.send(range(30), sending(names))
+    for number in range(12):  # one after the other breaks off
+        await worker.send(range(30 + number, 31 + number), sending(names[number + 1 :]))
+    await worker.send(range(42, 120), sending(names[12:]))
+    told = await worker.report()
+    assert [one.entity for one in told.silent.named] == names[:5]
+    assert (told.silent.count, told.silent.whole) == (12, False)
+    await worker.send(range(120, 121), sending([names[0], *names[12:]]))
+    told = await worker.report()
+    assert [one.entity for one in told.silent.named] == names[1:6]
+    assert told.silent.count == 11
+
+
+async def test_nothing_is_said_of_a_partition_that_goes_while_it_is_looked_at(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await worker.send(range(100), {"a": {}})
+    plain = worker.intake.apart
+
+    async def apart(*told: Any) -> Any:
+        found = await plain(*told)
+        worker.reporter.drop([0])
+        return found
+
+    monkeypatch.setattr(worker.intake, "apart", apart)
+    await worker.reporter.report(worker.kept)
+    assert worker.kept.newest_of == {}
