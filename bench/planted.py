@@ -24,7 +24,7 @@ from rich.table import Table
 
 from service.app import make_detector
 from service.detectors.bundle import Bundle
-from service.detectors.window_scorer import RealTimeAnomalyDetector
+from service.detectors.window_scorer import WindowScorer
 from service.domain import F32, Dataset, Series, Verdict
 from service.settings import BudgetSettings, DetectionSettings, Settings
 from service.sources.files import DEFAULT_INTERVAL_MS, read_dataset
@@ -61,7 +61,7 @@ def plant(rows: F32, metric: int, kind: str, mad: float, other: F32) -> F32:
     return out
 
 
-def judged(bundle: Bundle, detector: RealTimeAnomalyDetector, rows: F32) -> list[Verdict]:
+def judged(bundle: Bundle, detector: WindowScorer, rows: F32) -> list[Verdict]:
     """What the service says of every due window that ends in the last ``FAULT_ROWS`` of ``rows``."""
     series = Series("planted", 0, rows)
     ends = due_rows(bundle, series.entity, 0, rows)
@@ -94,7 +94,7 @@ def series_outcomes(path: Path, settings: Settings, each: int, seed: int = 1) ->
     for budget, rate in BUDGETS.items():
         per_day = rate * 86_400_000 / DEFAULT_INTERVAL_MS
         detection = DetectionSettings(budget=BudgetSettings(false_alarms_per_entity_day=per_day))
-        detector = RealTimeAnomalyDetector(bundle, detection)
+        detector = WindowScorer(bundle, detection)
         for kind in KINDS:
             pool, rng = movers(values[:cut], values[cut:], related=kind == "correlation"), np.random.default_rng(seed)
             for _ in range(each if pool else 0):

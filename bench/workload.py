@@ -19,7 +19,7 @@ import uvloop
 from service.detectors.bundle import Bundle
 from service.domain import F32, I64, Dataset, Schema, Series
 from service.settings import KafkaSettings
-from service.sources.publisher import Message, MetricsPublisher
+from service.sources.publisher import MetricsMessage, MetricsPublisher
 from service.training.rehearsal import due_rows
 
 Row = TypeVar("Row", int, I64)
@@ -67,7 +67,7 @@ class Workload:
         """What the bundle is trained on."""
         return Dataset(Schema(self.metrics, INTERVAL_MS), [Series("host", 0, self.values())])
 
-    def messages(self, first_row: int, rows: int, *, faults: int = 0) -> Iterator[Message]:
+    def messages(self, first_row: int, rows: int, *, faults: int = 0) -> Iterator[MetricsMessage]:
         """Every entity's message of a row, then the next row; ``faults``: rows from one fault of an entity to its next, or 0."""
         values = self.values()
         calm, broken = self._texts(values), self._texts(values + 6.0) if faults else []
@@ -79,7 +79,7 @@ class Workload:
                 texts = calm
                 if faults and self._fault_row(row, shift, faults) < FAULT_ROWS:
                     texts = broken
-                yield Message(name, b"%b%b%b" % (head, stamp, texts[(row + shift) % SERIES_ROWS]))
+                yield MetricsMessage(name, b"%b%b%b" % (head, stamp, texts[(row + shift) % SERIES_ROWS]))
 
     def _texts(self, values: F32) -> list[bytes]:
         rounded = np.round(values.astype(np.float64), 3).tolist()

@@ -22,10 +22,10 @@ from service.settings import HeartbeatSettings, Settings
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from service.alerts.control.operators import People
+    from service.alerts.control.operators import Operators
     from service.alerts.in_process import AlertManager
     from service.alerts.notify.base import Notifier
-    from service.alerts.notify.dispatcher import NotificationService, Outcome
+    from service.alerts.notify.dispatcher import NotificationService, OnOutcome
     from service.detectors.base import Detector
     from service.detectors.bundle import Bundle
     from service.observability.health import Health, HealthServer
@@ -122,7 +122,7 @@ def build_model(bundle: Bundle, settings: Settings) -> Model:
     """One bundle with its windows and its detector."""
     from threadpoolctl import threadpool_limits
 
-    from service.detectors.window_scorer import RealTimeAnomalyDetector
+    from service.detectors.window_scorer import WindowScorer
     from service.detectors.windowing.early_windows import early
     from service.stream.models import Model
     from service.stream.processor import StreamProcessor
@@ -132,9 +132,7 @@ def build_model(bundle: Bundle, settings: Settings) -> Model:
     processor = StreamProcessor(
         bundle.schema, window=bundle.window, stride=bundle.stride, settings=settings.stream, early=due_early
     )
-    detector = RealTimeAnomalyDetector(
-        bundle, settings.detection, min_coverage=settings.stream.min_coverage, bounds=settings.alerts.bounds
-    )
+    detector = WindowScorer(bundle, settings.detection, min_coverage=settings.stream.min_coverage, bounds=settings.alerts.bounds)
     return Model(bundle.name, bundle.schema, processor, detector)
 
 
@@ -189,13 +187,13 @@ def build_scoring(settings: Settings, metrics: Metrics, health: Health) -> Part:
 
 def build_store(settings: Settings, metrics: Metrics, health: Health) -> Part:
     """tidewatch.alerts → Elasticsearch."""
-    from service.alerts.history.mute_annotator import Marking
+    from service.alerts.history.mute_annotator import MuteAnnotator
     from service.alerts.history.part import StorePart
-    from service.state.dead_letter_writer import DeadLetters
+    from service.state.dead_letter_writer import DeadLetterWriter
 
-    marking = Marking(settings.kafka, settings.notifications)
+    marking = MuteAnnotator(settings.kafka, settings.notifications)
     store = build_alert_store(settings, muted=marking.reason, on_refused=lambda document, why: part.refused(document, why))
-    letters = DeadLetters(settings.kafka)
+    letters = DeadLetterWriter(settings.kafka)
     part: StorePart = StorePart(settings.kafka, store, metrics=metrics, health=health, marking=marking, letters=letters)
     return part
 
@@ -217,20 +215,20 @@ def build_heartbeat(settings: HeartbeatSettings, health: Health) -> Part:
     return HeartbeatPart(settings, is_well=health.ready, describe=health.describe)
 
 
-def build_people(settings: Settings, history: Any) -> People:
+def build_people(settings: Settings, history: Any) -> Operators:
     """What writes people's commands, for the command line and the API."""
     from service.alerts.control.mutes import fixed_silences
-    from service.alerts.control.operators import People
+    from service.alerts.control.operators import Operators
 
-    return People(settings.kafka, history, clock=SystemClock(), fixed=fixed_silences(settings.notifications))
+    return Operators(settings.kafka, history, clock=SystemClock(), fixed=fixed_silences(settings.notifications))
 
 
 def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
     """tidewatch.alerts → people."""
     from service.alerts.data_health.alerts import DataHealth
     from service.alerts.notify.part import NotifyPart
-    from service.state.notify_journal import NotifyLedger
-    from service.state.topic_monitor import DataWatch
+    from service.state.notify_journal import NotifyJournal
+    from service.state.topic_monitor import TopicMonitor
 
     service = build_notifications(
         settings, on_outcome=lambda receiver, outcome: metrics.notifications.labels(receiver, outcome).inc()
@@ -239,12 +237,12 @@ def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
         metrics.unsettled.labels(receiver.name).set_function(partial(service.unsettled, receiver.name))
     watch = None
     if settings.data_health.watched:
-        looks = DataWatch(settings.kafka, settings.data_health, clock=SystemClock())
+        looks = TopicMonitor(settings.kafka, settings.data_health, clock=SystemClock())
         watch = DataHealth(settings.data_health, settings.kafka.topics.metrics), looks
-    return NotifyPart(settings.kafka, service, NotifyLedger(settings.kafka), metrics=metrics, health=health, watch=watch)
+    return NotifyPart(settings.kafka, service, NotifyJournal(settings.kafka), metrics=metrics, health=health, watch=watch)
 
 
-def build_notifications(settings: Settings, *, on_outcome: Outcome) -> NotificationService:
+def build_notifications(settings: Settings, *, on_outcome: OnOutcome) -> NotificationService:
     """The notification service with every receiver of the settings. Raises ``ConfigError`` for one that cannot work."""
     from service.alerts.notify.dispatcher import NotificationService
 

@@ -305,7 +305,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["anomaly", "data_health"] = "anomaly"
 
 
-class Noticed(msgspec.Struct, frozen=True, gc=False):
+class HealthItem(msgspec.Struct, frozen=True, gc=False):
     """An entity, or one metric of it, and since when (event time, ms)."""
 
     entity: str
@@ -313,10 +313,10 @@ class Noticed(msgspec.Struct, frozen=True, gc=False):
     metric: str = ""
 
 
-class NoticedList(msgspec.Struct, frozen=True):
+class HealthItems(msgspec.Struct, frozen=True):
     """Of ``count`` of a kind those named, the oldest first."""
 
-    named: tuple[Noticed, ...] = ()
+    named: tuple[HealthItem, ...] = ()
     count: int = 0
 
     @property
@@ -349,14 +349,14 @@ class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
     head_at: int = 0
     taken: int = 0
     late: int = 0
-    silent: NoticedList = NoticedList()
-    still: NoticedList = NoticedList()
-    empty: NoticedList = NoticedList()
-    gone: tuple[Noticed, ...] = ()
+    silent: HealthItems = HealthItems()
+    still: HealthItems = HealthItems()
+    empty: HealthItems = HealthItems()
+    gone: tuple[HealthItem, ...] = ()
     models: tuple[TrainedModel, ...] = ()
 
 
-class DataSeen(msgspec.Struct, frozen=True, kw_only=True):
+class DataSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """One look at the metrics topic. ``lag``: messages not read yet, by partition; ``read`` and ``rejected`` (by reason): messages
     since the look before; ``quiet_ms``: since anything arrived. ``reports``: the newest of each partition, where it is new enough
     to be believed; ``taken`` and ``late``: samples since the look before, as reported."""

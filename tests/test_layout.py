@@ -71,3 +71,12 @@ def test_no_path_of_this_machine_and_no_package_index_is_written_down() -> None:
         if f"{ROOT.parent}/" in text or home in text or index.search(text):
             wrong.append(name)
     assert not wrong
+
+
+def test_no_public_class_is_defined_twice() -> None:
+    """One name, one meaning: whoever reads a class's name knows which one is meant."""
+    defined: dict[str, list[str]] = {}
+    for path in sorted(SERVICE.rglob("*.py")):
+        for name in re.findall(r"^class ([A-Za-z]\w*)", path.read_text(), re.MULTILINE):
+            defined.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    assert {name: places for name, places in defined.items() if len(places) > 1} == {}

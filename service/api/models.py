@@ -38,13 +38,13 @@ Glob = Annotated[str, Field(min_length=1, max_length=1000)]
 Document = dict[str, Any]
 
 
-class Asked(BaseModel):
+class StrictQuery(BaseModel):
     """What callers send; an unknown key is an error, so that a typing mistake never passes silently."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class Filters(Asked):
+class HistoryQuery(StrictQuery):
     """Which documents, newest first."""
 
     since: Moment | None = None
@@ -63,7 +63,7 @@ class Filters(Asked):
         }
 
 
-class AlertFilters(Filters):
+class AlertFilters(HistoryQuery):
     """Which alerts; ``since`` and ``until`` bound the start."""
 
     status: Status | None = None
@@ -71,7 +71,7 @@ class AlertFilters(Filters):
     after: Annotated[str | None, Field(pattern=r"^[0-9]{1,13}_[0-9a-f]{32}$", description="`next` of the page before.")] = None
 
 
-class EventFilters(Filters):
+class EventFilters(HistoryQuery):
     """Which transitions; ``since`` and ``until`` bound the time they happened."""
 
     alert_id: Annotated[str | None, Field(pattern=r"^[0-9a-f]{32}$")] = None
@@ -81,20 +81,20 @@ class EventFilters(Filters):
     ] = None
 
 
-class PreviewFilters(Asked):
+class PreviewFilters(StrictQuery):
     """What a suppressing mark would cover, and how far back to look."""
 
     entity: Annotated[Glob | None, Field(description="Instead of the alert's own entity; * and ? stand for anything.")] = None
     since: Moment | None = None
 
 
-class SilenceFilters(Asked):
+class SilenceFilters(StrictQuery):
     """Which silences."""
 
     show: Annotated[Literal["current", "all"], Field(description="all: also those that are over")] = "current"
 
 
-class NewSilence(Asked):
+class NewSilence(StrictQuery):
     """A silence to begin now, or at ``starts_at``."""
 
     match: Annotated[
@@ -107,19 +107,19 @@ class NewSilence(Asked):
     comment: Words = ""
 
 
-class Signed(Asked):
+class AuthoredRequest(StrictQuery):
     """Somebody's word without more."""
 
     author: Author
 
 
-class Acknowledgement(Signed):
+class Acknowledgement(AuthoredRequest):
     """Somebody has taken the alert."""
 
     note: Words = ""
 
 
-class Judgement(Signed):
+class MarkRequest(AuthoredRequest):
     """Somebody's judgement of an alert; ``none`` takes every earlier one back. Only a false one can suppress its like."""
 
     model_config = ConfigDict(
@@ -154,7 +154,7 @@ class EventPage(BaseModel):
     next: str | None
 
 
-class JudgementShown(BaseModel):
+class MarkShown(BaseModel):
     """A judgement that was made."""
 
     alert_id: str
@@ -167,7 +167,7 @@ class JudgementShown(BaseModel):
     suppress: bool
 
     @classmethod
-    def of(cls, mark: Mark) -> JudgementShown:
+    def of(cls, mark: Mark) -> MarkShown:
         """The same for callers."""
         return cls(
             alert_id=mark.alert_id,
@@ -187,7 +187,7 @@ class AlertShown(BaseModel):
     alert: Document
     events: list[Document]
     notifications: list[Document]
-    judgements: list[JudgementShown]
+    judgements: list[MarkShown]
 
 
 class PreviewShown(BaseModel):

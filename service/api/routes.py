@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI, Path, Query, Security
 from fastapi.security import HTTPBearer
 
-from service.alerts.control.operators import People
+from service.alerts.control.operators import Operators
 from service.alerts.history.reader import AlertHistory, history_query
 from service.api import models
 from service.api.auth import TokenRequired
@@ -25,7 +25,7 @@ SilenceId = Annotated[
 ]
 
 
-def make_app(history: AlertHistory, people: People, *, token: str | None, clock: Clock) -> FastAPI:
+def make_app(history: AlertHistory, people: Operators, *, token: str | None, clock: Clock) -> FastAPI:
     """The API as an ASGI application. ``people`` must be started by the caller."""
     app = FastAPI(
         title="Tidewatch",
@@ -56,7 +56,7 @@ def _health(history: AlertHistory) -> APIRouter:
     return router
 
 
-def _alerts(history: AlertHistory, people: People) -> APIRouter:
+def _alerts(history: AlertHistory, people: Operators) -> APIRouter:
     router = APIRouter(tags=["alerts"])
 
     @router.get("/alerts")
@@ -77,7 +77,7 @@ def _alerts(history: AlertHistory, people: People) -> APIRouter:
             alert=found.alert,
             events=found.events,
             notifications=found.notifications,
-            judgements=[models.JudgementShown.of(each) for each in said],
+            judgements=[models.MarkShown.of(each) for each in said],
         )
 
     @router.get("/events")
@@ -90,7 +90,7 @@ def _alerts(history: AlertHistory, people: People) -> APIRouter:
     return router
 
 
-def _judgements(people: People, clock: Clock) -> APIRouter:
+def _judgements(people: Operators, clock: Clock) -> APIRouter:
     router = APIRouter(tags=["feedback"])
     writes: dict[int | str, dict[str, Any]] = described(400, 403, 404, 411, 413)
 
@@ -101,12 +101,12 @@ def _judgements(people: People, clock: Clock) -> APIRouter:
         return models.Accepted(alert_id=command.alert_id, author=command.author)
 
     @router.post("/alerts/{alert_id}/judgement", status_code=201, responses=writes)
-    async def judge(alert_id: AlertId, said: models.Judgement) -> models.JudgementShown:
+    async def judge(alert_id: AlertId, said: models.MarkRequest) -> models.MarkShown:
         """Mark an alert true or false, or take that back (``none``)."""
         mark = await people.mark(
             alert_id, said.verdict, author=said.author, note=said.note, suppress=said.suppress, entity=said.entity
         )
-        return models.JudgementShown.of(mark)
+        return models.MarkShown.of(mark)
 
     @router.get("/alerts/{alert_id}/judgement/preview", responses=described(404))
     async def preview(alert_id: AlertId, asked: Annotated[models.PreviewFilters, Query()]) -> models.PreviewShown:
@@ -118,7 +118,7 @@ def _judgements(people: People, clock: Clock) -> APIRouter:
     return router
 
 
-def _silences(people: People, clock: Clock) -> APIRouter:
+def _silences(people: Operators, clock: Clock) -> APIRouter:
     router = APIRouter(tags=["silences"])
 
     @router.get("/silences")
@@ -136,7 +136,7 @@ def _silences(people: People, clock: Clock) -> APIRouter:
         return models.SilenceShown.of(made, clock.now_ms())
 
     @router.post("/silences/{silence_id}/expiry", responses=described(400, 403, 404, 411, 413))
-    async def expire(silence_id: SilenceId, said: models.Signed) -> models.SilenceShown:
+    async def expire(silence_id: SilenceId, said: models.AuthoredRequest) -> models.SilenceShown:
         """End a silence now."""
         return models.SilenceShown.of(await people.expire(silence_id, author=said.author), clock.now_ms())
 

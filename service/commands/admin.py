@@ -27,7 +27,7 @@ REACH_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One line of the table: what was looked at, whether it is good, and what is the matter or what was found."""
 
     what: str
@@ -112,13 +112,13 @@ def impatient(settings: Settings) -> Settings:
     return settings.model_copy(update={"kafka": kafka, "elasticsearch": elasticsearch})
 
 
-def check_models(settings: Settings) -> list[Finding]:
+def check_models(settings: Settings) -> list[CheckResult]:
     """Every bundle: can it be read, what can it support, and does that reach the receivers and routes?"""
     from service.alerts.control.matchers import holds
     from service.app import open_bundle
 
     if not settings.models:
-        return [Finding("models", False, "None is configured. Train one (tidewatch train) and name it under models.")]
+        return [CheckResult("models", False, "None is configured. Train one (tidewatch train) and name it under models.")]
     findings = []
     loudest = Severity.INFO
     for rule in settings.models:
@@ -126,7 +126,7 @@ def check_models(settings: Settings) -> list[Finding]:
         try:
             bundle = open_bundle(rule.bundle)
         except Stop as error:
-            findings.append(Finding(what, False, f"{error} {error.hint}"))
+            findings.append(CheckResult(what, False, f"{error} {error.hint}"))
             continue
         tail = bundle.calibration()
         bounds = settings.alerts.bounds
@@ -138,18 +138,18 @@ def check_models(settings: Settings) -> list[Finding]:
         )
         if bundle.scaler.left_out:
             detail += f"; left out: {left_out_words(bundle)}"
-        findings.append(Finding(what, True, detail))
+        findings.append(CheckResult(what, True, detail))
     for receiver in settings.notifications.receivers:
         if Severity(receiver.min_severity).rank > loudest.rank:
             detail = f"wants at least {receiver.min_severity}, but no bundle supports more than {loudest}: it would never be told"
-            findings.append(Finding(f"receiver {receiver.name}", False, detail))
+            findings.append(CheckResult(f"receiver {receiver.name}", False, detail))
     for number, route in enumerate(settings.notifications.routes, start=1):
         wanted = [severity for severity in Severity if holds(severity, route.match.get("severity", "*"))]
         if wanted and min(severity.rank for severity in wanted) > loudest.rank:
             detail = (
                 f"matches severity {route.match['severity']}, but no bundle supports more than {loudest}: no anomaly will match"
             )
-            findings.append(Finding(f"route {number}", True, detail))
+            findings.append(CheckResult(f"route {number}", True, detail))
     return findings
 
 
@@ -164,7 +164,7 @@ def _beyond(tail: Calibration, bounds: SeverityBounds, window: int) -> str:
     return f"; {', '.join(rows)}, or alerts.{louder[0]}_above under {ceiling_words(tail)}"
 
 
-async def _check_servers(settings: Settings) -> list[Finding]:
+async def _check_servers(settings: Settings) -> list[CheckResult]:
     from service.app import build_notifiers
 
     kafka = settings.kafka
@@ -176,18 +176,18 @@ async def _check_servers(settings: Settings) -> list[Finding]:
         for notifier in build_notifiers(settings).values():
             await notifier.close()
     except Stop as error:
-        return [*findings, Finding("receivers", False, f"{error} {error.hint}")]
+        return [*findings, CheckResult("receivers", False, f"{error} {error.hint}")]
     return findings + [
         await _finding(f"receiver {receiver.name}", lambda receiver=receiver: _reach(receiver))  # type: ignore[misc]  # bound now
         for receiver in settings.notifications.receivers
     ]
 
 
-async def _finding(what: str, look: Callable[[], Awaitable[str]]) -> Finding:
+async def _finding(what: str, look: Callable[[], Awaitable[str]]) -> CheckResult:
     try:
-        return Finding(what, True, await look())
+        return CheckResult(what, True, await look())
     except TidewatchError as error:
-        return Finding(what, False, f"{error} {error.hint if isinstance(error, Stop) else ''}".strip())
+        return CheckResult(what, False, f"{error} {error.hint if isinstance(error, Stop) else ''}".strip())
 
 
 async def _check_topics(settings: Settings) -> str:

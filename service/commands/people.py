@@ -21,14 +21,14 @@ from service.terminal import console, history_table, listing
 
 if TYPE_CHECKING:
     from service.alerts.control.mutes import Silence
-    from service.alerts.control.operators import People, Preview
+    from service.alerts.control.operators import Operators, Preview
 
 Author = Annotated[str, typer.Option(envvar="TIDEWATCH_AUTHOR", help="Your name, for whoever reads this later.")]
 Note = Annotated[str, typer.Option(help="Why, for whoever reads this later.")]
 AlertId = Annotated[str, typer.Argument(help="The alert's id, or an unambiguous beginning of it.")]
 
 
-class Verdict(StrEnum):
+class MarkChoice(StrEnum):
     """What an alert can be marked."""
 
     FALSE = "false"
@@ -132,7 +132,7 @@ def acknowledge_alert(alert_id: AlertId, author: Author, note: Note = "", config
 @alerts_app.command("mark", epilog="Example: tidewatch alerts mark 3f9c1a false --author ada --note 'nightly backup' --suppress")
 def mark_alert(
     alert_id: AlertId,
-    verdict: Annotated[Verdict, typer.Argument(help="false: nothing was wrong; true: well found; none: take it back.")],
+    verdict: Annotated[MarkChoice, typer.Argument(help="false: nothing was wrong; true: well found; none: take it back.")],
     author: Author,
     note: Note = "",
     suppress: Annotated[bool, typer.Option("--suppress", help="Of a false one: tell nobody of its like any more.")] = False,
@@ -146,7 +146,7 @@ def mark_alert(
     "none" takes back every judgement of the alert, and what it suppressed.
     """
     settings = read_settings(config, quiet=True)
-    if (preview or suppress or entity) and verdict is not Verdict.FALSE:
+    if (preview or suppress or entity) and verdict is not MarkChoice.FALSE:
         raise ConfigError("Only an alert marked false can suppress its like.", hint=f"tidewatch alerts mark {alert_id} false …")
     begin = parse_moment(since, SystemClock().now_ms())
 
@@ -164,7 +164,7 @@ def mark_alert(
     if preview:
         return
     whole = run_async(said())
-    done = "its judgements are taken back" if verdict is Verdict.NONE else f"is marked {verdict}"
+    done = "its judgements are taken back" if verdict is MarkChoice.NONE else f"is marked {verdict}"
     console.print(f"Alert {whole}: {done}.", highlight=False)
 
 
@@ -192,7 +192,7 @@ def _moment(milliseconds: int) -> str:
 
 
 @asynccontextmanager
-async def _people(settings: Settings, *, listening: bool = False) -> AsyncIterator[People]:
+async def _people(settings: Settings, *, listening: bool = False) -> AsyncIterator[Operators]:
     from service.app import build_history, build_people
 
     history = build_history(settings)

@@ -12,7 +12,7 @@ from service.domain import Dataset
 from service.settings import Settings
 from service.sources.agent import run_agent
 from service.sources.codecs.message import encode
-from service.sources.publisher import Message, MetricsPublisher
+from service.sources.publisher import MetricsMessage, MetricsPublisher
 
 HZ = 20.0
 WARM_UP_SECONDS = 6.0
@@ -60,6 +60,6 @@ async def _play(settings: Settings, seen: Dataset) -> None:
         for row, told in enumerate(values, start=first):
             await clock.sleep(max(0.0, ((row - 1) * interval - clock.now_ms()) / 1000))
             metrics = dict(zip(seen.schema.metrics, told, strict=True))
-            await publisher.publish([Message(entity, encode(entity, row * interval, metrics))])
+            await publisher.publish([MetricsMessage(entity, encode(entity, row * interval, metrics))])
     finally:
         await publisher.close()

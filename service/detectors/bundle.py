@@ -25,11 +25,11 @@ from safetensors.numpy import load_file, save, save_file
 from service.detectors.base import Detector
 from service.detectors.decision.calibration import Calibration
 from service.detectors.decision.ensemble import Ensemble
-from service.detectors.decision.newest_rows import FreshRows
-from service.detectors.features.attribution import Explainer
+from service.detectors.decision.newest_rows import NewestRows
+from service.detectors.features.attribution import Attribution
 from service.detectors.features.scaler import Scaler
 from service.detectors.windowing.early_windows import MOST_CHANGE
-from service.detectors.windowing.metric_activity import Usual
+from service.detectors.windowing.metric_activity import MetricActivity
 from service.domain import Schema
 from service.errors import BundleError, ConfigError
 
@@ -66,14 +66,14 @@ class Bundle:
     members: tuple[BundledMember, ...]
     scaler: Scaler
     ensemble: Ensemble
-    fresh: FreshRows
+    fresh: NewestRows
     fresh_calibration: Calibration
-    explainer: Explainer
+    explainer: Attribution
     training: Mapping[str, Any]
     libraries: Mapping[str, str]
     fingerprint: str
     trained_at: int
-    usual: Usual
+    usual: MetricActivity
     early: float | None = None
 
     def calibration(self) -> Calibration:
@@ -104,7 +104,7 @@ class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
     fingerprint: str
     arrays_sha256: str
     trained_at: int
-    usual: Usual
+    usual: MetricActivity
     early: float | None = None
 
 
@@ -205,9 +205,9 @@ def load_bundle(path: Path, *, factory: Factory) -> Bundle:
             members=members,
             scaler=Scaler().restore(manifest.scaler, grouped["scaler"]),
             ensemble=Ensemble.restored(manifest.ensemble, grouped["ensemble"]),
-            fresh=FreshRows().restore(manifest.fresh, grouped["fresh"]),
+            fresh=NewestRows().restore(manifest.fresh, grouped["fresh"]),
             fresh_calibration=Calibration.restored(manifest.fresh_calibration, grouped["fresh_calibration"]),
-            explainer=Explainer().restore(manifest.explainer, grouped["explainer"]),
+            explainer=Attribution().restore(manifest.explainer, grouped["explainer"]),
             training=manifest.training,
             libraries=manifest.libraries,
             fingerprint=manifest.fingerprint,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from service.detectors.bundle import Bundle
-from service.detectors.decision.alert_budget import Decisions
+from service.detectors.decision.alert_budget import BudgetDecisions
 from service.detectors.decision.calibration import Calibration
 from service.domain import F64, I64, MemberScore, MetricShare, SeverityBounds, Verdict, WindowBatch
 from service.verdicts import Verdicts
@@ -19,7 +19,7 @@ Answers = Mapping[str, F64 | MemberScore]
 
 
 @dataclass(frozen=True, eq=False)
-class Judgement:
+class VerdictColumns:
     """Of the windows ``chosen`` (int64 (n,), places in the batch); every column has n entries.
 
     ``answers``: by member its raw scores, or why it has none; ``calibrations`` of those that spoke. ``p`` and ``scores`` are
@@ -35,7 +35,7 @@ class Judgement:
     scores: F64
     bounds: SeverityBounds
     fresh: F64
-    decisions: Decisions
+    decisions: BudgetDecisions
     metrics: Mapping[int, tuple[MetricShare, ...]]
 
     @cached_property
@@ -70,7 +70,7 @@ def silent_of(answers: Answers) -> tuple[MemberScore, ...]:
 Unscored = tuple[str, tuple[MemberScore, ...]]  # why, and the members that said nothing
 
 
-def verdicts(batch: WindowBatch, bundle: Bundle, judged: Judgement | None, unscored: Mapping[int, Unscored]) -> Verdicts:
+def verdicts(batch: WindowBatch, bundle: Bundle, judged: VerdictColumns | None, unscored: Mapping[int, Unscored]) -> Verdicts:
     """The verdicts on a whole batch: on the windows that were ``judged``, and, by place, on those that were not."""
     calm = np.zeros(len(batch), np.bool_)
     column = np.zeros(len(batch), np.int64)
@@ -88,7 +88,7 @@ def verdicts(batch: WindowBatch, bundle: Bundle, judged: Judgement | None, unsco
     return Verdicts(batch.entities, ends_ms, batch.partitions.tolist(), calm.tolist(), make, silent)
 
 
-def _whole(batch: WindowBatch, bundle: Bundle, place: int, judged: Judgement, at: int) -> Verdict:
+def _whole(batch: WindowBatch, bundle: Bundle, place: int, judged: VerdictColumns, at: int) -> Verdict:
     score = float(judged.scores[at])
     return Verdict(
         **_which(batch, bundle, place),

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from service.detectors.bundle import Bundle, BundledMember
 from service.detectors.decision import alert_budget
 from service.detectors.decision.calibration import score_of
-from service.detectors.decision.ensemble import EntityState, slots_of
+from service.detectors.decision.ensemble import DetectorState, slots_of
 from service.detectors.decision.static_thresholds import static_decisions
 from service.detectors.features.windows import Features
-from service.detectors.verdict_columns import Answers, Judgement, Unscored, silent_of, verdicts
+from service.detectors.verdict_columns import Answers, Unscored, VerdictColumns, silent_of, verdicts
 from service.domain import F64, I64, MemberScore, MetricShare, SeverityBounds, WindowBatch
 from service.errors import ConfigError
 from service.rarity import rarities
@@ -39,8 +39,8 @@ NEARLY = 0.5
 EXPLAINER = 0.9
 
 
-class RealTimeAnomalyDetector:
-    """One bundle at work on any number of entities; remembers a little of each (``EntityState``)."""
+class WindowScorer:
+    """One bundle at work on any number of entities; remembers a little of each (``DetectorState``)."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class RealTimeAnomalyDetector:
         self._threads = settings.threads
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="detect")
         self._late: dict[str, asyncio.Future[Any]] = {}
-        self._states: dict[str, EntityState] = {}
+        self._states: dict[str, DetectorState] = {}
         self._turn = asyncio.Lock()
 
     async def detect(self, batch: WindowBatch) -> Verdicts:
@@ -89,23 +89,23 @@ class RealTimeAnomalyDetector:
                     judged = await self._in_thread(self._judge, batch, chosen, features, answers)
             return verdicts(batch, self.bundle, judged, unscored)
 
-    def state_of(self, entity: str) -> EntityState | None:
+    def state_of(self, entity: str) -> DetectorState | None:
         """What is remembered of an entity; None where it was never scored."""
         return self._states.get(entity)
 
-    def snapshot(self) -> dict[str, EntityState]:
+    def snapshot(self) -> dict[str, DetectorState]:
         """What is remembered of every entity."""
         return dict(self._states)
 
-    def restore(self, states: Mapping[str, EntityState]) -> None:
+    def restore(self, states: Mapping[str, DetectorState]) -> None:
         """Take over what another process remembered."""
         self._states.update(states)
 
-    def begin_anew(self, entity: str, tracker: alert_budget.State) -> None:
+    def begin_anew(self, entity: str, tracker: alert_budget.BudgetState) -> None:
         """Take over what another version of the bundle remembered: the rest of the alert budget. The level, which means
         something else for every calibration, begins where this one puts it."""
         fresh = alert_budget.start(self._params)
-        self._states[entity] = EntityState(-1, alert_budget.State(fresh.z, min(tracker.tokens, self._params.most_tokens)))
+        self._states[entity] = DetectorState(-1, alert_budget.BudgetState(fresh.z, min(tracker.tokens, self._params.most_tokens)))
 
     def forget(self, entities: Iterable[str]) -> None:
         """Drop what is remembered of the entities."""
@@ -151,7 +151,7 @@ class RealTimeAnomalyDetector:
         whole = bool((covered >= self.min_coverage).all())
         return covered, features if whole else features.take(np.flatnonzero(covered >= self.min_coverage))
 
-    def _judge(self, batch: WindowBatch, chosen: I64, features: Features, answers: Answers) -> Judgement:
+    def _judge(self, batch: WindowBatch, chosen: I64, features: Features, answers: Answers) -> VerdictColumns:
         raw = {name: answer for name, answer in answers.items() if not isinstance(answer, MemberScore)}
         tail = self._ensemble.tail(list(raw))
         entities = [batch.entities[at] for at in chosen]
@@ -159,11 +159,11 @@ class RealTimeAnomalyDetector:
         surprises = tail.surprise(self._ensemble.combine(raw))
         decisions, trackers = self._decide(raw, entities, rows, surprises)
         newest = dict(zip(entities, rows.tolist(), strict=True))  # windows of one entity come in row order
-        self._states.update((name, EntityState(newest[name], tracker)) for name, tracker in trackers.items())
+        self._states.update((name, DetectorState(newest[name], tracker)) for name, tracker in trackers.items())
         rare = rarities(surprises, decisions.common, decisions.level, decisions.shift)
         p = np.clip(10.0**-rare, tail.floor, 1.0)
         explained = np.flatnonzero(decisions.is_anomaly | (surprises > decisions.level - NEARLY)).tolist()
-        return Judgement(
+        return VerdictColumns(
             chosen=chosen,
             answers=answers,
             calibrations={name: self._ensemble.member(name).calibration for name in raw},
@@ -179,7 +179,7 @@ class RealTimeAnomalyDetector:
 
     def _decide(
         self, raw: Mapping[str, F64], entities: Sequence[str], rows: I64, surprises: F64
-    ) -> tuple[alert_budget.Decisions, dict[str, alert_budget.State]]:
+    ) -> tuple[alert_budget.BudgetDecisions, dict[str, alert_budget.BudgetState]]:
         slots, names = slots_of(entities)
         known = (self._states.get(name) for name in names)
         trackers = [alert_budget.start(self._params) if state is None else state.tracker for state in known]

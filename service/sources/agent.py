@@ -18,12 +18,12 @@ from service.errors import BrokerUnavailable
 from service.settings import KafkaSettings
 from service.sources.base import Progress, silent
 from service.sources.codecs.message import encode
-from service.sources.publisher import Message, MetricsPublisher
+from service.sources.publisher import MetricsMessage, MetricsPublisher
 
 QUEUED = 2000  # samples kept while Kafka is away; older ones go first
 
 
-class Reading(msgspec.Struct, frozen=True):
+class MachineReading(msgspec.Struct, frozen=True):
     """What the operating system told at one moment (``at``: seconds, monotonic): totals that only grow, and levels."""
 
     at: float
@@ -32,7 +32,7 @@ class Reading(msgspec.Struct, frozen=True):
     cores: tuple[tuple[float, float], ...]  # seconds (all, idle) of each core
 
 
-def read_machine() -> Reading:
+def read_machine() -> MachineReading:
     """Ask the operating system. What it does not tell (disks in some containers) stands at zero."""
     times, stats = psutil.cpu_times(), psutil.cpu_stats()
     memory, swap = psutil.virtual_memory(), psutil.swap_memory()
@@ -64,10 +64,10 @@ def read_machine() -> Reading:
         "processes": float(len(psutil.pids())),
     }
     cores = tuple((float(sum(core)), float(core.idle + getattr(core, "iowait", 0.0))) for core in psutil.cpu_times(percpu=True))
-    return Reading(time.monotonic(), totals, levels, cores)
+    return MachineReading(time.monotonic(), totals, levels, cores)
 
 
-def sample_machine(before: Reading, now: Reading) -> dict[str, float]:
+def sample_machine(before: MachineReading, now: MachineReading) -> dict[str, float]:
     """Metrics between two readings: shares in [0, 1], rates a second, and levels. All finite; a counter that fell reads 0."""
     seconds = max(now.at - before.at, 1e-3)
     grown = {name: max(0.0, total - before.totals.get(name, total)) for name, total in now.totals.items()}
@@ -103,7 +103,7 @@ async def run_agent(
     wanted = 0 if seconds is None else round(seconds * 1000 / interval)
     publisher = MetricsPublisher(kafka)
     await publisher.start()
-    queue: asyncio.Queue[Message] = asyncio.Queue(QUEUED)
+    queue: asyncio.Queue[MetricsMessage] = asyncio.Queue(QUEUED)
     sent: list[int] = []  # by publication
     sender = asyncio.create_task(_send_all(publisher, queue, sent))
     made = 0
@@ -116,7 +116,7 @@ async def run_agent(
             if queue.full():
                 queue.get_nowait()
                 queue.task_done()
-            queue.put_nowait(Message(entity, encode(entity, tick, sample_machine(before, now))))
+            queue.put_nowait(MetricsMessage(entity, encode(entity, tick, sample_machine(before, now))))
             before = now
             made += 1
             progress("sampling", made, wanted, entity)
@@ -132,7 +132,7 @@ async def run_agent(
     return sum(sent)
 
 
-async def _send_all(publisher: MetricsPublisher, queue: asyncio.Queue[Message], sent: list[int]) -> None:
+async def _send_all(publisher: MetricsPublisher, queue: asyncio.Queue[MetricsMessage], sent: list[int]) -> None:
     """Publish what is queued, for ever; while Kafka is away, the same messages again."""
     while True:
         messages = [await queue.get()]

@@ -18,7 +18,7 @@ from service.sources.topic_range import require_topic
 BATCH_BYTES = 256 << 10
 
 
-class Message(msgspec.Struct, frozen=True):
+class MetricsMessage(msgspec.Struct, frozen=True):
     """A metrics message that is ready to go; ``value`` is the codec's (see ``codecs.message.encode``)."""
 
     entity: str
@@ -48,7 +48,7 @@ class MetricsPublisher:
     def _make_producer(self) -> Any:
         return AIOKafkaProducer(acks="all", max_batch_size=BATCH_BYTES, **kafka_client_options(self._kafka))
 
-    async def publish(self, messages: Iterable[Message]) -> None:
+    async def publish(self, messages: Iterable[MetricsMessage]) -> None:
         """Write the messages, in order within each entity, and wait until Kafka has them.
 
         Raises ``BrokerUnavailable`` when it takes none (some may have arrived), ``ConfigError`` when it must not be asked.

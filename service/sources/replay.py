@@ -11,7 +11,7 @@ from service.domain import Dataset
 from service.settings import KafkaSettings
 from service.sources.base import Progress, silent
 from service.sources.codecs.message import EARLIEST_MS, encode
-from service.sources.publisher import Message, MetricsPublisher
+from service.sources.publisher import MetricsMessage, MetricsPublisher
 
 CHUNK_ROWS = 2000
 
@@ -69,13 +69,13 @@ def time_shift(dataset: Dataset, *, now_ms: int, speed: float, rebase: bool) -> 
     return int((now_ms - max(0.0, lead_ms)) // interval) - first
 
 
-def _steps(dataset: Dataset, shift: int, *, together: int) -> Iterator[tuple[int, int, list[Message]]]:
+def _steps(dataset: Dataset, shift: int, *, together: int) -> Iterator[tuple[int, int, list[MetricsMessage]]]:
     """(ms since the first row, rows, messages) of ``together`` grid rows of all series at a time, in time order."""
     interval, metrics = dataset.schema.interval_ms, dataset.schema.metrics
     first = min(series.start_row for series in dataset.series)
     last = max(series.start_row + len(series.values) for series in dataset.series)
     for row in range(first, last, together):
-        messages: list[Message] = []
+        messages: list[MetricsMessage] = []
         rows = 0
         for series in dataset.series:
             begin = max(row - series.start_row, 0)
@@ -84,6 +84,6 @@ def _steps(dataset: Dataset, shift: int, *, together: int) -> Iterator[tuple[int
             for at in np.flatnonzero(np.isfinite(values).any(axis=1)).tolist():
                 timestamp = (series.start_row + begin + at + shift) * interval
                 told = dict(zip(metrics, values[at].tolist(), strict=True))
-                messages.append(Message(series.entity, encode(series.entity, timestamp, told)))
+                messages.append(MetricsMessage(series.entity, encode(series.entity, timestamp, told)))
         if rows:
             yield (row - first) * interval, rows, messages

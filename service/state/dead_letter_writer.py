@@ -11,7 +11,7 @@ from service.state.producer import Outgoing
 from service.state.writer import Writer
 
 
-class DeadLetters:
+class DeadLetterWriter:
     """Keeps what was rejected until ``flush``. At least once: a process that dies before it commits writes it again."""
 
     def __init__(self, kafka: KafkaSettings) -> None:

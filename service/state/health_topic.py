@@ -62,7 +62,7 @@ def read_report(value: bytes | None, metrics_topic: str) -> HealthReport | None:
     return report if report is not None and report.topic == metrics_topic else None
 
 
-class Heard:
+class LatestReports:
     """The newest report of each partition, and what came of them since this was last asked.
 
     How old a report is shows in our own clock once we follow the topic, so that two clocks that differ silence nothing; one that

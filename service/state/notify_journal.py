@@ -14,7 +14,7 @@ from service.state.takeover import take_over
 log = get_logger("notify")
 
 
-class NotifyLedger:
+class NotifyJournal:
     """Records of the compacted topic ``tidewatch.notify-state``, and of ``tidewatch.notifications`` for the history, written by
     the one active notifier."""
 

@@ -11,24 +11,24 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from service.clock import Clock
-from service.domain import DataSeen
+from service.domain import DataSnapshot
 from service.errors import BrokerUnavailable, ConfigError
 from service.kafka_options import connect, disconnect, kafka_client_options
 from service.settings import DataHealthSettings, KafkaSettings
 from service.state.dead_letter import PREFIX, REASON
-from service.state.health_topic import Heard, read_report
+from service.state.health_topic import LatestReports, read_report
 from service.state.takeover import committed
 
 BELIEVED_FOR = 3  # looks; an older report has no owner, or one that cannot write
 
 
-class DataWatch:
+class TopicMonitor:
     """One look after the other; each tells of the time since the one before. The first one knows of nothing read or refused."""
 
     def __init__(self, kafka: KafkaSettings, settings: DataHealthSettings, *, clock: Clock) -> None:
         self._kafka = kafka
         self._hears = bool(settings.reported)
-        self._heard = Heard(clock=clock, believed_ms=round(settings.check_every_seconds * BELIEVED_FOR * 1000))
+        self._heard = LatestReports(clock=clock, believed_ms=round(settings.check_every_seconds * BELIEVED_FOR * 1000))
         self._clock = clock
         self._old_reports = 0  # the first offset of those that came after we did
         self._consumer: Any = None
@@ -36,7 +36,7 @@ class DataWatch:
         self._ends: dict[int, int] = {}
         self._arrived_at = clock.now_ms()
 
-    async def look(self) -> DataSeen:
+    async def look(self) -> DataSnapshot:
         """Ask Kafka. Raises ``BrokerUnavailable`` or ``ConfigError``."""
         topics = self._kafka.topics
         try:
@@ -62,7 +62,7 @@ class DataWatch:
         self._read, self._ends = at, ends
         lag = {one: max(0, end - max(at[one], first[one])) for one, end in ends.items()}
         taken, late = self._heard.counts()
-        return DataSeen(
+        return DataSnapshot(
             lag=lag,
             read=read,
             rejected=rejected,

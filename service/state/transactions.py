@@ -32,7 +32,7 @@ OVERHEAD = 512  # bytes of a batch's and a record's own headers, generously
 EncodeTransition = Callable[[Alert], tuple[bytes, bytes]]
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class PartitionOutcome(msgspec.Struct, frozen=True):
     """What a batch led to for one input partition. ``state``: records of the state topic, None deletes the key;
     ``commit``: where the partition goes on, None while it is still being refilled."""
 
@@ -102,7 +102,7 @@ class TransactionalOutbox:
         going = [self._producers.pop(at) for at in partitions if at in self._producers]
         await asyncio.gather(*(producer.close() for producer in going))
 
-    async def emit(self, outcomes: Mapping[int, Outcome]) -> set[int]:
+    async def emit(self, outcomes: Mapping[int, PartitionOutcome]) -> set[int]:
         """One transaction for each partition, side by side. The partitions whose transaction did not go through are given
         back: they must be taken over again. Bounded in time. Raises ``ConfigError`` when a topic must not be written.
         """
@@ -117,7 +117,7 @@ class TransactionalOutbox:
                 raise result
         return lost
 
-    async def _emit(self, partition: int, outcome: Outcome) -> None:
+    async def _emit(self, partition: int, outcome: PartitionOutcome) -> None:
         topics = self._kafka.topics
         outgoing = [Outgoing(topics.alerts, 0, *self._encode(alert)) for alert in outcome.alerts]
         outgoing += [self._dead_letter(item) for item in outcome.rejected]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Bytes = NDArray[np.uint8]
 
 
-class Buffers:
+class ArrayPool:
     """Blocks of ``size`` bytes; at most ``most_kept`` of those that came home are kept. Safe to use from several threads."""
 
     def __init__(self, size: int, most_kept: int) -> None:
@@ -42,7 +42,7 @@ class _Lent:
 
     __slots__ = ("__array_interface__", "_block", "_owner")
 
-    def __init__(self, block: Bytes, owner: Buffers) -> None:
+    def __init__(self, block: Bytes, owner: ArrayPool) -> None:
         self.__array_interface__: dict[str, Any] = block.__array_interface__
         self._block = block
         self._owner = owner

@@ -21,21 +21,21 @@ from service.stream.models import Model, Models
 log = get_logger("scoring")
 
 
-class EntityMemory(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class EntityState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One entity's. ``bundle`` and ``version`` name the model that ``detector`` belongs to."""
 
     bundle: str
     version: str
-    detector: ensemble.EntityState | None = None
-    episode: episodes.EntityState | None = None
+    detector: ensemble.DetectorState | None = None
+    episode: episodes.EpisodeState | None = None
     labels: Mapping[str, str] = {}
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(EntityMemory)
+_decoder = msgspec.msgpack.Decoder(EntityState)
 
 
-class Memory:
+class EntityStates:
     """Keeps the encoded memory of every entity in step with its detector, its episode and its labels."""
 
     def __init__(self, models: Models, episodes: Episodes) -> None:
@@ -80,8 +80,8 @@ class Memory:
         self._book.drop(partition)
         return entities
 
-    def _remember(self, entity: str, model: Model) -> EntityMemory:
-        return EntityMemory(
+    def _remember(self, entity: str, model: Model) -> EntityState:
+        return EntityState(
             bundle=model.name,
             version=model.detector.bundle.version,
             detector=model.detector.state_of(entity),
@@ -89,7 +89,7 @@ class Memory:
             labels=model.processor.labels_of(entity),
         )
 
-    def _restore(self, entity: str, memory: EntityMemory, model: Model, anew: dict[str, int]) -> None:
+    def _restore(self, entity: str, memory: EntityState, model: Model, anew: dict[str, int]) -> None:
         known = self._episodes.state_of(entity)
         if known is not None and memory.episode is not None and known.seen_until >= memory.episode.seen_until:
             return  # it moved to another partition of ours, and this is what it was before

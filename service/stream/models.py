@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.detectors.window_scorer import RealTimeAnomalyDetector
+from service.detectors.window_scorer import WindowScorer
 from service.domain import Sample, Schema
 from service.stream.processor import StreamProcessor
 
@@ -21,7 +21,7 @@ class Model:
     name: str
     schema: Schema
     processor: StreamProcessor
-    detector: RealTimeAnomalyDetector
+    detector: WindowScorer
 
 
 class Models:

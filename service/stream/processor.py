@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from service.clock import Clock, SystemClock
-from service.detectors.windowing.early_windows import Early
+from service.detectors.windowing.early_windows import EarlyWindows
 from service.domain import F32, I64, Mask, Record, Rejected, Sample, Samples, Schema, WindowBatch, phase_of
 from service.settings import StreamSettings
 from service.stream.window_buffers import DUPLICATE, EMPTY, LATE, LOW_COVERAGE, NEWEST, PARTITION, RESETS, START
@@ -45,7 +45,7 @@ class StreamProcessor:
         window: int,
         stride: int,
         settings: StreamSettings,
-        early: Early | None = None,
+        early: EarlyWindows | None = None,
         clock: Clock | None = None,
     ) -> None:
         """``early``: when windows are due between those of the grid; None: never."""

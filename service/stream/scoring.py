@@ -18,9 +18,9 @@ from service.observability.metrics import Metrics
 from service.settings import Settings
 from service.sources.base import Codec, RecordBatch
 from service.sources.kafka import KafkaSource
-from service.state.transactions import Outcome, TransactionalOutbox
-from service.stream.data_health.reporter import Reporter, Reports
-from service.stream.entity_state import Memory
+from service.state.transactions import PartitionOutcome, TransactionalOutbox
+from service.stream.data_health.reporter import Reporter, ReportTopic
+from service.stream.entity_state import EntityStates
 from service.stream.intake import Intake, Slid
 from service.stream.models import Model, Models
 from service.verdicts import Verdicts
@@ -51,7 +51,7 @@ class ScoringPart:
         clock: Clock,
         acknowledgements: Acknowledgements,
         control: ControlReader,
-        reports: Reports | None = None,
+        reports: ReportTopic | None = None,
     ) -> None:
         """``reports``: where to tell what is seen of the data's health, if anybody watches it."""
         most = min((model.processor.records_of(BATCH_BYTES) for model in models.all), default=None)
@@ -59,7 +59,7 @@ class ScoringPart:
         self._models = models
         self._intake = Intake(codec, models)
         self._episodes = episodes
-        self._memory = Memory(models, episodes)
+        self._memory = EntityStates(models, episodes)
         self._outbox = outbox
         self._metrics = metrics
         self._health = health
@@ -173,7 +173,7 @@ class ScoringPart:
             self._metrics.scoring_seconds.observe(self._clock.monotonic() - started)
         return found
 
-    def _outcomes(self, batch: RecordBatch, slid: Slid, found: Sequence[tuple[Model, Verdicts]]) -> dict[int, Outcome]:
+    def _outcomes(self, batch: RecordBatch, slid: Slid, found: Sequence[tuple[Model, Verdicts]]) -> dict[int, PartitionOutcome]:
         """What each partition of the batch led to, what is to be remembered of it, and where it goes on."""
         parts = [part for _, verdicts in found for part in verdicts.by_partition().items()]
         alerts, gone = self._follow(parts, slid)
@@ -183,7 +183,7 @@ class ScoringPart:
         for partition, caused in alerts.items():  # an acknowledgement changes an entity that no verdict came for
             changed[partition] |= {alert.entity for alert in caused} - set(gone.get(partition, ()))
         return {
-            at: Outcome(
+            at: PartitionOutcome(
                 alerts=alerts.get(at, []),
                 rejected=[item for item in slid.rejected if item.record.partition == at],
                 state=self._memory.change(at, changed.get(at, ()), gone.get(at, ())),
@@ -209,7 +209,7 @@ class ScoringPart:
             alerts[taken.partition].append(taken)
         return alerts, gone
 
-    def _count(self, batch: RecordBatch, found: Sequence[tuple[Model, Verdicts]], outcomes: Sequence[Outcome]) -> None:
+    def _count(self, batch: RecordBatch, found: Sequence[tuple[Model, Verdicts]], outcomes: Sequence[PartitionOutcome]) -> None:
         metrics = self._metrics
         metrics.consumed.inc(len(batch.records))
         rejected = Counter(item.reason for outcome in outcomes for item in outcome.rejected)

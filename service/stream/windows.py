@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from service.detectors.windowing.early_windows import MOST_EARLY, Early
+from service.detectors.windowing.early_windows import MOST_EARLY, EarlyWindows
 from service.domain import F32, I64, Mask
-from service.stream.array_pool import Buffers
+from service.stream.array_pool import ArrayPool
 from service.stream.window_buffers import COLUMNS, EMPTY, FREE, NO_OFFSET, OLDEST, PARTITION, most_per_row, push_rows
 
 MOST_BUFFERS = 16  # kept for the windows of batches to come
@@ -93,10 +93,10 @@ class Due:
 class Windows:
     """The tapes of all slots. A slot is opened with its phase and partition, fed rows, and closed to be used again."""
 
-    def __init__(self, shape: Shape, *, most_slots: int, early: Early | None = None, batch_bytes: int = 32_000_000) -> None:
+    def __init__(self, shape: Shape, *, most_slots: int, early: EarlyWindows | None = None, batch_bytes: int = 32_000_000) -> None:
         """``early``: when windows are due between those of the grid; None: never."""
         self.shape = shape
-        self._early = early or Early(np.zeros((1, shape.dims), np.float32), 0.0)
+        self._early = early or EarlyWindows(np.zeros((1, shape.dims), np.float32), 0.0)
         self._most_early = MOST_EARLY if early is not None else 0
         self._most_per_row = int(most_per_row(shape.max_gap, shape.stride, self._most_early))
         self._counts: I64 = np.zeros((1, 5), np.int64)  # by partition: late, duplicate, resets, low coverage, taken
@@ -109,7 +109,7 @@ class Windows:
         self._values: F32 = _reserved((most_slots, shape.capacity, shape.dims), np.float32)
         self._mask: Mask = _reserved((most_slots, shape.capacity, shape.dims), np.bool_)
         self._offsets: I64 = _reserved((most_slots, shape.capacity), np.int64)
-        self._buffers = Buffers(self._per_batch * shape.bytes_per_window, most_kept=MOST_BUFFERS)
+        self._buffers = ArrayPool(self._per_batch * shape.bytes_per_window, most_kept=MOST_BUFFERS)
         nothing: I64 = np.empty(0, np.int64)
         self._push(0, nothing, nothing, nothing, np.empty((0, shape.dims), np.float32), nothing, self._empty_due(1))  # compiles
 

@@ -11,7 +11,7 @@ import numpy as np
 from service.alerts.lifecycle.episodes import Episodes
 from service.detectors.bundle import Bundle
 from service.detectors.features.windows import carry_forward
-from service.detectors.window_scorer import RealTimeAnomalyDetector
+from service.detectors.window_scorer import WindowScorer
 from service.detectors.windowing.early_windows import MOST_EARLY, early
 from service.domain import F32, F64, I64, Alert, Mask, Series, Status, WindowBatch, phase_of
 from service.rarity import rarity
@@ -42,9 +42,7 @@ class Scored:
 
 async def score_series(bundle: Bundle, settings: Settings, before: Series, test: Series) -> Scored:
     """Every due window of ``test``, judged by the serving detector in row order; the rows of ``before`` are only history."""
-    detector = RealTimeAnomalyDetector(
-        bundle, settings.detection, min_coverage=settings.stream.min_coverage, bounds=settings.alerts.bounds
-    )
+    detector = WindowScorer(bundle, settings.detection, min_coverage=settings.stream.min_coverage, bounds=settings.alerts.bounds)
     episodes = Episodes(settings.alerts, settings.config_hash())
     rows = len(test.values)
     history = min(len(before.values), bundle.window + bundle.stride - 1)

@@ -14,8 +14,8 @@ from service.detectors.base import Progress, silent
 from service.detectors.bundle import Bundle, BundledMember, Factory, library_versions, sealed
 from service.detectors.decision.calibration import Calibration
 from service.detectors.decision.ensemble import Ensemble
-from service.detectors.decision.newest_rows import FreshRows
-from service.detectors.features.attribution import Explainer
+from service.detectors.decision.newest_rows import NewestRows
+from service.detectors.features.attribution import Attribution
 from service.detectors.features.scaler import Scaler
 from service.detectors.features.windows import Features
 from service.detectors.windowing.early_windows import learn as jumps
@@ -72,7 +72,7 @@ def _train(
     members = [_make(kind, told, settings, factory) for kind, told in detectors.items()]
     for member in members:
         member.detector.fit(learn, progress=progress)
-    fresh = FreshRows(settings.stride).fit(learn)
+    fresh = NewestRows(settings.stride).fit(learn)
 
     matrix = _matrix(members, held_out, progress)
     ensemble = Ensemble(
@@ -102,7 +102,7 @@ def _train(
         ensemble=ensemble,
         fresh=fresh,
         fresh_calibration=fresh_calibration,
-        explainer=Explainer().fit(learn),
+        explainer=Attribution().fit(learn),
         training=settings.model_dump(mode="json"),
         libraries=library_versions(),
         fingerprint=fingerprint(dataset),
@@ -177,6 +177,6 @@ def _matrix(members: Sequence[BundledMember], held_out: Features, progress: Prog
     return matrix
 
 
-def _in_chunks(fresh: FreshRows, features: Features) -> F64:
+def _in_chunks(fresh: NewestRows, features: Features) -> F64:
     parts = [fresh.score(features.take(slice(start, start + CHUNK))) for start in range(0, len(features), CHUNK)]
     return np.concatenate(parts)

@@ -19,7 +19,7 @@ import msgspec
 import yaml
 
 from service.app import open_bundle
-from service.detectors.window_scorer import RealTimeAnomalyDetector
+from service.detectors.window_scorer import WindowScorer
 from service.local.processes import free_port
 from service.local.stack import LocalStack
 from service.settings import Settings
@@ -487,9 +487,7 @@ class Chaos:
             if worker is None or not worker.alive:
                 self._start(slot)
         begun = time.monotonic()
-        detector = RealTimeAnomalyDetector(
-            open_bundle(self._folder / "bundle"), self._settings.detection, bounds=self._settings.alerts.bounds
-        )
+        detector = WindowScorer(open_bundle(self._folder / "bundle"), self._settings.detection, bounds=self._settings.alerts.bounds)
         records = await read_topic(self._stack.kafka_servers, self._settings.kafka.topics.metrics)
         expected = await expect(records, self._settings, detector)
         detector.close()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from service.detectors.bundle import Bundle
-from service.detectors.window_scorer import RealTimeAnomalyDetector
+from service.detectors.window_scorer import WindowScorer
 from service.domain import Schema, Verdict, WindowBatch
 from service.settings import EpisodeSettings, Settings
 
@@ -73,7 +73,7 @@ def read(value: bytes | None, metrics: Sequence[str], far: int) -> tuple[str, in
         return None
 
 
-async def expect(records: Mapping[int, Sequence[Any]], settings: Settings, detector: RealTimeAnomalyDetector) -> Expected:
+async def expect(records: Mapping[int, Sequence[Any]], settings: Settings, detector: WindowScorer) -> Expected:
     """``records``: every message of the metrics topic by partition, in order."""
     expected = Expected()
     schema, stride = detector.bundle.schema, detector.bundle.stride
@@ -165,7 +165,7 @@ def window(life: Life, end: int, length: int, dims: int) -> tuple[Any, Any, int,
     return values, mask, min(offsets), max(offsets)
 
 
-async def score(entity: str, windows: Sequence[Any], schema: Schema, detector: RealTimeAnomalyDetector) -> list[Verdict]:
+async def score(entity: str, windows: Sequence[Any], schema: Schema, detector: WindowScorer) -> list[Verdict]:
     """The model's word on each window of one entity, in row order."""
     verdicts: list[Verdict] = []
     for begin in range(0, len(windows), 64):

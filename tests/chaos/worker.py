@@ -111,7 +111,7 @@ def instrument(control: Control) -> None:
         setattr(owner, name, replacement)
 
     wrapped(service.stream.scoring.ScoringPart, "_handle", busy=lambda _, batch, *__: bool(batch.records))
-    wrapped(service.detectors.window_scorer.RealTimeAnomalyDetector, "detect", after="after-score")
+    wrapped(service.detectors.window_scorer.WindowScorer, "detect", after="after-score")
     wrapped(AIOKafkaProducer, "send_offsets_to_transaction", before="after-produce")
     wrapped(AIOKafkaProducer, "commit_transaction", before="before-commit", after="after-commit")
     wrapped(takeover, "committed", after="offsets-read")

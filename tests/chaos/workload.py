@@ -19,7 +19,7 @@ from service.detectors.bundle import save_bundle
 from service.domain import Dataset, Schema, Series
 from service.errors import BrokerUnavailable
 from service.settings import KafkaSettings, TrainingSettings
-from service.sources.publisher import Message, MetricsPublisher
+from service.sources.publisher import MetricsMessage, MetricsPublisher
 from service.training.train import train
 
 METRICS = ("cpu", "mem", "io")
@@ -87,7 +87,7 @@ class Feed:
         self.messages = 0
         self._until: dict[str, tuple[int, int, np.ndarray[Any, Any]]] = {}
         self._silent: dict[str, int] = {}
-        self._kept: list[tuple[int, Message]] = []  # to be sent at a later row
+        self._kept: list[tuple[int, MetricsMessage]] = []  # to be sent at a later row
 
     async def run(self, stop: asyncio.Event) -> None:
         """Publish until ``stop``; while Kafka is away the same messages are tried again."""
@@ -109,7 +109,7 @@ class Feed:
             await asyncio.sleep(max(0.0, due - loop.time()))
         await publisher.close()
 
-    def _row(self, row: int) -> list[Message]:
+    def _row(self, row: int) -> list[MetricsMessage]:
         chance = self._random
         messages = [message for at, message in self._kept if at <= row]
         self._kept = [(at, message) for at, message in self._kept if at > row]
@@ -127,10 +127,10 @@ class Feed:
             if dice > 0.98:  # twice
                 self._kept.append((row + chance.randint(0, 3), message))
             if chance.random() < 0.05:
-                messages.append(Message(entity, self._garbage(entity)))
+                messages.append(MetricsMessage(entity, self._garbage(entity)))
         return messages
 
-    def _message(self, entity: str, number: int, row: int) -> Message | None:
+    def _message(self, entity: str, number: int, row: int) -> MetricsMessage | None:
         chance = self._random
         if self._silent.get(entity, 0) > row:
             return None
@@ -146,7 +146,7 @@ class Feed:
         told: dict[str, float | None] = {name: round(float(value), 4) for name, value in zip(METRICS, values, strict=True)}
         if chance.random() < 0.02:
             told[chance.choice(METRICS)] = None
-        return Message(entity, msgspec.json.encode({"entity": entity, "timestamp": T0 + row * 1000, "values": told}))
+        return MetricsMessage(entity, msgspec.json.encode({"entity": entity, "timestamp": T0 + row * 1000, "values": told}))
 
     def _garbage(self, entity: str) -> bytes:
         return self._random.choice(

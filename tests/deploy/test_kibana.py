@@ -19,7 +19,7 @@ from elasticsearch import AsyncElasticsearch
 
 from service.alerts.control.commands import Acknowledge, AddSilence, Command, Mark
 from service.alerts.history.elasticsearch import ElasticsearchAlertStore
-from service.alerts.topics.deliveries import Delivery, State
+from service.alerts.topics.deliveries import Delivery, DeliveryState
 from service.domain import MetricShare, Severity
 from service.settings import ElasticsearchSettings
 from tests.alerts.makers import BORN, alert, life
@@ -105,7 +105,7 @@ async def written(elasticsearch_url: str) -> AsyncIterator[tuple[AsyncElasticsea
     await store.close()
 
 
-def told(key: str, hour: int, *states: State) -> list[Delivery]:
+def told(key: str, hour: int, *states: DeliveryState) -> list[Delivery]:
     at = START + hour * HOUR_MS
     ids = ["a" * 32, "b" * 32]
     return [

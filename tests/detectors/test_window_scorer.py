@@ -1,4 +1,4 @@
-"""RealTimeAnomalyDetector: verdicts from windows, whatever its members do."""
+"""WindowScorer: verdicts from windows, whatever its members do."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import pytest
 
 from service.detectors.base import Detector, Progress, silent
 from service.detectors.bundle import Bundle
-from service.detectors.decision.ensemble import EntityState
+from service.detectors.decision.ensemble import DetectorState
 from service.detectors.features.statistics import WindowStatistics, least
 from service.detectors.features.windows import Features
-from service.detectors.window_scorer import LEAST_SHARE, RealTimeAnomalyDetector
+from service.detectors.window_scorer import LEAST_SHARE, WindowScorer
 from service.domain import F32, F64, Dataset, Schema, Series, Severity, SeverityBounds, Verdict, WindowBatch
 from service.errors import ConfigError
 from service.settings import BudgetSettings, DetectionSettings, TrainingSettings
@@ -116,7 +116,7 @@ def faulty(count: int = 400, at: int = 300) -> F32:
     return values
 
 
-async def judged(detector: RealTimeAnomalyDetector, *batches: WindowBatch) -> list[Verdict]:
+async def judged(detector: WindowScorer, *batches: WindowBatch) -> list[Verdict]:
     try:
         return [verdict for one in batches for verdict in await detector.detect(one)]
     finally:
@@ -125,7 +125,7 @@ async def judged(detector: RealTimeAnomalyDetector, *batches: WindowBatch) -> li
 
 async def test_a_fault_is_told_with_its_metric_in_the_metrics_own_unit(bundle: Bundle) -> None:
     seen = batch(faulty())
-    verdicts = await judged(RealTimeAnomalyDetector(bundle, DetectionSettings(budget=OFTEN)), seen)
+    verdicts = await judged(WindowScorer(bundle, DetectionSettings(budget=OFTEN)), seen)
     onsets = [verdict for verdict in verdicts if verdict.is_anomaly and verdict.end_row >= 300]
     assert onsets[0].end_row <= 310
     top = onsets[0].metrics[0]
@@ -144,7 +144,7 @@ async def test_a_fault_is_told_with_its_metric_in_the_metrics_own_unit(bundle: B
 
 async def test_verdicts_stand_in_the_windows_order_and_say_where_they_come_from(bundle: Bundle) -> None:
     seen = batch(rows(60, seed=3), entity="b")
-    verdicts = await judged(RealTimeAnomalyDetector(bundle), seen)
+    verdicts = await judged(WindowScorer(bundle), seen)
     assert [verdict.end_row for verdict in verdicts] == seen.end_rows.tolist()
     first = verdicts[0]
     assert (first.entity, first.timestamp, first.stride, first.interval_ms) == ("b", int(seen.end_rows[0]) * 1000, STRIDE, 1000)
@@ -157,7 +157,7 @@ async def test_verdicts_stand_in_the_windows_order_and_say_where_they_come_from(
 
 
 async def test_normal_data_keep_the_false_alarms_near_the_budget() -> None:
-    detector = RealTimeAnomalyDetector(trained(), DetectionSettings(budget=OFTEN))
+    detector = WindowScorer(trained(), DetectionSettings(budget=OFTEN))
     verdicts = await judged(detector, batch(rows(20_000, seed=9)))
     alarms = sum(verdict.is_anomaly for verdict in verdicts)
     assert 40 <= alarms <= 400  # 200 expected
@@ -166,7 +166,7 @@ async def test_normal_data_keep_the_false_alarms_near_the_budget() -> None:
 async def test_windows_seen_too_little_are_not_scored_and_say_so(bundle: Bundle) -> None:
     values = rows(60, seed=3)
     values[20:40] = np.nan
-    verdicts = await judged(RealTimeAnomalyDetector(bundle, min_coverage=0.8), batch(values))
+    verdicts = await judged(WindowScorer(bundle, min_coverage=0.8), batch(values))
     silent_ones = [verdict for verdict in verdicts if verdict.not_scored]
     assert 0 < len(silent_ones) < len(verdicts)
     assert "observed" in str(silent_ones[0].not_scored)
@@ -178,20 +178,20 @@ async def test_a_member_that_fails_is_named_and_the_others_speak(bundle: Bundle)
         raise ZeroDivisionError("on purpose")
 
     Misbehaving.act = staticmethod(fail)
-    verdicts = await judged(RealTimeAnomalyDetector(bundle, DetectionSettings(budget=OFTEN)), batch(faulty()))
+    verdicts = await judged(WindowScorer(bundle, DetectionSettings(budget=OFTEN)), batch(faulty()))
     assert all(verdict.members[2].state == "failed" for verdict in verdicts)
     assert verdicts[0].members[2].reason == "ZeroDivisionError: on purpose"
     assert verdicts[0].members[2].p is None
     assert any(verdict.is_anomaly for verdict in verdicts)
     fewer = DetectionSettings(budget=OFTEN, detectors={"distance": 0.5, "second": 0.3})
-    without = await judged(RealTimeAnomalyDetector(bundle, fewer), batch(faulty()))
+    without = await judged(WindowScorer(bundle, fewer), batch(faulty()))
     assert [verdict.surprise for verdict in verdicts] == [verdict.surprise for verdict in without]
 
 
 async def test_a_member_that_is_late_is_named_and_skipped_until_it_is_done(bundle: Bundle) -> None:
     release = threading.Event()
     Misbehaving.act = staticmethod(lambda: _wait(release))
-    detector = RealTimeAnomalyDetector(bundle, DetectionSettings(timeout_seconds=0.2))
+    detector = WindowScorer(bundle, DetectionSettings(timeout_seconds=0.2))
     seen = batch(rows(100, seed=3))
     first = await detector.detect(seen)
     assert first[0].members[2].state == "timeout"
@@ -211,7 +211,7 @@ async def test_no_member_left_means_no_score(bundle: Bundle) -> None:
         raise RuntimeError("not fitted")
 
     Misbehaving.act = staticmethod(fail)
-    verdicts = await judged(RealTimeAnomalyDetector(bundle, DetectionSettings(detectors={"odd": 1.0})), batch(rows(60)))
+    verdicts = await judged(WindowScorer(bundle, DetectionSettings(detectors={"odd": 1.0})), batch(rows(60)))
     assert {verdict.not_scored for verdict in verdicts} == {"no detector could score it"}
     assert verdicts[0].members[0].reason == "RuntimeError: not fitted"
 
@@ -231,7 +231,7 @@ async def test_the_event_loop_stays_free_and_members_run_side_by_side(bundle: Bu
 
     both = replace(bundle, members=tuple(replace(member, detector=_twin(bundle)) for member in bundle.members))
     Misbehaving.act = staticmethod(work)
-    detector = RealTimeAnomalyDetector(both, DetectionSettings(threads=3))
+    detector = WindowScorer(both, DetectionSettings(threads=3))
     ticks = 0
 
     async def tick() -> None:
@@ -255,11 +255,11 @@ def _twin(bundle: Bundle) -> Detector:
 
 async def test_a_snapshot_carries_an_entity_to_another_process(bundle: Bundle) -> None:
     values = faulty(600, at=450)
-    whole = await judged(RealTimeAnomalyDetector(bundle), batch(values))
-    before, after = RealTimeAnomalyDetector(bundle), RealTimeAnomalyDetector(bundle)
+    whole = await judged(WindowScorer(bundle), batch(values))
+    before, after = WindowScorer(bundle), WindowScorer(bundle)
     cut = 320
     first = await judged(before, batch(values[:cut]))
-    told = msgspec.json.decode(msgspec.json.encode({"a": before.state_of("a")}), type=dict[str, EntityState])
+    told = msgspec.json.decode(msgspec.json.encode({"a": before.state_of("a")}), type=dict[str, DetectorState])
     assert list(told) == ["a"]
     after.restore(told)
     second = await judged(after, batch(values[cut - WINDOW + 1 :], first=cut - WINDOW + 1))
@@ -271,9 +271,9 @@ async def test_a_snapshot_carries_an_entity_to_another_process(bundle: Bundle) -
 
 async def test_batching_does_not_change_verdicts(bundle: Bundle) -> None:
     seen = batch(faulty())
-    together = await judged(RealTimeAnomalyDetector(bundle), seen)
+    together = await judged(WindowScorer(bundle), seen)
     pieces = [_slice(seen, at, at + 1) for at in range(len(seen))]
-    alone = await judged(RealTimeAnomalyDetector(bundle), *pieces)
+    alone = await judged(WindowScorer(bundle), *pieces)
     np.testing.assert_allclose([v.surprise for v in alone], [v.surprise for v in together], rtol=1e-5)
     assert [v.is_anomaly for v in alone] == [v.is_anomaly for v in together]
 
@@ -298,13 +298,13 @@ def _slice(seen: WindowBatch, start: int, stop: int) -> WindowBatch:
 
 
 async def test_an_entity_never_seen_in_training_is_scored_from_its_first_window(bundle: Bundle) -> None:
-    verdicts = await judged(RealTimeAnomalyDetector(bundle), batch(rows(WINDOW + STRIDE, seed=3), entity="new"))
+    verdicts = await judged(WindowScorer(bundle), batch(rows(WINDOW + STRIDE, seed=3), entity="new"))
     assert verdicts
     assert all(verdict.not_scored is None for verdict in verdicts)
 
 
 async def test_a_short_calibration_supports_only_info(bundle: Bundle) -> None:
-    verdicts = await judged(RealTimeAnomalyDetector(bundle), batch(faulty()))
+    verdicts = await judged(WindowScorer(bundle), batch(faulty()))
     assert SeverityBounds().of(bundle.calibration().ceiling) is Severity.INFO
     assert {verdict.severity for verdict in verdicts} == {Severity.INFO}
     assert min(verdict.p for verdict in verdicts) == bundle.calibration().floor
@@ -313,19 +313,19 @@ async def test_a_short_calibration_supports_only_info(bundle: Bundle) -> None:
 async def test_what_score_is_how_severe_can_be_set(bundle: Bundle) -> None:
     ceiling = bundle.calibration().ceiling
     bounds = SeverityBounds(warning=ceiling / 2, critical=ceiling - 0.01)
-    verdicts = await judged(RealTimeAnomalyDetector(bundle, bounds=bounds), batch(faulty()))
+    verdicts = await judged(WindowScorer(bundle, bounds=bounds), batch(faulty()))
     assert {verdict.severity for verdict in verdicts} == {Severity.INFO, Severity.WARNING, Severity.CRITICAL}
     assert all(verdict.severity is bounds.of(verdict.score) for verdict in verdicts)
 
 
 def test_a_detector_the_bundle_lacks_is_refused_by_name(bundle: Bundle) -> None:
     with pytest.raises(ConfigError, match=r"names ghost; the bundle test holds distance, second, odd"):
-        RealTimeAnomalyDetector(bundle, DetectionSettings(detectors={"ghost": 1.0}))
+        WindowScorer(bundle, DetectionSettings(detectors={"ghost": 1.0}))
 
 
 @pytest.mark.parametrize("rule", ["mean+2sigma", "mean+3sigma", "quantile", "majority"])
 async def test_the_plain_rules_find_the_fault_and_never_adjust(bundle: Bundle, rule: str) -> None:
-    detector = RealTimeAnomalyDetector(bundle, DetectionSettings(rule=rule, budget=OFTEN))
+    detector = WindowScorer(bundle, DetectionSettings(rule=rule, budget=OFTEN))
     verdicts = await judged(detector, batch(faulty()))
     assert all(verdict.is_anomaly for verdict in verdicts if verdict.end_row >= 310)
     assert sum(verdict.is_anomaly for verdict in verdicts if verdict.end_row < 300) <= 8  # of 56
@@ -336,7 +336,7 @@ async def test_the_plain_rules_find_the_fault_and_never_adjust(bundle: Bundle, r
 @pytest.mark.parametrize("wider", [1.0, 1.6])
 async def test_one_in_ten_is_said_of_one_window_in_ten_after_drift_too(bundle: Bundle, wider: float) -> None:
     drifted = ((rows(20_000, seed=9) - [50, 300, 1, 0]) * wider + [50, 300, 1, 0]).astype(np.float32)
-    verdicts = (await judged(RealTimeAnomalyDetector(bundle, DetectionSettings(budget=OFTEN)), batch(drifted)))[400:]
+    verdicts = (await judged(WindowScorer(bundle, DetectionSettings(budget=OFTEN)), batch(drifted)))[400:]
     if wider > 1:
         assert np.mean([verdict.surprise >= 1 for verdict in verdicts]) > 0.5
     assert 0.07 < np.mean([verdict.p <= 0.1 for verdict in verdicts]) < 0.13
@@ -345,7 +345,7 @@ async def test_one_in_ten_is_said_of_one_window_in_ten_after_drift_too(bundle: B
 
 async def test_more_sigmas_ask_for_more(bundle: Bundle) -> None:
     levels = [
-        (await judged(RealTimeAnomalyDetector(bundle, DetectionSettings(rule=rule)), batch(rows(60))))[0].level
+        (await judged(WindowScorer(bundle, DetectionSettings(rule=rule)), batch(rows(60))))[0].level
         for rule in ("mean+2sigma", "mean+3sigma")
     ]
     assert 0.5 < levels[0] < levels[1]

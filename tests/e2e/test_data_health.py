@@ -22,7 +22,7 @@ from service.domain import Dataset, Schema, Series
 from service.runtime import run_parts
 from service.settings import Settings, TrainingSettings
 from service.sources.codecs.message import encode
-from service.sources.publisher import Message, MetricsPublisher
+from service.sources.publisher import MetricsMessage, MetricsPublisher
 from service.state.topics import create_topics
 from service.training.train import train
 from tests.sources.rig import kafka_settings
@@ -61,13 +61,13 @@ class Fleet:
         finally:
             await publisher.close()
 
-    def _row(self) -> Iterable[Message]:
+    def _row(self) -> Iterable[MetricsMessage]:
         now = SystemClock().now_ms()
         for entity in ENTITIES:
             wrong = self.broken.get(entity, {})
             if wrong is not None:
                 values = {metric: self._random.gauss(50, 1) for metric in METRICS} | wrong
-                yield Message(entity, encode(entity, now, values))
+                yield MetricsMessage(entity, encode(entity, now, values))
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ import numpy as np
 from service.app import CODECS, component, make_detector
 from service.clock import ManualClock
 from service.detectors.bundle import Bundle
-from service.detectors.window_scorer import RealTimeAnomalyDetector
+from service.detectors.window_scorer import WindowScorer
 from service.domain import Dataset, Record, Rejected, Schema, Series, WindowBatch
 from service.runtime import settle_interpreter
 from service.settings import DetectionSettings, StreamSettings, TrainingSettings
@@ -98,7 +98,7 @@ class Path:
         self._processor = StreamProcessor(
             self._schema, window=bundle.window, stride=bundle.stride, settings=limits, clock=ManualClock(NOW)
         )
-        self._detector = RealTimeAnomalyDetector(bundle, DetectionSettings())
+        self._detector = WindowScorer(bundle, DetectionSettings())
         self.seconds = 0.0
 
     def _schema_of(self, entity: str) -> Schema | None:

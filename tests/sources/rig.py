@@ -16,8 +16,8 @@ from service.settings import Settings, StreamSettings
 from service.sources.codecs.message import encode
 from service.sources.codecs.native import NativeCodec
 from service.sources.kafka import KafkaSource
-from service.sources.publisher import Message
-from service.state.transactions import Outcome, TransactionalOutbox
+from service.sources.publisher import MetricsMessage
+from service.state.transactions import PartitionOutcome, TransactionalOutbox
 from service.stream.processor import StreamProcessor
 
 SCHEMA = Schema(("cpu", "mem"), 1000)
@@ -48,10 +48,10 @@ def kafka_settings(servers: str, *, partitions: int = 2, stream: StreamSettings 
     return Settings(kafka=told, stream=stream or StreamSettings())
 
 
-def message(entity: str, row: int, *values: float) -> Message:
+def message(entity: str, row: int, *values: float) -> MetricsMessage:
     """A message of the rig's schema at a grid row after ``T0``."""
     told = dict(zip(SCHEMA.metrics, values or (float(row), float(-row)), strict=True))
-    return Message(entity, encode(entity, T0 + row * SCHEMA.interval_ms, told))
+    return MetricsMessage(entity, encode(entity, T0 + row * SCHEMA.interval_ms, told))
 
 
 async def send_raw(servers: str, topic: str, records: Collection[tuple[bytes | None, bytes | None]], partition: int = 0) -> None:
@@ -131,7 +131,7 @@ class Worker:
                 await self.before_emit()
             lost = await self.outbox.emit(
                 {
-                    at: Outcome(
+                    at: PartitionOutcome(
                         rejected=[item for item in new if item.record.partition == at],
                         commit=Commit(offset, self.processor.oldest_offset(at)) if offset > batch.resume_at[at] else None,
                     )

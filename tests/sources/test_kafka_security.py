@@ -15,7 +15,7 @@ from service.local.kafka import Kafka
 from service.local.processes import free_port
 from service.local.stack import LocalStack
 from service.settings import KafkaSettings
-from service.sources.publisher import Message, MetricsPublisher
+from service.sources.publisher import MetricsMessage, MetricsPublisher
 from service.state.topics import create_topics
 from tests.local.test_listeners import _keystore
 from tests.sources.rig import Worker, kafka_settings, message, read_all
@@ -107,7 +107,7 @@ async def test_samples_pass_through_over_tls_with_scram(secured: Secured, user: 
     await publisher.start()
     try:
         await publisher.publish([message("host-1", row) for row in range(10)])
-        await publisher.publish([Message("host-1", b"garbage")])
+        await publisher.publish([MetricsMessage("host-1", b"garbage")])
         await worker.until(lambda: worker.consumed == 11)
     finally:
         await publisher.close()

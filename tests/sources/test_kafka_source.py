@@ -16,7 +16,7 @@ from service.errors import BrokerUnavailable, ConfigError
 from service.kafka_options import Commit
 from service.local.stack import LocalStack
 from service.settings import KafkaSettings, StreamSettings
-from service.sources.publisher import Message, MetricsPublisher, partition_of
+from service.sources.publisher import MetricsMessage, MetricsPublisher, partition_of
 from service.state.topics import create_topics
 from tests.sources.rig import T0, Worker, kafka_settings, message, read_all, send_raw
 
@@ -40,7 +40,7 @@ async def test_what_kafka_does_not_take_is_told_once(kafka_servers: str) -> None
     await publisher.start()
     assert {partition_of(entity, 2) for entity in ENTITIES} == {0, 1}
     with pytest.raises(ConfigError, match="too large"):
-        await publisher.publish([Message(entity, b"x" * (20 << 20)) for entity in ENTITIES])
+        await publisher.publish([MetricsMessage(entity, b"x" * (20 << 20)) for entity in ENTITIES])
     await publisher.close()
     gc.collect()  # asyncio complains of a failure nobody looked at when it is collected
     assert not complaints

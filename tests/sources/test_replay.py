@@ -14,9 +14,9 @@ from service.clock import ManualClock, SystemClock
 from service.domain import Dataset, Schema, Series
 from service.errors import ConfigError, DatasetError, NotEnoughData
 from service.settings import Settings
-from service.sources.agent import Reading, read_machine, run_agent, sample_machine
+from service.sources.agent import MachineReading, read_machine, run_agent, sample_machine
 from service.sources.codecs.message import EARLIEST_MS
-from service.sources.publisher import Message, MetricsPublisher
+from service.sources.publisher import MetricsMessage, MetricsPublisher
 from service.sources.replay import replay, time_shift
 from service.sources.topic_dataset import read_topic
 from service.state.topics import create_topics
@@ -92,7 +92,7 @@ async def test_a_topic_that_is_empty_or_missing_is_told(kafka_servers: str) -> N
     with pytest.raises(DatasetError, match="time between rows"):
         await read_topic(settings)
     with pytest.raises(ConfigError, match="too large"):
-        await publisher.publish([Message("host-0", b"x" * (20 << 20))])
+        await publisher.publish([MetricsMessage("host-0", b"x" * (20 << 20))])
     await publisher.close()
 
 
@@ -125,10 +125,10 @@ def test_real_times_stay_unless_told() -> None:
     assert time_shift(given, now_ms=T0 * 2, speed=0, rebase=True) > 0
 
 
-def reading(at: float, busy: float, *, level: float = 0.5) -> Reading:
+def reading(at: float, busy: float, *, level: float = 0.5) -> MachineReading:
     """A machine of two cores whose counters stand at ``busy`` seconds of work and 10 × that many bytes."""
     totals = {"cpu.user": busy, "cpu.idle": at * 2 - busy, "disk.busy": busy / 2, "net.sent_bytes": busy * 10}
-    return Reading(at, totals, {"memory.used": level}, ((at, at - busy), (at, at)))
+    return MachineReading(at, totals, {"memory.used": level}, ((at, at - busy), (at, at)))
 
 
 def test_metrics_are_shares_and_rates_between_two_readings() -> None:

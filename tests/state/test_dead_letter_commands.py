@@ -10,7 +10,7 @@ import yaml
 
 from service.alerts.topics.transitions import encode_transition
 from service.state.topics import create_topics
-from service.state.transactions import Outcome, TransactionalOutbox
+from service.state.transactions import PartitionOutcome, TransactionalOutbox
 from tests.sources.rig import kafka_settings, message, read_all
 from tests.state.test_outbox import refused
 from tests.test_cli import tidewatch
@@ -42,7 +42,7 @@ async def test_dead_letters_are_counted_shown_and_written_back(kafka_servers: st
             "unknown-entity" if at == 2 else letter.reason,
             letter.message,
         )
-    assert await outbox.emit({0: Outcome(rejected=letters[:2]), 1: Outcome(rejected=letters[2:])}) == set()
+    assert await outbox.emit({0: PartitionOutcome(rejected=letters[:2]), 1: PartitionOutcome(rejected=letters[2:])}) == set()
     await outbox.close()
     config = tmp_path / "tidewatch.yaml"
     config.write_text(yaml.safe_dump({"kafka": settings.kafka.model_dump(exclude_none=True, mode="json")}))

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from service.clock import ManualClock, SystemClock
-from service.domain import HealthReport, Noticed, NoticedList, TrainedModel
+from service.domain import HealthItem, HealthItems, HealthReport, TrainedModel
 from service.errors import BrokerUnavailable, ConfigError
 from service.settings import DataHealthSettings, Settings
-from service.state.health_topic import HealthTopic, Heard
-from service.state.topic_monitor import DataWatch
+from service.state.health_topic import HealthTopic, LatestReports
+from service.state.topic_monitor import TopicMonitor
 from service.state.topics import create_topics
 from tests.sources.rig import kafka_settings, read_all, send_raw
 
@@ -47,9 +47,9 @@ async def test_the_newest_report_of_each_partition_is_read_back_as_it_was(settin
         partition=1,
         head=5,
         taken=7,
-        silent=NoticedList((Noticed("dé/b", 3),), 9),
-        still=NoticedList((Noticed("b", 4, "cpu"),), 1),
-        gone=(Noticed("c", 5),),
+        silent=HealthItems((HealthItem("dé/b", 3),), 9),
+        still=HealthItems((HealthItem("b", 4, "cpu"),), 1),
+        gone=(HealthItem("c", 5),),
         models=(TrainedModel("m", 5), TrainedModel("n", 6)),
     )
     await topic.write([report(settings), report(settings, partition=1, turn="older")])
@@ -68,7 +68,7 @@ async def test_the_newest_report_of_each_partition_is_read_back_as_it_was(settin
 async def test_who_watches_hears_each_look_what_came_since(settings: Settings, topic: HealthTopic) -> None:
     await topic.write([report(settings, taken=1000, late=1000), report(settings, partition=1, at=1)])
     clock = ManualClock(SystemClock().now_ms())
-    watch = DataWatch(settings.kafka, EVERY, clock=clock)
+    watch = TopicMonitor(settings.kafka, EVERY, clock=clock)
     try:
         first = await watch.look()
         assert first.reports.keys() == {0}, "the other's worker is long dead"
@@ -103,7 +103,7 @@ async def test_without_a_broker_writing_ends_in_time() -> None:
 
 
 def test_a_new_owner_counts_from_the_beginning_and_nothing_is_counted_twice() -> None:
-    heard = Heard(clock=ManualClock(1000), believed_ms=60)
+    heard = LatestReports(clock=ManualClock(1000), believed_ms=60)
     assert heard.counts() == (0, 0)
     heard.hear(report(turn="a", taken=10, late=1), was_there=False)
     assert heard.counts() == (10, 1)
@@ -115,7 +115,7 @@ def test_a_new_owner_counts_from_the_beginning_and_nothing_is_counted_twice() ->
 
 def test_a_report_is_believed_for_a_while_by_our_own_clock() -> None:
     clock = ManualClock(100_000)
-    heard = Heard(clock=clock, believed_ms=60_000)
+    heard = LatestReports(clock=clock, believed_ms=60_000)
     heard.hear(report(partition=0, at=1), was_there=True)
     heard.hear(report(partition=1, at=90_000), was_there=True)
     heard.hear(report(partition=2, at=999_000_000), was_there=True)

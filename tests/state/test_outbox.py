@@ -22,7 +22,7 @@ from service.state import entity_records, takeover, transactions
 from service.state.dead_letter import TRUNCATED
 from service.state.entity_records import BUCKETS, PAGE_BYTES, StateBook, bucket_of
 from service.state.topics import create_topics
-from service.state.transactions import Outcome, TransactionalOutbox
+from service.state.transactions import PartitionOutcome, TransactionalOutbox
 from tests.sources.rig import kafka_settings
 
 
@@ -76,9 +76,9 @@ async def test_everything_of_a_partition_is_committed_together(kafka_servers: st
     try:
         many = range(1, 1201)
         letters = [refused(at, b"?" * at) for at in range(3)]
-        first = Outcome([alert(seq) for seq in many], letters, {b"0007": b"seven", b"0001": b"one"}, Commit(9, 4))
-        assert await outbox.emit({0: first, 2: Outcome(commit=Commit(5, 5))}) == set()
-        assert await outbox.emit({0: Outcome(state={b"0001": None}), 2: Outcome()}) == set()
+        first = PartitionOutcome([alert(seq) for seq in many], letters, {b"0007": b"seven", b"0001": b"one"}, Commit(9, 4))
+        assert await outbox.emit({0: first, 2: PartitionOutcome(commit=Commit(5, 5))}) == set()
+        assert await outbox.emit({0: PartitionOutcome(state={b"0001": None}), 2: PartitionOutcome()}) == set()
     finally:
         await outbox.close()
     written = await visible(kafka_servers, settings.kafka.topics.alerts)
@@ -108,15 +108,15 @@ async def test_the_old_owner_writes_nothing_once_another_took_over(kafka_servers
     new = TransactionalOutbox(settings.kafka, encode=encode_transition)
     await new.start()
     try:
-        assert await old.emit({0: Outcome([alert(1)], state={b"1": b"old"}, commit=Commit(1))}) == set()
+        assert await old.emit({0: PartitionOutcome([alert(1)], state={b"1": b"old"}, commit=Commit(1))}) == set()
         assert (await new.take_over([0]))[0].commit == Commit(1, 1)
-        late = Outcome([alert(2)], [refused(1, b"?")], {b"1": b"late"}, Commit(2))
-        assert await old.emit({0: late, 1: Outcome([alert(10)], commit=Commit(1))}) == {0}  # only the partition it lost
-        assert await new.emit({0: Outcome([alert(3)], state={b"2": b"new"}, commit=Commit(2))}) == set()
+        late = PartitionOutcome([alert(2)], [refused(1, b"?")], {b"1": b"late"}, Commit(2))
+        assert await old.emit({0: late, 1: PartitionOutcome([alert(10)], commit=Commit(1))}) == {0}  # only the partition it lost
+        assert await new.emit({0: PartitionOutcome([alert(3)], state={b"2": b"new"}, commit=Commit(2))}) == set()
         assert await sequence(kafka_servers, settings) in ([1, 10, 3], [1, 3, 10])
         found = (await old.take_over([0]))[0]  # and back again
         assert (found.commit, found.state) == (Commit(2, 2), {b"1": b"old", b"2": b"new"})
-        assert await new.emit({0: Outcome([alert(4)])}) == {0}
+        assert await new.emit({0: PartitionOutcome([alert(4)])}) == {0}
         assert await visible(kafka_servers, settings.kafka.topics.dead_letter) == []
     finally:
         await old.close()
@@ -142,7 +142,7 @@ async def test_being_fenced_between_two_topics_of_a_batch_loses_the_partition_on
 
     monkeypatch.setattr(producer, "send_batch", fenced_meanwhile)
     try:
-        assert await old.emit({0: Outcome([alert(1)], state={b"1": b"late"}, commit=Commit(1))}) == {0}
+        assert await old.emit({0: PartitionOutcome([alert(1)], state={b"1": b"late"}, commit=Commit(1))}) == {0}
         assert await sequence(kafka_servers, settings) == []
     finally:
         await old.close()
@@ -165,7 +165,7 @@ async def test_what_was_written_but_not_committed_never_was(kafka_servers: str) 
     try:
         found = (await new.take_over([0]))[0]
         assert (found.commit, found.state) == (None, {})
-        assert await new.emit({0: Outcome([alert(2)], commit=Commit(3))}) == set()
+        assert await new.emit({0: PartitionOutcome([alert(2)], commit=Commit(3))}) == set()
         assert await sequence(kafka_servers, settings) == [2]
     finally:
         await new.close()
@@ -181,7 +181,7 @@ async def test_nothing_can_be_committed_behind_the_back_of_who_takes_over(
     old = await opened(settings, 0)
     new = TransactionalOutbox(settings.kafka, encode=encode_transition)
     await new.start()
-    assert await old.emit({0: Outcome([alert(1)], state={b"1": b"first"}, commit=Commit(1))}) == set()
+    assert await old.emit({0: PartitionOutcome([alert(1)], state={b"1": b"first"}, commit=Commit(1))}) == set()
     refused_then: list[str] = []
 
     def tried_around(name: str) -> None:
@@ -191,7 +191,7 @@ async def test_nothing_can_be_committed_behind_the_back_of_who_takes_over(
             for when in (f"before {name}", f"after {name}"):
                 if when.startswith("after"):
                     result = await original(*args)
-                if await old.emit({0: Outcome([alert(2)], state={b"1": b"late"}, commit=Commit(2))}) == {0}:
+                if await old.emit({0: PartitionOutcome([alert(2)], state={b"1": b"late"}, commit=Commit(2))}) == {0}:
                     refused_then.append(when)
             return result
 
@@ -215,7 +215,7 @@ async def test_a_letter_larger_than_the_topic_takes_is_cut(kafka_servers: str, m
     outbox = await opened(settings, 0)
     monkeypatch.setattr(transactions, "LARGEST_REQUEST", 1 << 20)
     try:
-        assert await outbox.emit({0: Outcome(rejected=[refused(0, b"x" * (2 << 20))])}) == set()
+        assert await outbox.emit({0: PartitionOutcome(rejected=[refused(0, b"x" * (2 << 20))])}) == set()
         (letter,) = await visible(kafka_servers, settings.kafka.topics.dead_letter)
         assert dict(letter.headers)[TRUNCATED] == str(2 << 20).encode()
     finally:
@@ -251,9 +251,9 @@ async def test_an_outage_ends_the_wait_and_taking_over_shows_what_arrived(own_st
     settings = kafka_settings(servers, request_timeout_seconds=2.0, connect_timeout_seconds=60.0)
     outbox = await opened(settings, 0)
     try:
-        assert await outbox.emit({0: Outcome([alert(1)], commit=Commit(1))}) == set()
+        assert await outbox.emit({0: PartitionOutcome([alert(1)], commit=Commit(1))}) == set()
         await asyncio.to_thread(own_stack.stop_kafka, kill=True)
-        tried = Outcome([alert(seq) for seq in range(2, 30)], [refused(0, b"?")], {b"1": b"x"}, Commit(2))
+        tried = PartitionOutcome([alert(seq) for seq in range(2, 30)], [refused(0, b"?")], {b"1": b"x"}, Commit(2))
         async with asyncio.timeout(30):  # an upper bound against hanging, not a speed
             assert await outbox.emit({0: tried}) == {0}
         await asyncio.to_thread(own_stack.start_kafka)

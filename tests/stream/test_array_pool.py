@@ -6,7 +6,7 @@ import gc
 
 import numpy as np
 
-from service.stream.array_pool import Buffers
+from service.stream.array_pool import ArrayPool
 from service.stream.windows import Shape, Windows
 
 
@@ -15,7 +15,7 @@ def address(array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> int:
 
 
 def test_a_block_comes_home_only_when_the_last_array_that_looks_at_it_is_gone() -> None:
-    buffers = Buffers(4096, most_kept=2)
+    buffers = ArrayPool(4096, most_kept=2)
     first = buffers.lend()
     at = address(first)
     view = first[100:200].view(np.float32)
@@ -31,7 +31,7 @@ def test_a_block_comes_home_only_when_the_last_array_that_looks_at_it_is_gone() 
 
 
 def test_no_more_blocks_are_kept_than_was_said() -> None:
-    buffers = Buffers(1 << 12, most_kept=1)
+    buffers = ArrayPool(1 << 12, most_kept=1)
     lent = [buffers.lend() for _ in range(3)]
     homes = {address(one) for one in lent}
     del lent

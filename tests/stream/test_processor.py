@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from service.clock import ManualClock
-from service.detectors.windowing.early_windows import Early
+from service.detectors.windowing.early_windows import EarlyWindows
 from service.domain import F32, Record, Sample, Samples, Schema, WindowBatch
 from service.settings import StreamSettings
 from service.stream.processor import StreamProcessor, rows_to_samples
@@ -219,11 +219,11 @@ async def test_rows_of_another_width_are_refused() -> None:
 
 
 def test_early_windows_make_batches_of_fewer_records_and_not_larger_ones() -> None:
-    def records(stride: int, early: Early | None) -> int:
+    def records(stride: int, early: EarlyWindows | None) -> int:
         one = StreamProcessor(SCHEMA, window=60, stride=stride, settings=StreamSettings(), early=early)
         return one.records_of(600_000)  # of 600 bytes a window
 
-    jumpy = Early(np.ones((1, 2), np.float32), 0.0)
+    jumpy = EarlyWindows(np.ones((1, 2), np.float32), 0.0)
     assert [records(stride, None) for stride in (1, 2, 30)] == [1000, 2000, 30_000]
     assert [records(stride, jumpy) for stride in (1, 2, 30)] == [1000, 1000, 10_000]
     one = StreamProcessor(SCHEMA, window=60, stride=30, settings=StreamSettings(), early=jumpy)

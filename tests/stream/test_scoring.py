@@ -20,7 +20,7 @@ from service.observability.health import Health
 from service.observability.metrics import Metrics
 from service.sources.base import RecordBatch
 from service.sources.codecs.native import NativeCodec
-from service.state.transactions import Outcome
+from service.state.transactions import PartitionOutcome
 from service.stream.models import Models
 from service.stream.scoring import ScoringPart
 from tests.stream.small import METRICS, SETTINGS, records
@@ -66,11 +66,11 @@ class Outbox:
     """Instead of Kafka: takes its time, and keeps what it was given; ``fails`` at that emit."""
 
     def __init__(self, fails: int | None = None) -> None:
-        self.taken: list[Outcome] = []
+        self.taken: list[PartitionOutcome] = []
         self._fails = fails
         self._at_work = False
 
-    async def emit(self, outcomes: Mapping[int, Outcome]) -> set[int]:
+    async def emit(self, outcomes: Mapping[int, PartitionOutcome]) -> set[int]:
         assert not self._at_work
         self._at_work = True
         await asyncio.sleep(0.02)

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.detectors.windowing.early_windows import MOST_CHANGE, MOST_EARLY, Early
+from service.detectors.windowing.early_windows import MOST_CHANGE, MOST_EARLY, EarlyWindows
 from service.domain import F32
 from service.stream.window_buffers import DUPLICATE, LATE, RESETS
 from service.stream.windows import Shape, Windows
@@ -132,7 +132,7 @@ def run(
     together: int = 1000,
 ) -> tuple[list[Window], Windows]:
     """Feed the arrivals from ``begin`` on; the offset of one is its place in the list."""
-    early = Early(np.full((1, shape.dims), UNIT, np.float32), beyond) if beyond is not None else None
+    early = EarlyWindows(np.full((1, shape.dims), UNIT, np.float32), beyond) if beyond is not None else None
     windows = Windows(shape, most_slots=3, early=early)
     for entity in range(3):
         assert windows.open(phase=entity, partition=0) == entity

@@ -11,13 +11,13 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from service.alerts.control.mutes import FalseMark, Muting, Silence
+from service.alerts.control.mutes import FalseMark, Mutes, Silence
 from service.errors import InvalidMessage
 
 WORDS = 2000  # longest note or comment
 NAMES = 200  # longest author
 LATEST_MS = 253_402_300_799_000  # the end of the year 9999, beyond which a time has no name
-Judgement = Literal["true", "false", "none"]
+MarkVerdict = Literal["true", "false", "none"]
 
 
 class Acknowledge(msgspec.Struct, frozen=True, kw_only=True, tag="acknowledge", tag_field="command"):
@@ -60,7 +60,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, tag="mark", tag_field="com
 
     id: str
     alert_id: str
-    verdict: Judgement
+    verdict: MarkVerdict
     entity: str
     metrics: tuple[str, ...]
     author: str
@@ -152,7 +152,7 @@ class Control:
         """Everything ever said of one alert, oldest first."""
         return sorted(self._marks.get(alert_id, {}).values(), key=lambda mark: (mark.at, mark.id))
 
-    def mute(self, muting: Muting, now: int) -> None:
+    def mute(self, muting: Mutes, now: int) -> None:
         """Make ``muting`` follow what holds now; silences that are over are left out."""
         muting.silences = {silence.id: silence for silence in self.silences() if silence.ends_at > now}
         muting.false_marks = {mark.id: false_mark(mark) for mark in self.marks().values() if mark.suppress}
@@ -178,7 +178,7 @@ def mark_of(
     mark_id: str,
     author: str,
     at: int,
-    verdict: Judgement,
+    verdict: MarkVerdict,
     note: str = "",
     suppress: bool = False,
     entity: str | None = None,

@@ -48,7 +48,7 @@ class FalseMark(msgspec.Struct, frozen=True):
         return bool(leading) and set(leading) <= set(self.metrics) and fnmatchcase(entity, self.entity)
 
 
-class Muting:
+class Mutes:
     """Every reason for silence in one place. ``observe`` each transition, so that inhibition knows what fires."""
 
     def __init__(self, settings: NotificationSettings) -> None:

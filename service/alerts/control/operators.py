@@ -17,8 +17,8 @@ from service.alerts.control.commands import (
     Command,
     Control,
     ExpireSilence,
-    Judgement,
     Mark,
+    MarkVerdict,
     false_mark,
     mark_of,
     preview,
@@ -32,7 +32,7 @@ from service.settings import KafkaSettings
 PREVIEW_ALERTS = 10_000  # the newest alerts of the past that a preview looks through
 
 
-class Past(Protocol):
+class AlertLookup(Protocol):
     """The alert history, as far as it is asked here."""
 
     async def show(self, alert_id: str) -> Any:
@@ -53,11 +53,11 @@ class Preview(msgspec.Struct, frozen=True):
     alerts: list[dict[str, Any]]
 
 
-class People:
+class Operators:
     """Writes commands, and knows what holds now. Every method may raise ``BrokerUnavailable``, ``StoreUnavailable``, or
     ``ConfigError``; ``NotFound`` for an alert or silence that is none; ``CommandRefused`` for words nobody would obey."""
 
-    def __init__(self, kafka: KafkaSettings, history: Past, *, clock: Clock, fixed: Sequence[Silence] = ()) -> None:
+    def __init__(self, kafka: KafkaSettings, history: AlertLookup, *, clock: Clock, fixed: Sequence[Silence] = ()) -> None:
         """``fixed``: the silences that stand in the settings."""
         self._kafka = kafka
         self._history = history
@@ -129,7 +129,7 @@ class People:
     async def mark(
         self,
         alert_id: str,
-        verdict: Judgement,
+        verdict: MarkVerdict,
         *,
         author: str,
         note: str = "",

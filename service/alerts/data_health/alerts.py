@@ -13,15 +13,15 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from service.alerts.data_health.checks import LEAST_READ, NO_LONGER, Finding, check, of_entity
-from service.domain import Action, Alert, DataSeen, Severity, Status, alert_id
+from service.alerts.data_health.checks import LEAST_READ, NO_LONGER, DataFinding, check, of_entity
+from service.domain import Action, Alert, DataSnapshot, Severity, Status, alert_id
 from service.errors import Stop
 from service.settings import DataHealthSettings
 
 RECORD = "data-health"
 
 
-class Memory(msgspec.Struct, frozen=True, kw_only=True):
+class CheckState(msgspec.Struct, frozen=True, kw_only=True):
     """What must be remembered of one finding: looks in a row that found it bad (or, while its alert is open, good), when the first
     bad one was, the alert; and, about an entity, the partition it was reported from and its metrics that were told."""
 
@@ -33,8 +33,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def step(
-    memory: Memory | None, name: str, found: Finding, now: int, topic: str, settings: DataHealthSettings
-) -> tuple[Memory | None, Alert | None]:
+    memory: CheckState | None, name: str, found: DataFinding, now: int, topic: str, settings: DataHealthSettings
+) -> tuple[CheckState | None, Alert | None]:
     """One look's effect on one finding: what to remember, and the transition if there is one. It fires after ``fire_after`` bad
     looks in a row and resolves after as many good ones; other metrics of the same entity are an update."""
     if memory is None or memory.alert is None:
@@ -43,7 +43,7 @@ def step(
         row, since = (1, now) if memory is None else (memory.row + 1, memory.since)
         fired = _fired(name, found, since, now, topic) if row >= settings.fire_after else None
         row = 0 if fired else row
-        return Memory(row=row, since=since, alert=fired, partition=found.partition, metrics=found.metrics), fired
+        return CheckState(row=row, since=since, alert=fired, partition=found.partition, metrics=found.metrics), fired
     if found.bad:
         told = _next(memory.alert, "updated", found.words, now) if found.metrics != memory.metrics else None
         changed = msgspec.structs.replace(
@@ -55,7 +55,7 @@ def step(
     return None, _next(memory.alert, "resolved", found.words, now, status=Status.RESOLVED, ended_at=now)
 
 
-def _fired(name: str, found: Finding, since: int, now: int, topic: str) -> Alert:
+def _fired(name: str, found: DataFinding, since: int, now: int, topic: str) -> Alert:
     return Alert(
         alert_id=alert_id(topic, f"{RECORD}/{name}", since),
         seq=1,
@@ -96,13 +96,13 @@ class DataHealth:
     def __init__(self, settings: DataHealthSettings, topic: str) -> None:
         self.settings = settings
         self._topic = topic
-        self._memories: dict[str, Memory] = {}
+        self._memories: dict[str, CheckState] = {}
         self._changed: set[str] = set()
         self._caused: list[Alert] = []
         self._read, self._rejected = 0, Counter[str]()  # since there was last enough to speak of a share
         self._taken, self._late = 0, 0
 
-    def take_in(self, seen: DataSeen, now: int) -> None:
+    def take_in(self, seen: DataSnapshot, now: int) -> None:
         """One look at the data, at ``now`` (wall-clock ms). A check that has lost its bound counts as good."""
         self._read += seen.read
         self._rejected.update(seen.rejected)
@@ -116,7 +116,7 @@ class DataHealth:
             self._taken = self._late = 0
         for name, memory in self._memories.items():
             if _check_of(name) not in self.settings.watched:
-                found[name] = Finding(bad=False, words=NO_LONGER)
+                found[name] = DataFinding(bad=False, words=NO_LONGER)
             elif name not in found and memory.partition >= 0:
                 well = of_entity(name, memory.partition, seen, self.settings)
                 found |= {} if well is None else {name: well}
@@ -152,7 +152,7 @@ class DataHealth:
             for key, value in records.items():
                 match msgspec.json.decode(key, type=list[str]):
                     case [kind, topic, name] if (kind, topic) == (RECORD, self._topic):
-                        self._memories[name] = msgspec.msgpack.decode(value, type=Memory)
+                        self._memories[name] = msgspec.msgpack.decode(value, type=CheckState)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Stop(
                 f"What the notifier remembered of the data's health cannot be read: {error}.",
@@ -169,7 +169,7 @@ class DataHealth:
         """The newest state of every open alert."""
         return [memory.alert for memory in self._memories.values() if memory.alert is not None]
 
-    def _put(self, name: str, before: Memory | None, after: Memory | None, caused: Alert | None) -> None:
+    def _put(self, name: str, before: CheckState | None, after: CheckState | None, caused: Alert | None) -> None:
         if after is None:
             self._memories.pop(name, None)
         else:

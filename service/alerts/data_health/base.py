@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from service.domain import DataSeen
+from service.domain import DataSnapshot
 
 
-class Looks(Protocol):
+class DataMonitor(Protocol):
     """Who looks at the metrics topic for ``data_health``."""
 
-    async def look(self) -> DataSeen:
+    async def look(self) -> DataSnapshot:
         """What there is to see now. Raises ``BrokerUnavailable`` or ``ConfigError``."""
         ...
 

@@ -12,7 +12,7 @@ import msgspec
 
 from service.alerts.messages.message import listed
 from service.alerts.times import span_words
-from service.domain import DataSeen, HealthReport, NoticedList
+from service.domain import DataSnapshot, HealthItems, HealthReport
 from service.settings import DataHealthSettings
 
 LEAST_READ = 100  # messages; the share of fewer is not worth telling, so they count with those that follow
@@ -24,7 +24,7 @@ _NOT_WELL = {"still": ("stands still", "stand still"), "empty": ("has only nulls
 _WELL_AGAIN = {"silent": "it sends again", "still": "what stood still moves again", "empty": "what had only nulls has values again"}
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class DataFinding(msgspec.Struct, frozen=True, kw_only=True):
     """What one check found; ``words`` say it whether ``bad`` or not. About one entity: since when (event time, ms), which of its
     ``metrics``, and the ``partition`` it was reported from."""
 
@@ -41,26 +41,26 @@ def name_of(check: str, entity: str) -> str:
     return f"{check}/{entity}"
 
 
-def check(seen: DataSeen, settings: DataHealthSettings, now: int) -> dict[str, Finding]:
+def check(seen: DataSnapshot, settings: DataHealthSettings, now: int) -> dict[str, DataFinding]:
     """What each check that has a bound found, by name; what cannot be said now is left out, and so is every entity that is well:
     that is ``of_entity``'s to say."""
-    found: dict[str, Finding] = {}
+    found: dict[str, DataFinding] = {}
     if settings.max_lag_records is not None:
         behind, most = sum(seen.lag.values()), settings.max_lag_records
         where = sum(lag > 0 for lag in seen.lag.values())
         words = f"{behind:,} messages of {where} partition{'' if where == 1 else 's'} are not read yet ({most:,} may be)"
-        found["lag"] = Finding(bad=behind > most, words=words)
+        found["lag"] = DataFinding(bad=behind > most, words=words)
     if settings.max_rejected_share is not None and seen.read >= LEAST_READ:
         refused = sum(seen.rejected.values())
         mostly = f", mostly {max(seen.rejected, key=lambda reason: seen.rejected[reason])}" if seen.rejected else ""
         words = f"{refused:,} of {seen.read:,} messages were refused{mostly} ({settings.max_rejected_share:.0%} may be)"
-        found["rejected"] = Finding(bad=refused / seen.read > settings.max_rejected_share, words=words)
+        found["rejected"] = DataFinding(bad=refused / seen.read > settings.max_rejected_share, words=words)
     if settings.max_quiet_seconds is not None:
         words = f"nothing has arrived for {span_words(seen.quiet_ms)}" if seen.quiet_ms else "messages arrive"
-        found["quiet"] = Finding(bad=seen.quiet_ms > settings.max_quiet_seconds * 1000, words=words)
+        found["quiet"] = DataFinding(bad=seen.quiet_ms > settings.max_quiet_seconds * 1000, words=words)
     if settings.max_late_share is not None and seen.taken >= LEAST_READ:
         words = f"{seen.late:,} of {seen.taken:,} messages came too late to be used ({settings.max_late_share:.0%} may be)"
-        found["late"] = Finding(bad=seen.late / seen.taken > settings.max_late_share, words=words)
+        found["late"] = DataFinding(bad=seen.late / seen.taken > settings.max_late_share, words=words)
     reports = list(seen.reports.values())
     if settings.max_model_age_days is not None and reports:
         found["model"] = _model_age(reports, settings.max_model_age_days, now)
@@ -74,7 +74,7 @@ def check(seen: DataSeen, settings: DataHealthSettings, now: int) -> dict[str, F
     return found | _not_named(reports, settings)
 
 
-def of_entity(name: str, partition: int, seen: DataSeen, settings: DataHealthSettings) -> Finding | None:
+def of_entity(name: str, partition: int, seen: DataSnapshot, settings: DataHealthSettings) -> DataFinding | None:
     """What can be said of an entity that was found bad before and is not any more; None when its partition's report is too old, or
     its list names only some."""
     kind, _, entity = name.partition("/")
@@ -83,32 +83,32 @@ def of_entity(name: str, partition: int, seen: DataSeen, settings: DataHealthSet
         return None
     if any(one.entity == entity for one in report.gone):
         words = f"{NO_LONGER}: it sent nothing for so long that it was forgotten (stream.idle_after_seconds)"
-        return Finding(bad=False, words=words, entity=entity, partition=partition)
-    told: NoticedList = getattr(report, kind)
-    return Finding(bad=False, words=_WELL_AGAIN[kind], entity=entity, partition=partition) if told.whole else None
+        return DataFinding(bad=False, words=words, entity=entity, partition=partition)
+    told: HealthItems = getattr(report, kind)
+    return DataFinding(bad=False, words=_WELL_AGAIN[kind], entity=entity, partition=partition) if told.whole else None
 
 
-def _model_age(reports: Sequence[HealthReport], most_days: float, now: int) -> Finding:
+def _model_age(reports: Sequence[HealthReport], most_days: float, now: int) -> DataFinding:
     trained = {model.name: model.trained_at for report in reports for model in report.models}
     old = sorted((at, name) for name, at in trained.items() if now - at > most_days * DAY_MS)
     aged = [f"{name} (trained {span_words(now - at)} ago)" for at, name in old]
     if not aged:
-        return Finding(bad=False, words="every model is younger than that again" if trained else "no worker reports a model")
+        return DataFinding(bad=False, words="every model is younger than that again" if trained else "no worker reports a model")
     model = "a model is" if len(old) == 1 else f"{len(old)} models are"
-    return Finding(bad=True, words=f"{model} older than {most_days:g} days: {listed(_few(aged))}")
+    return DataFinding(bad=True, words=f"{model} older than {most_days:g} days: {listed(_few(aged))}")
 
 
-def _silent(report: HealthReport, bound: float) -> dict[str, Finding]:
+def _silent(report: HealthReport, bound: float) -> dict[str, DataFinding]:
     words = f"it sends nothing any more ({span_words(round(bound * 1000))} of silence may be)"
     return {
-        name_of("silent", one.entity): Finding(
+        name_of("silent", one.entity): DataFinding(
             bad=True, words=words, entity=one.entity, since=one.since, partition=report.partition
         )
         for one in report.silent.named
     }
 
 
-def _metrics(kind: str, told: NoticedList, partition: int) -> dict[str, Finding]:
+def _metrics(kind: str, told: HealthItems, partition: int) -> dict[str, DataFinding]:
     by_entity: dict[str, dict[str, int]] = defaultdict(dict)
     for one in told.named:
         by_entity[one.entity][one.metric] = one.since
@@ -116,24 +116,24 @@ def _metrics(kind: str, told: NoticedList, partition: int) -> dict[str, Finding]
     for entity, since in by_entity.items():
         metrics = tuple(sorted(since))
         words = f"{listed(_few(metrics))} {_NOT_WELL[kind][len(metrics) > 1]} over a whole window, which training hardly ever saw"
-        found[name_of(kind, entity)] = Finding(
+        found[name_of(kind, entity)] = DataFinding(
             bad=True, words=words, entity=entity, since=min(since.values()), metrics=metrics, partition=partition
         )
     return found
 
 
-def _not_named(reports: Sequence[HealthReport], settings: DataHealthSettings) -> dict[str, Finding]:
+def _not_named(reports: Sequence[HealthReport], settings: DataHealthSettings) -> dict[str, DataFinding]:
     """About the topic: that there are more than are named one by one."""
     what = {"silent": "entities are silent", "still": "metrics stand still", "empty": "metrics have only nulls"}
-    found: dict[str, Finding] = {}
+    found: dict[str, DataFinding] = {}
     for kind in sorted(what.keys() & settings.watched) if reports else ():
-        lists: list[NoticedList] = [getattr(report, kind) for report in reports]
+        lists: list[HealthItems] = [getattr(report, kind) for report in reports]
         count, named = sum(one.count for one in lists), sum(len(one.named) for one in lists)
         if all(one.whole for one in lists):
-            found[kind] = Finding(bad=False, words=f"only as many {what[kind]} as have alerts of their own")
+            found[kind] = DataFinding(bad=False, words=f"only as many {what[kind]} as have alerts of their own")
         else:
             words = f"{count:,} {what[kind]}; only the {named:,} longest so have alerts of their own"
-            found[kind] = Finding(bad=True, words=words)
+            found[kind] = DataFinding(bad=True, words=words)
     return found
 
 

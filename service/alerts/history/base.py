@@ -24,7 +24,7 @@ class AlertStore(Protocol):
         ...
 
 
-class Letters(Protocol):
+class DeadLetterSink(Protocol):
     """Where records and documents go that nobody will ever take."""
 
     def keep(self, rejected: Rejected) -> None:

@@ -6,17 +6,17 @@ Judged at the transition's own time and not at the moment of writing, so that wr
 from __future__ import annotations
 
 from service.alerts.control.commands import Command, Control
-from service.alerts.control.mutes import Muting
+from service.alerts.control.mutes import Mutes
 from service.alerts.control.topic import ControlReader
 from service.domain import Alert
 from service.settings import KafkaSettings, NotificationSettings
 
 
-class Marking:
+class MuteAnnotator:
     """The store part's own view of silences, maintenance, inhibition and false-alarm marks."""
 
     def __init__(self, kafka: KafkaSettings, notifications: NotificationSettings) -> None:
-        self._muting = Muting(notifications)
+        self._muting = Mutes(notifications)
         self._control = Control()
         self._reader = ControlReader(kafka, self._obey)
         self.unwritten: list[Command] = []  # heard, and not yet in the history

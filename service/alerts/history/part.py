@@ -11,8 +11,8 @@ import msgspec
 import stamina
 
 from service.alerts.control.commands import Command
-from service.alerts.history.base import AlertStore, Letters
-from service.alerts.history.mute_annotator import Marking
+from service.alerts.history.base import AlertStore, DeadLetterSink
+from service.alerts.history.mute_annotator import MuteAnnotator
 from service.alerts.topics.deliveries import Delivery
 from service.alerts.topics.reader import AlertBatch, AlertTopicReader
 from service.domain import Alert, Record, Rejected
@@ -25,7 +25,7 @@ from service.settings import KafkaSettings
 log = get_logger("store")
 
 
-class InstallsTemplates(AlertStore, Protocol):
+class HistoryStore(AlertStore, Protocol):
     """An alert store that must prepare its server before the first write."""
 
     async def install_templates(self) -> None:
@@ -49,12 +49,12 @@ class StorePart:
     def __init__(
         self,
         kafka: KafkaSettings,
-        store: InstallsTemplates,
+        store: HistoryStore,
         *,
         metrics: Metrics,
         health: Health,
-        marking: Marking | None = None,
-        letters: Letters | None = None,
+        marking: MuteAnnotator | None = None,
+        letters: DeadLetterSink | None = None,
     ) -> None:
         """``letters``: where the records go that are no alerts, and the documents that ``store`` hands to ``refused``."""
         self._topic = kafka.topics.alerts

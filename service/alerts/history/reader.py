@@ -34,7 +34,7 @@ NEWEST_EVENTS: list[dict[str, Any]] = [*NEWEST_ALERTS, {"event.sequence": "desc"
 NEWEST_NOTIFICATIONS: list[dict[str, Any]] = [{"@timestamp": "desc"}, {"tidewatch.receiver": "asc"}]
 
 
-class Filters(TypedDict, total=False):
+class HistoryFilters(TypedDict, total=False):
     """Which alerts: ``since`` and ``until`` (ms) bound the start; ``entity`` may hold ``*`` and ``?``; ``severity`` is the least
     peak severity; ``told_only`` leaves out alerts that never fired."""
 
@@ -56,7 +56,7 @@ class AlertHistory:
         self._events = f"{settings.index_prefix}-alert-events"
         self._notifications = f"{settings.index_prefix}-notifications"
 
-    async def find(self, *, limit: int = 50, **filters: Unpack[Filters]) -> list[dict[str, Any]]:
+    async def find(self, *, limit: int = 50, **filters: Unpack[HistoryFilters]) -> list[dict[str, Any]]:
         """Alert documents, newest start first."""
         found: list[dict[str, Any]] = []
         async for each in self.scan(page=min(limit, 1000), **filters):
@@ -65,7 +65,7 @@ class AlertHistory:
                 break
         return found
 
-    async def scan(self, *, page: int = 1000, **filters: Unpack[Filters]) -> AsyncIterator[dict[str, Any]]:
+    async def scan(self, *, page: int = 1000, **filters: Unpack[HistoryFilters]) -> AsyncIterator[dict[str, Any]]:
         """As ``find``, every document, a page at a time (``search_after``, so any number of them)."""
         query = history_query(**filters)
         after: Sequence[Any] | None = None
@@ -134,7 +134,7 @@ def history_query(
     alert_id: str | None = None,
     action: str | None = None,
 ) -> dict[str, Any]:
-    """The Elasticsearch query of these filters (see ``Filters``; ``action`` is of events). Pure."""
+    """The Elasticsearch query of these filters (see ``HistoryFilters``; ``action`` is of events). Pure."""
     wanted: list[dict[str, Any]] = []
     bounds = {name: iso(ms) for name, ms in (("gte", since), ("lt", until)) if ms is not None}
     if bounds:

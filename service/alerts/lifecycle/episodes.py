@@ -75,7 +75,7 @@ class Closed(msgspec.Struct, frozen=True, kw_only=True):
     accepted: float | None = None
 
 
-class EntityState(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class EpisodeState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What must survive a restart for one entity: the end (ms) of the newest window seen, and the open episode if any."""
 
     seen_until: int
@@ -83,14 +83,14 @@ class EntityState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     closed: Closed | None = None
 
 
-class Standing(msgspec.Struct, frozen=True, gc=False):
+class Ongoing(msgspec.Struct, frozen=True, gc=False):
     """What goes on with one entity: an open episode, or one just closed, or neither."""
 
     episode: Episode | None = None
     closed: Closed | None = None
 
 
-class Told(msgspec.Struct, frozen=True, gc=False):
+class Assessment(msgspec.Struct, frozen=True, gc=False):
     """A window seen from an episode: its score, p and severity against the frozen level; ``loud``: anomalous and severe enough
     to matter; ``evidence``: loud, and its newest rows are unusual by themselves."""
 
@@ -111,7 +111,7 @@ class Episodes:
         self._policy = policy
         self._config_hash = config_hash
         rarity(0.0, 1.0, 1.0, 0.0)  # compiles
-        self._states: dict[str, EntityState] = {}
+        self._states: dict[str, EpisodeState] = {}
 
     def observe(self, verdicts: Sequence[Verdict]) -> list[Alert]:
         """The transitions these verdicts cause, in order. A window seen before (a replay after a restart) is ignored."""
@@ -123,11 +123,11 @@ class Episodes:
             if state is not None and end <= state.seen_until:
                 continue
             if calm and (state is None or state.episode is None):
-                self._states[entity] = EntityState(end)  # what ``step`` would come to, without asking for the whole verdict
+                self._states[entity] = EpisodeState(end)  # what ``step`` would come to, without asking for the whole verdict
                 continue
-            before = Standing(state.episode, state.closed) if state is not None else Standing()
+            before = Ongoing(state.episode, state.closed) if state is not None else Ongoing()
             after, caused = step(before, verdicts[at], self._policy, self._config_hash)
-            self._states[entity] = EntityState(end, after.episode, after.closed)
+            self._states[entity] = EpisodeState(end, after.episode, after.closed)
             transitions += caused
         return transitions
 
@@ -143,7 +143,7 @@ class Episodes:
         reason = f"acknowledged by {author}" + (f": {note}" if note else "")
         updated_at = max(now_ms, episode.alert.updated_at)
         alert = _next(episode.alert, "acknowledged", reason, acknowledged_by=author, updated_at=updated_at)
-        self._states[entity] = EntityState(state.seen_until, msgspec.structs.replace(episode, alert=alert))
+        self._states[entity] = EpisodeState(state.seen_until, msgspec.structs.replace(episode, alert=alert))
         return alert
 
     def close_idle(self, entities: Iterable[str], reason: str = "the entity stopped sending") -> list[Alert]:
@@ -155,15 +155,15 @@ class Episodes:
                 transitions.append(_resolve(state.episode, reason, state.seen_until))
         return transitions
 
-    def state_of(self, entity: str) -> EntityState | None:
+    def state_of(self, entity: str) -> EpisodeState | None:
         """What to keep of an entity; None where it was never seen."""
         return self._states.get(entity)
 
-    def snapshot(self) -> dict[str, EntityState]:
+    def snapshot(self) -> dict[str, EpisodeState]:
         """What to keep of every entity."""
         return dict(self._states)
 
-    def restore(self, states: Mapping[str, EntityState]) -> None:
+    def restore(self, states: Mapping[str, EpisodeState]) -> None:
         """Take over what ``snapshot`` kept; entities not named stay as they are."""
         self._states.update(states)
 
@@ -177,9 +177,7 @@ class Episodes:
         return [s.episode.alert for s in self._states.values() if s.episode is not None]
 
 
-def step(
-    standing: Standing, verdict: Verdict, policy: EpisodeSettings, config_hash: str = ""
-) -> tuple[Standing, tuple[Alert, ...]]:
+def step(standing: Ongoing, verdict: Verdict, policy: EpisodeSettings, config_hash: str = "") -> tuple[Ongoing, tuple[Alert, ...]]:
     """One verdict's effect on one entity: what goes on afterwards, and the transitions with their reasons.
 
     A window that could not be scored neither feeds nor resolves an episode; only a gap longer than ``max_gap_seconds``
@@ -188,7 +186,7 @@ def step(
     caused: tuple[Alert, ...] = ()
     if standing.episode is not None and (why := _cut_short(standing.episode, verdict, policy)) is not None:
         caused = (_resolve(standing.episode, why, verdict.timestamp),)
-        standing = Standing()
+        standing = Ongoing()
     if verdict.not_scored is not None:
         return standing, caused
     if standing.episode is not None:
@@ -210,22 +208,22 @@ def _cut_short(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> s
     return None
 
 
-def _seen_from(onset: Verdict | Episode, verdict: Verdict, policy: EpisodeSettings, *, anomalous: bool) -> Told:
+def _seen_from(onset: Verdict | Episode, verdict: Verdict, policy: EpisodeSettings, *, anomalous: bool) -> Assessment:
     """The verdict under the levels at the ``onset``, instead of those of now."""
     p = max(10 ** -rarity(verdict.surprise, onset.common, onset.level, onset.shift), verdict.floor, 1e-300)
     score = min(-math.log10(p) / 6, 1.0)
     severity = policy.bounds.of(score)
     fresh = verdict.fresh_p <= policy.fresh_p_below
     loud = anomalous and severity.rank >= Severity(policy.min_severity).rank
-    return Told(score, p, severity, loud, loud and fresh)
+    return Assessment(score, p, severity, loud, loud and fresh)
 
 
-def _open(closed: Closed | None, verdict: Verdict, policy: EpisodeSettings, config_hash: str) -> tuple[Standing, tuple[Alert, ...]]:
+def _open(closed: Closed | None, verdict: Verdict, policy: EpisodeSettings, config_hash: str) -> tuple[Ongoing, tuple[Alert, ...]]:
     told = _seen_from(verdict, verdict, policy, anomalous=verdict.is_anomaly)
     if not told.loud:
-        return Standing(closed=closed if verdict.is_anomaly else None), ()
+        return Ongoing(closed=closed if verdict.is_anomaly else None), ()
     if closed is not None and not (told.evidence and (closed.accepted is None or verdict.surprise > closed.accepted)):
-        return Standing(closed=closed), ()
+        return Ongoing(closed=closed), ()
     first_row = verdict.end_row - verdict.stride + 1
     alert = Alert(
         alert_id=alert_id(verdict.entity, verdict.bundle, first_row),
@@ -269,35 +267,35 @@ def _open(closed: Closed | None, verdict: Verdict, policy: EpisodeSettings, conf
     )
     fired = _fire(alert, 1, 1, policy) if told.evidence else None
     if fired is None:
-        return Standing(episode), (alert,)
-    return Standing(msgspec.structs.replace(episode, alert=fired)), (alert, fired)
+        return Ongoing(episode), (alert,)
+    return Ongoing(msgspec.structs.replace(episode, alert=fired)), (alert, fired)
 
 
-def _continue(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> tuple[Standing, tuple[Alert, ...]]:
+def _continue(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> tuple[Ongoing, tuple[Alert, ...]]:
     told = _seen_from(episode, verdict, policy, anomalous=verdict.surprise > episode.level)
     episode = _absorb(episode, verdict, told, policy)
     alert = episode.alert
     lasted = (verdict.end_row - episode.first_row + 1) * episode.interval_ms
     if lasted >= policy.max_episode_seconds * 1000:
         resolved = _resolve(episode, f"accepted as the new normal after {span_words(lasted)}", verdict.timestamp)
-        return Standing(closed=Closed(accepted=episode.peak_surprise)), (resolved,)
+        return Ongoing(closed=Closed(accepted=episode.peak_surprise)), (resolved,)
     if episode.quiet >= policy.resolve_after_windows:
         quiet_ms = (verdict.end_row - episode.evidence_row) * episode.interval_ms
         why = f"quiet for {span_words(quiet_ms)}"
         if alert.status is Status.PENDING:
             why += "; never enough evidence to tell anyone"
         closed = Closed() if verdict.is_anomaly else None
-        return Standing(closed=closed), (_resolve(episode, why, verdict.timestamp),)
+        return Ongoing(closed=closed), (_resolve(episode, why, verdict.timestamp),)
     if alert.status is Status.PENDING:
         changed = _fire(alert, episode.evidence.bit_count(), policy.fire_within, policy) if told.evidence else None
     else:
         episode, changed = _change(episode, told, policy, verdict)
     if changed is None:
-        return Standing(episode), ()
-    return Standing(msgspec.structs.replace(episode, alert=changed)), (changed,)
+        return Ongoing(episode), ()
+    return Ongoing(msgspec.structs.replace(episode, alert=changed)), (changed,)
 
 
-def _absorb(episode: Episode, verdict: Verdict, told: Told, policy: EpisodeSettings) -> Episode:
+def _absorb(episode: Episode, verdict: Verdict, told: Assessment, policy: EpisodeSettings) -> Episode:
     """The episode with this window counted in; no transition yet."""
     alert = episode.alert
     facts: dict[str, object] = {"updated_at": verdict.timestamp, "score": told.score, "p": told.p, "labels": verdict.labels}
@@ -324,7 +322,7 @@ def _absorb(episode: Episode, verdict: Verdict, told: Told, policy: EpisodeSetti
     return _count(episode, verdict, told, policy, below)
 
 
-def _count(episode: Episode, verdict: Verdict, told: Told, policy: EpisodeSettings, below: bool) -> Episode:
+def _count(episode: Episode, verdict: Verdict, told: Assessment, policy: EpisodeSettings, below: bool) -> Episode:
     """The window counted, if it shares no fresh rows with the one counted last, or in its place if that was no evidence."""
     if verdict.end_row - episode.counted_row >= verdict.stride:
         return msgspec.structs.replace(
@@ -350,7 +348,7 @@ def _fire(alert: Alert, count: int, within: int, policy: EpisodeSettings) -> Ale
     return _next(alert, "fired", reason, status=Status.FIRING, fired_at=alert.updated_at)
 
 
-def _change(episode: Episode, told: Told, policy: EpisodeSettings, verdict: Verdict) -> tuple[Episode, Alert | None]:
+def _change(episode: Episode, told: Assessment, policy: EpisodeSettings, verdict: Verdict) -> tuple[Episode, Alert | None]:
     """Severity raised at once, lowered with hysteresis, otherwise a sparse ``updated``."""
     alert, may_swing = episode.alert, episode.severity_changes < policy.max_severity_changes
     new_peak = told.severity.rank > alert.peak_severity.rank

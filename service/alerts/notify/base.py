@@ -25,7 +25,7 @@ class Notifier(Protocol):
         ...
 
 
-class Ledger(Protocol):
+class JournalStore(Protocol):
     """Where the notify part remembers, in one step with how far it has read."""
 
     async def take_over(self) -> tuple[int | None, Mapping[bytes, bytes]]:

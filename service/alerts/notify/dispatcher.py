@@ -7,10 +7,10 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from service.alerts.control.commands import Command, Control
-from service.alerts.control.mutes import Muting
+from service.alerts.control.mutes import Mutes
 from service.alerts.notify.base import Notifier
 from service.alerts.notify.grouping import Group, Policy, group_key, group_labels, route
-from service.alerts.notify.receiver_queue import Worker
+from service.alerts.notify.receiver_queue import ReceiverQueue
 from service.alerts.topics.deliveries import Delivery
 from service.clock import Clock
 from service.domain import Alert, Severity
@@ -19,13 +19,13 @@ from service.settings import NotificationSettings
 Record = Callable[[], Awaitable[bool]]
 # (receiver, what). Of messages: due, and then one of sent, refused, gave_up, handed_over. Of tries: retried. Of alerts: muted,
 # dropped.
-Outcome = Callable[[str, str], None]
+OnOutcome = Callable[[str, str], None]
 
 
 class NotificationService:
     """Routes, groups and delivers transitions.
 
-    ``notifiers``: by receiver name. ``on_outcome(receiver, outcome)``: see ``Outcome``; of every receiver, due = sent + refused +
+    ``notifiers``: by receiver name. ``on_outcome(receiver, outcome)``: see ``OnOutcome``; of every receiver, due = sent + refused +
     gave_up + handed_over + ``unsettled``, at any moment.
     """
 
@@ -35,13 +35,13 @@ class NotificationService:
         notifiers: Mapping[str, Notifier],
         *,
         clock: Clock,
-        on_outcome: Outcome,
+        on_outcome: OnOutcome,
         retry_wait: tuple[float, float] = (0.5, 60.0),
     ) -> None:
         self.settings = settings
         self._routes = settings.effective_routes()
         self._lowest = {receiver.name: Severity(receiver.min_severity) for receiver in settings.receivers}
-        self.muting = Muting(settings)
+        self.muting = Mutes(settings)
         self.control = Control()
         self.clock = clock
         self.on_outcome = on_outcome
@@ -49,7 +49,7 @@ class NotificationService:
         self._record: Record | None = None
         self._changed: set[str] = set()
         self._deliveries: dict[str, Delivery] = {}
-        self._workers = {name: Worker(self, notifier) for name, notifier in notifiers.items()}
+        self._workers = {name: ReceiverQueue(self, notifier) for name, notifier in notifiers.items()}
 
     async def start(self) -> None:
         """Begin to deliver."""

@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from service.alerts.control.matchers import attribute, matches
-from service.alerts.topics.deliveries import Delivery, State
+from service.alerts.topics.deliveries import Delivery, DeliveryState
 from service.domain import Alert, Severity, Status
 from service.settings import RouteSettings
 
 Muted = Callable[[Alert], str | None]
 
 
-class Told(msgspec.Struct, frozen=True):
+class Notified(msgspec.Struct, frozen=True):
     """What a receiver was last told about an alert."""
 
     status: Status
@@ -35,7 +35,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     news_seq: int = 0
     news_at: int = 0
     offset: int = -1
-    told: Told | None = None
+    told: Notified | None = None
     hushed: bool = False
 
 
@@ -70,7 +70,7 @@ class Policy(msgspec.Struct, frozen=True):
     send_resolved: bool = True
 
 
-class Decision(msgspec.Struct, frozen=True):
+class SendDecision(msgspec.Struct, frozen=True):
     """Whether a group is due, why, and when to look again if not (``None``: only when something changes)."""
 
     send: bool
@@ -126,7 +126,7 @@ def group_key(receiver: str, route_number: int, labels: Mapping[str, str]) -> st
     return msgspec.json.encode([receiver, route_number, dict(sorted(labels.items()))]).decode()
 
 
-def news(alert: Alert, told: Told | None, policy: Policy) -> str | None:
+def news(alert: Alert, told: Notified | None, policy: Policy) -> str | None:
     """Why this state of an alert is worth telling someone who was last told ``told``, or ``None``."""
     if alert.status is Status.PENDING or alert.fired_at is None:
         return None
@@ -174,7 +174,7 @@ def hush(group: Group, muted: Muted) -> Group:
 # --- decide ----------------------------------------------------------------------------------------------------------
 
 
-def decide(group: Group, now: int, policy: Policy, muted: Muted) -> Decision:
+def decide(group: Group, now: int, policy: Policy, muted: Muted) -> SendDecision:
     """Whether this group is due now. New news waits ``group_wait`` in a fresh group and ``group_interval`` in one already
     told; a critical alert nobody was told about waits only ``group_wait`` in either, twice as long after each message that was
     hurried like this, so that a storm of them does not."""
@@ -183,12 +183,12 @@ def decide(group: Group, now: int, policy: Policy, muted: Muted) -> Decision:
     if audible:
         at = min(_due_at(group, entry, policy, now) for entry, _ in audible)
         reason = ", ".join(sorted({why for _, why in audible}))
-        return Decision(now >= at, reason, at)
+        return SendDecision(now >= at, reason, at)
     standing = [e for e in group.entries.values() if e.told is not None and _wants_repeat(e) and muted(e.alert) is None]
     if standing and group.last_sent_at is not None:
         at = group.last_sent_at + policy.repeat_interval
-        return Decision(now >= at, "still firing", at)
-    return Decision(False, "everything new is muted" if fresh else "nothing new")
+        return SendDecision(now >= at, "still firing", at)
+    return SendDecision(False, "everything new is muted" if fresh else "nothing new")
 
 
 def _due_at(group: Group, entry: Entry, policy: Policy, now: int) -> int:
@@ -235,7 +235,7 @@ def after(group: Group, sent: Notification, now: int, policy: Policy) -> Group:
         entry = entries.get(told.alert.alert_id)
         if entry is None:
             continue
-        heard = Told(told.alert.status, told.alert.severity)
+        heard = Notified(told.alert.status, told.alert.severity)
         if entry.told != heard or entry.offset != -1:  # a reminder leaves it as it is, and nothing to record
             entry = msgspec.structs.replace(entry, told=heard, offset=-1)
         if told.alert.status is Status.RESOLVED:
@@ -272,7 +272,7 @@ def owed_offset(group: Group, policy: Policy, muted: Muted) -> int | None:
     return min(owed, default=None)
 
 
-def delivery_of(message: Notification, state: State, at: int) -> Delivery:
+def delivery_of(message: Notification, state: DeliveryState, at: int) -> Delivery:
     """The message as it stands."""
     return Delivery(
         key=message.key,

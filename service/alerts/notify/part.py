@@ -13,8 +13,8 @@ import asyncio
 from service.alerts.control.commands import Acknowledge, Command
 from service.alerts.control.topic import ControlReader
 from service.alerts.data_health.alerts import DataHealth
-from service.alerts.data_health.base import Looks
-from service.alerts.notify.base import Ledger
+from service.alerts.data_health.base import DataMonitor
+from service.alerts.notify.base import JournalStore
 from service.alerts.notify.dispatcher import NotificationService
 from service.alerts.notify.group_records import groups_of, records_of
 from service.alerts.notify.grouping import Group
@@ -40,11 +40,11 @@ class NotifyPart:
         self,
         kafka: KafkaSettings,
         service: NotificationService,
-        ledger: Ledger,
+        ledger: JournalStore,
         *,
         metrics: Metrics,
         health: Health,
-        watch: tuple[DataHealth, Looks] | None = None,
+        watch: tuple[DataHealth, DataMonitor] | None = None,
     ) -> None:
         """``watch``: the data's health, and who looks at it."""
         self._topic = kafka.topics.alerts
@@ -160,7 +160,7 @@ class NotifyPart:
                     self._recorded[key] = group
             return True
 
-    async def _look_after(self, data: DataHealth, who: Looks) -> None:
+    async def _look_after(self, data: DataHealth, who: DataMonitor) -> None:
         """Look at the data from time to time while this is the active notifier; what follows is recorded with the next batch."""
         while True:
             await asyncio.sleep(data.settings.check_every_seconds)

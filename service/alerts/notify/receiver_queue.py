@@ -11,9 +11,9 @@ import stamina
 
 from service.alerts.notify.base import Notifier
 from service.alerts.notify.grouping import (
-    Decision,
     Group,
     Notification,
+    SendDecision,
     absorb,
     after,
     decide,
@@ -24,7 +24,7 @@ from service.alerts.notify.grouping import (
     owed_offset,
     spent,
 )
-from service.alerts.topics.deliveries import Ending
+from service.alerts.topics.deliveries import DeliveryEnd
 from service.domain import Alert
 from service.errors import DeliveryFailed, DeliveryRefused
 from service.observability.logging import get_logger
@@ -38,7 +38,7 @@ LONGEST_RETRY_AFTER = 900.0
 MAX_OWED = 50_000  # alerts a receiver may be behind by; beyond, the newest arrivals for it are dropped and counted
 
 
-class Worker:
+class ReceiverQueue:
     """One receiver: its groups, and the task that sends what is due."""
 
     def __init__(self, service: NotificationService, notifier: Notifier) -> None:
@@ -124,14 +124,14 @@ class Worker:
                 self._hurry = False
             await self._pause(decision.at)
 
-    def _next(self) -> tuple[Group | None, Decision]:
+    def _next(self) -> tuple[Group | None, SendDecision]:
         """The group due first (or the one to look at next), after forgetting those that are spent."""
         now = self.service.clock.now_ms()
-        best: tuple[Group | None, Decision] = (None, Decision(False, "nothing new"))
+        best: tuple[Group | None, SendDecision] = (None, SendDecision(False, "nothing new"))
         for key, group in list(self.groups.items()):
             policy = self.service.policy(self.name, group.route)
             if group.owed is not None:  # frozen before a restart: it goes first, as it was
-                return group, Decision(True, group.owed.reason, now)
+                return group, SendDecision(True, group.owed.reason, now)
             if spent(group, now, policy):
                 self._put(key, None)
                 continue
@@ -159,7 +159,7 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.wake.wait(), wait)
 
-    async def _tell(self, group: Group, decision: Decision) -> None:
+    async def _tell(self, group: Group, decision: SendDecision) -> None:
         """Record that the message is owed, send it, record that it was sent: whenever the process dies, whoever comes next
         sends it under the same key, or not at all because it is known to have arrived."""
         forgotten = self.forgotten
@@ -183,7 +183,7 @@ class Worker:
         self._put(group.key, msgspec.structs.replace(group, owed=message))
         self.service.tell_of(delivery_of(message, "owed", self.service.clock.now_ms()))
 
-    def _settle(self, key: str, message: Notification, ending: Ending) -> None:
+    def _settle(self, key: str, message: Notification, ending: DeliveryEnd) -> None:
         now = self.service.clock.now_ms()
         current = self.groups[key]  # it may have taken in news while the message was on its way
         message = current.owed or message
@@ -200,7 +200,7 @@ class Worker:
             owed = msgspec.structs.replace(group.owed, attempts=group.owed.attempts + 1, problem=str(error))
             self._stands(group, owed)
 
-    async def _deliver(self, message: Notification, forgotten: int) -> Ending | None:
+    async def _deliver(self, message: Notification, forgotten: int) -> DeliveryEnd | None:
         """How it ended; ``None`` when the service stops, or another process takes over, first."""
         first, longest = self.service.retry_wait
         deadline = self.service.settings.deadline_seconds

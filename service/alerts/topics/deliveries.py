@@ -12,8 +12,8 @@ import msgspec
 
 from service.errors import InvalidMessage
 
-Ending = Literal["sent", "refused", "gave_up"]
-State = Literal["owed", "sent", "refused", "gave_up"]
+DeliveryEnd = Literal["sent", "refused", "gave_up"]
+DeliveryState = Literal["owed", "sent", "refused", "gave_up"]
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +22,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     receiver: str
-    state: State
+    state: DeliveryState
     reason: str
     labels: dict[str, str]
     alert_ids: list[str]

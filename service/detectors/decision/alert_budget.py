@@ -15,7 +15,7 @@ and the "one in N" of a window (``service/rarity.py``).
 A bucket of tokens, one per onset and filled at ``REFILL`` times the budget, holds the budget in bursts: with the bucket empty
 an onset is suppressed, while the tracker still learns from it. One that lies far beyond the level may borrow a token before it is
 there, so that a false alarm cannot hide the fault that comes after it. Everything runs in event time: the state knows the row it
-last saw, so skipped windows and any stride cost the same. Decision 0005 has the measurements.
+last saw, so skipped windows and any stride cost the same. BudgetDecision 0005 has the measurements.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ REASONS: tuple[Reason, Reason, Reason] = (
 _WITHIN, _ABOVE, _SPENT = 0, 1, 2
 
 
-class Params(msgspec.Struct, frozen=True):
+class BudgetParams(msgspec.Struct, frozen=True):
     """What a budget means for one model.
 
     ``rate``: accepted false alarms per row; ``tracked``: the rate whose level is followed. ``calm``: the calibrated surprise of the
@@ -80,7 +80,7 @@ class Params(msgspec.Struct, frozen=True):
         return max(1.0, SAVED_ROWS * self.rate)
 
 
-class State(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class BudgetState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """``z``: log of the tracked surprise; ``tokens``: onsets that may still be called, below 0 while one is owed;
     ``row``: newest row seen, -1 before any; ``common``: log of the surprise that one window in ten exceeds."""
 
@@ -90,7 +90,7 @@ class State(msgspec.Struct, frozen=True, array_like=True, gc=False):
     common: float = 0.0
 
 
-class Decision(msgspec.Struct, frozen=True):
+class BudgetDecision(msgspec.Struct, frozen=True):
     """``level``: the surprise above which a window is an onset now; ``shift``: how far drift moved it from its calibrated start;
     ``common``: the surprise that one window in ten exceeds now."""
 
@@ -101,7 +101,7 @@ class Decision(msgspec.Struct, frozen=True):
     common: float = COMMON_RARITY
 
 
-class Decisions(msgspec.Struct, frozen=True):
+class BudgetDecisions(msgspec.Struct, frozen=True):
     """Decisions on n windows as columns: ``level``, ``shift`` and ``common`` float64, ``is_anomaly`` bool, ``code`` int8 into
     ``REASONS``."""
 
@@ -114,17 +114,17 @@ class Decisions(msgspec.Struct, frozen=True):
     def __len__(self) -> int:
         return len(self.level)
 
-    def __getitem__(self, at: int) -> Decision:
+    def __getitem__(self, at: int) -> BudgetDecision:
         level, shift, common = (float(column[at]) for column in (self.level, self.shift, self.common))
-        return Decision(level, bool(self.is_anomaly[at]), REASONS[self.code[at]], shift, common)
+        return BudgetDecision(level, bool(self.is_anomaly[at]), REASONS[self.code[at]], shift, common)
 
 
-def params_for(false_alarms_per_day: float, interval_ms: int, stride: int) -> Params:
+def params_for(false_alarms_per_day: float, interval_ms: int, stride: int) -> BudgetParams:
     """Parameters for a budget of false alarms per entity and day: rows ``interval_ms`` apart, one window every ``stride`` rows."""
     return params_at(false_alarms_per_day * interval_ms / MS_PER_DAY, stride)
 
 
-def params_at(rate: float, stride: int = 1) -> Params:
+def params_at(rate: float, stride: int = 1) -> BudgetParams:
     """Parameters for a budget of ``rate`` false alarms per row."""
     rate = min(rate, MOST_OFTEN / stride)
     tracked = min(max(rate, RAREST_TRACKED), MOST_OFTEN / stride)
@@ -132,21 +132,23 @@ def params_at(rate: float, stride: int = 1) -> Params:
     # Not below what one calibration window in ten exceeds (less where a coarse stride puts the level itself near there): a
     # stretch of unusual calm must not make the ordinary an alarm.
     floor = min(0.0, math.log(0.5 * calm))
-    return Params(rate=rate, tracked=tracked, calm=calm, beyond=math.log10(tracked / rate), floor=floor, stride=stride)
+    return BudgetParams(rate=rate, tracked=tracked, calm=calm, beyond=math.log10(tracked / rate), floor=floor, stride=stride)
 
 
-def start(params: Params) -> State:
+def start(params: BudgetParams) -> BudgetState:
     """The state of an entity never seen before: its level stands where calibration put it."""
-    return State(z=math.log(params.calm))
+    return BudgetState(z=math.log(params.calm))
 
 
-def step(state: State, row: int, surprise: float, params: Params) -> tuple[State, Decision]:
+def step(state: BudgetState, row: int, surprise: float, params: BudgetParams) -> tuple[BudgetState, BudgetDecision]:
     """Judge the window that ends at ``row`` by its surprise (-log10 of its tail probability), then learn from it. Pure."""
     after, decisions = steps([state], np.zeros(1, np.int64), np.array([row], np.int64), np.array([surprise]), params)
     return after[0], decisions[0]
 
 
-def steps(states: Sequence[State], slots: I64, rows: I64, surprises: F64, params: Params) -> tuple[list[State], Decisions]:
+def steps(
+    states: Sequence[BudgetState], slots: I64, rows: I64, surprises: F64, params: BudgetParams
+) -> tuple[list[BudgetState], BudgetDecisions]:
     """``step`` over many windows at once: window i belongs to ``states[slots[i]]``; windows of one entity in row order.
 
     Returns the states afterwards, in the order given, and the decisions (n).
@@ -160,8 +162,8 @@ def steps(states: Sequence[State], slots: I64, rows: I64, surprises: F64, params
     constants = (params.tracked, params.rate, params.beyond, params.floor, params.most_tokens)
     surprises = np.asarray(surprises, np.float64)
     _follow(slots, rows, surprises, params.stride, *constants, z, tokens, newest, common, level, commons, code)
-    after = [State(*one) for one in zip(z.tolist(), tokens.tolist(), newest.tolist(), common.tolist(), strict=True)]
-    return after, Decisions(level, level - (params.calm + params.beyond), commons, code == _ABOVE, code)
+    after = [BudgetState(*one) for one in zip(z.tolist(), tokens.tolist(), newest.tolist(), common.tolist(), strict=True)]
+    return after, BudgetDecisions(level, level - (params.calm + params.beyond), commons, code == _ABOVE, code)
 
 
 @kernel

@@ -25,14 +25,14 @@ from service.detectors.decision.calibration import Calibration
 from service.domain import F64, I64
 
 
-class EntityState(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class DetectorState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """All that detection remembers of one entity; small, and serialisable for the state topic.
 
     ``row``: end row of the newest window scored; ``tracker``: the alert-budget tracker's own state.
     """
 
     row: int
-    tracker: alert_budget.State
+    tracker: alert_budget.BudgetState
 
 
 @dataclass(frozen=True, slots=True, eq=False)

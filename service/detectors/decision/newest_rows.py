@@ -19,7 +19,7 @@ from service.domain import F32, F64
 MOST_DIMENSIONS = 64
 
 
-class FreshRows:
+class NewestRows:
     """Scores the newest rows only; calibrated by itself, with one observation for every ``stride`` calibration rows."""
 
     def __init__(self, stride: int = 10) -> None:
@@ -27,7 +27,7 @@ class FreshRows:
         self._centre: F32 = np.zeros(0, np.float32)
         self._whitening: F32 = np.zeros((0, 0), np.float32)
 
-    def fit(self, features: Features) -> FreshRows:
+    def fit(self, features: Features) -> NewestRows:
         """Learn centre and covariance. Raises ``NotEnoughData``."""
         least(features, 30, "newest-rows")
         columns = self._statistics.fit(features).transform(features)
@@ -48,7 +48,7 @@ class FreshRows:
         told, arrays = self._statistics.state()
         return told, {**{f"statistics/{k}": v for k, v in arrays.items()}, "middle": self._centre, "whitening": self._whitening}
 
-    def restore(self, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> FreshRows:
+    def restore(self, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> NewestRows:
         """The inverse of ``state``."""
         self._statistics.restore(settings, {key.removeprefix("statistics/"): value for key, value in arrays.items()})
         self._centre, self._whitening = arrays["middle"], arrays["whitening"]

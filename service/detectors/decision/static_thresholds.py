@@ -22,8 +22,8 @@ SIGMAS = {"mean+2sigma": 2.0, "mean+3sigma": 3.0}
 
 
 def static_decisions(
-    rule: str, ensemble: Ensemble, raw: Mapping[str, F64], surprises: F64, params: alert_budget.Params
-) -> alert_budget.Decisions:
+    rule: str, ensemble: Ensemble, raw: Mapping[str, F64], surprises: F64, params: alert_budget.BudgetParams
+) -> alert_budget.BudgetDecisions:
     """Decisions by ``mean+2sigma``, ``mean+3sigma``, ``quantile`` (the budget's rate, never adjusted) or ``majority``.
 
     ``raw``: each member's scores (n,); ``surprises``: the ensemble's (n,). Raises ``ValueError`` for any other rule.
@@ -47,6 +47,6 @@ def _sigma_level(ensemble: Ensemble, names: Sequence[str], sigmas: float) -> flo
     return float(ensemble.tail(names).surprise(np.array([scores.mean() + sigmas * scores.std()]))[0])
 
 
-def _decided(above: NDArray[np.bool_], level: float) -> alert_budget.Decisions:
+def _decided(above: NDArray[np.bool_], level: float) -> alert_budget.BudgetDecisions:
     common = np.full(len(above), COMMON_RARITY)
-    return alert_budget.Decisions(np.full(len(above), level), np.zeros(len(above)), common, above, above.astype(np.int8))
+    return alert_budget.BudgetDecisions(np.full(len(above), level), np.zeros(len(above)), common, above, above.astype(np.int8))

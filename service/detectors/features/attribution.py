@@ -39,7 +39,7 @@ class _Shapes(WindowStatistics):
         return np.concatenate([features.last, *(features.mean(span) for span in spans), *ranges], axis=1)
 
 
-class Explainer:
+class Attribution:
     """Learns how the metrics' statistics go together in normal windows; then shares out the blame."""
 
     def __init__(self, spans: Sequence[int] = SPANS) -> None:

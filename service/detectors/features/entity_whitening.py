@@ -24,7 +24,7 @@ AXES = 16
 LEAST_WINDOWS = 200
 
 
-class OwnSpread:
+class EntityWhitening:
     """Of e entities: ``centres`` float32 (e, k), ``axes`` float32 (e, k, AXES), ``gains`` float32 (e, AXES) and ``rests`` float32
     (e,): one over the standard deviations along and off the axes. ``owners``: int64 (e,), the numbers of the entities."""
 

@@ -21,7 +21,7 @@ from service.domain import F32, I64
 MOST_RANGES = 30.0
 
 
-class SeenRange:
+class TrainingRange:
     """Smallest and largest value of each metric, by entity where it has a scale of its own: ``low``, ``high`` and ``inverse``
     (one over the range), each float32 (tables, dims) in the metrics' own units; row 0 is everybody's."""
 

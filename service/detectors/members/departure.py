@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from service.detectors.base import Progress, silent
-from service.detectors.features.attribution import Explainer
+from service.detectors.features.attribution import Attribution
 from service.detectors.features.windows import Features
 from service.detectors.members.metricwise import MetricwiseDetector
 from service.domain import F64
@@ -36,7 +36,7 @@ class DepartureDetector(MetricwiseDetector):
     def fit(self, features: Features, *, progress: Progress = silent) -> None:
         """Learn the company each metric keeps, and its usual part. Raises ``NotEnoughData`` under 64 windows."""
         # The same statistics must be had half a window earlier, from what is left of the window there.
-        self._explainer = Explainer((min(self.span, max(features.window - _back(features), 1)),))
+        self._explainer = Attribution((min(self.span, max(features.window - _back(features), 1)),))
         super().fit(features, progress=progress)
 
     def score(self, features: Features) -> F64:

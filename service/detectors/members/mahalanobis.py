@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
 
 from service.detectors.base import Progress, silent
-from service.detectors.features.entity_whitening import OwnSpread
+from service.detectors.features.entity_whitening import EntityWhitening
 from service.detectors.features.statistics import WindowStatistics, group, least
-from service.detectors.features.training_range import SeenRange
+from service.detectors.features.training_range import TrainingRange
 from service.detectors.features.whitening import Whitening
 from service.detectors.features.windows import Features
 from service.domain import F32, F64
@@ -64,8 +64,8 @@ class MahalanobisDetector:
         self.seed = seed
         self._statistics = WindowStatistics(spans, deviations=True, still=STILL_SPAN)
         self._whitening = Whitening(ridge=ridge, most_axes=most_axes)
-        self._own = OwnSpread(ridge)
-        self._seen = SeenRange()
+        self._own = EntityWhitening(ridge)
+        self._seen = TrainingRange()
         self._kinds = np.zeros((0, 0), np.float32)  # (prototypes, axes), whitened
 
     def fit(self, features: Features, *, progress: Progress = silent) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from service.detectors.base import Progress, silent
 from service.detectors.decision.calibration import LEAST_SCORES
-from service.detectors.features.attribution import Explainer
+from service.detectors.features.attribution import Attribution
 from service.detectors.features.statistics import group, least
 from service.detectors.features.windows import Features, split_tail
 from service.domain import F32, F64
@@ -38,7 +38,7 @@ class MetricwiseDetector:
     def __init__(self, *, name: str | None = None, held_out_share: float = 0.2) -> None:
         self.name = name or self.default_name
         self.held_out_share = held_out_share
-        self._explainer = Explainer()
+        self._explainer = Attribution()
         self._inverse = np.zeros(0, np.float32)  # (dims,): one over each metric's usual part
 
     def fit(self, features: Features, *, progress: Progress = silent) -> None:

@@ -29,7 +29,7 @@ MOST_CHANGE = 10.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Early:
+class EarlyWindows:
     """When a window is due early. ``inverse``: float32 (tables, dims), one over the scale of each metric, 0 for those left out;
     ``tables``: which of them is an entity's own, 0 is everybody else's; ``beyond``: the sum over the metrics of their changes that
     a row must exceed."""
@@ -39,11 +39,11 @@ class Early:
     tables: Mapping[str, int] = field(default_factory=dict)
 
 
-def early(scaler: Scaler, beyond: float | None) -> Early | None:
+def early(scaler: Scaler, beyond: float | None) -> EarlyWindows | None:
     """``beyond``: the mean change that ``learn`` found; None: no window is due early."""
     if beyond is None:
         return None
-    return Early(scaler.inverse, beyond * (scaler.dims - len(scaler.left_out)), scaler.entities)
+    return EarlyWindows(scaler.inverse, beyond * (scaler.dims - len(scaler.left_out)), scaler.entities)
 
 
 def learn(series: Sequence[Series], scaler: Scaler, *, window: int, stride: int, share: float) -> float | None:

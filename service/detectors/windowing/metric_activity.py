@@ -23,7 +23,7 @@ def least_observed(window: int) -> int:
     return max(2, (window + 1) // 2)
 
 
-class Usual(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MetricActivity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Training windows counted: all of them, and by metric those judged for stillness, those still, those empty."""
 
     windows: int
@@ -53,13 +53,13 @@ class Usual(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return np.array([self.windows >= RARELY and empty * RARELY < self.windows for empty in self.empty])
 
 
-def usual(series: Sequence[Series], window: int) -> Usual:
+def usual(series: Sequence[Series], window: int) -> MetricActivity:
     """Count every window of ``series``, which share one schema; their gaps are NaN."""
     counts = np.zeros((3, series[0].values.shape[1]), np.int64)
     for one in series:
         _count(np.ascontiguousarray(one.values, np.float32), window, least_observed(window), counts)
     judged, still, empty = (tuple(row) for row in counts.tolist())
-    return Usual(sum(max(0, len(one.values) - window + 1) for one in series), judged, still, empty)
+    return MetricActivity(sum(max(0, len(one.values) - window + 1) for one in series), judged, still, empty)
 
 
 @kernel

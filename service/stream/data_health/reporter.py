@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from service.clock import Clock
-from service.domain import I64, HealthReport, Noticed, TrainedModel
+from service.domain import I64, HealthItem, HealthReport, TrainedModel
 from service.errors import BrokerUnavailable, ConfigError
 from service.observability.logging import get_logger
 from service.settings import Settings
@@ -30,7 +30,7 @@ log = get_logger("reporting")
 GONE_FOR_MS = 24 * 3_600_000  # how long it is told who was forgotten
 
 
-class Reports(Protocol):
+class ReportTopic(Protocol):
     """Where reports go."""
 
     async def start(self) -> None:
@@ -50,7 +50,7 @@ class Reports(Protocol):
         ...
 
 
-class Reading(Protocol):
+class ReadProgress(Protocol):
     """How far the records of our partitions are handed on."""
 
     def restored(self) -> Mapping[int, int]:
@@ -63,7 +63,7 @@ class Reading(Protocol):
 
 
 @dataclass(eq=False)
-class Turn:
+class Ownership:
     """Our time with one partition. ``base``: its counts when we took it; ``last``: our last report, or before that its former
     owner's; ``met``: those named in it whose rows we hold."""
 
@@ -81,7 +81,14 @@ class Reporter:
     """Reports on the partitions that ``take`` names, until ``drop`` does; without ``reports`` it does nothing."""
 
     def __init__(
-        self, settings: Settings, models: Models, intake: Intake, reading: Reading, reports: Reports | None, *, clock: Clock
+        self,
+        settings: Settings,
+        models: Models,
+        intake: Intake,
+        reading: ReadProgress,
+        reports: ReportTopic | None,
+        *,
+        clock: Clock,
     ) -> None:
         self._settings = settings.data_health
         self._idle_ms = round(settings.stream.idle_after_seconds * 1000)
@@ -91,7 +98,7 @@ class Reporter:
         self._reading = reading
         self._reports = reports
         self._clock = clock
-        self._turns: dict[int, Turn] = {}
+        self._turns: dict[int, Ownership] = {}
         self._failed = False
         self._trained = tuple(TrainedModel(model.name, model.detector.bundle.trained_at) for model in models.all)
 
@@ -110,7 +117,7 @@ class Reporter:
     def take(self, partitions: Collection[int]) -> None:
         """These are ours from now on. To be said while no batch is under way."""
         for at in partitions:
-            self._turns[at] = Turn(at, self._clock.now_ms(), self._counts(at))
+            self._turns[at] = Ownership(at, self._clock.now_ms(), self._counts(at))
 
     def drop(self, partitions: Collection[int]) -> None:
         """These are not any more. To be said before their windows are dropped."""
@@ -133,7 +140,7 @@ class Reporter:
                 log.error("the data's health cannot be reported", why=repr(error))
                 self._failed = True
 
-    async def report(self, reports: Reports) -> None:
+    async def report(self, reports: ReportTopic) -> None:
         """One report on each partition whose windows are filled. Raises ``BrokerUnavailable`` or ``ConfigError``."""
         restored, lag = self._reading.restored(), self._reading.lag()
         turns = [turn for turn in self._turns.values() if turn.partition in restored]
@@ -155,7 +162,7 @@ class Reporter:
             log.info("the data's health is reported again")
         self._failed = False
 
-    async def _survey(self, turn: Turn, *, could_be_newer: bool) -> HealthReport | None:
+    async def _survey(self, turn: Ownership, *, could_be_newer: bool) -> HealthReport | None:
         """The report on one partition; None when it was taken from us meanwhile. ``could_be_newer``: more has arrived than was
         read, so that nobody's silence can be told from our own being late."""
         now, last = self._clock.now_ms(), turn.last
@@ -174,13 +181,13 @@ class Reporter:
             return None
         return msgspec.structs.replace(settled, head=head, head_at=head_at)
 
-    def _settle(self, turn: Turn, survey: Survey, now: int) -> HealthReport:
+    def _settle(self, turn: Ownership, survey: Survey, now: int) -> HealthReport:
         last = turn.last
         assert last is not None
         lists, newly_gone = survey.settle(last, turn.met, unmet_are_gone=now - turn.since > self._idle_ms)
         turn.met = {one.entity for told in lists.values() for one in told.named if survey.knows(one.entity)}
         gone = [one for one in last.gone if now - one.since < GONE_FOR_MS and one.entity not in newly_gone]
-        gone += [Noticed(entity, now) for entity in sorted(newly_gone)]
+        gone += [HealthItem(entity, now) for entity in sorted(newly_gone)]
         gone = [one for one in gone if not survey.knows(one.entity)][-MOST_NAMED:]
         counts = self._counts(turn.partition) - turn.base
         return HealthReport(
@@ -211,6 +218,6 @@ class Reporter:
         return turn is None or turn.name != report.turn
 
 
-def _unless_over(turn: Turn, function: Callable[..., Result], *arguments: object) -> Result | None:
+def _unless_over(turn: Ownership, function: Callable[..., Result], *arguments: object) -> Result | None:
     """What the function says; nothing once the partition's windows may be dropped."""
     return None if turn.over else function(*arguments)

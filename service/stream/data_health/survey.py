@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.domain import I64, HealthReport, Mask, Noticed, NoticedList
+from service.domain import I64, HealthItem, HealthItems, HealthReport, Mask
 from service.settings import DataHealthSettings
 from service.stream.data_health.stuck_metrics import FEW, NULLS, STILL, UNKNOWN, standing
 from service.stream.models import Model, Models
@@ -29,15 +29,15 @@ class Tally:
     """The oldest of a kind so far, and how many there are of it."""
 
     count: int = 0
-    oldest: list[Noticed] = field(default_factory=list)
+    oldest: list[HealthItem] = field(default_factory=list)
 
-    def add(self, count: int, some: Iterable[Noticed]) -> None:
+    def add(self, count: int, some: Iterable[HealthItem]) -> None:
         """``count`` more, the oldest of which are ``some``."""
         self.count += count
         self.oldest = sorted([*self.oldest, *some], key=_age)[:MOST_NAMED]
 
 
-def _age(one: Noticed) -> tuple[int, str, str]:
+def _age(one: HealthItem) -> tuple[int, str, str]:
     return one.since, one.entity, one.metric
 
 
@@ -76,18 +76,18 @@ class Survey:
             at, metric = np.nonzero(states == state)
             self._add(tally, model, slots[at], metric, since[at, metric] * interval, np.ones(len(at), np.bool_))
 
-    def settle(self, before: HealthReport, met: set[str], *, unmet_are_gone: bool) -> tuple[Mapping[str, NoticedList], set[str]]:
+    def settle(self, before: HealthReport, met: set[str], *, unmet_are_gone: bool) -> tuple[Mapping[str, HealthItems], set[str]]:
         """The lists by name, and who of those named ``before`` is gone: known once (``met``) and no more. Nobody knows where the
         others are, until that is so long ago that they are gone too."""
         gone: set[str] = set()
-        lists: dict[str, NoticedList] = {}
+        lists: dict[str, HealthItems] = {}
         for name, tally, watched in (
             ("silent", self.silent, self.settings.max_silent_seconds is not None),
             ("still", self.still, self.settings.still_metrics),
             ("empty", self.empty, self.settings.empty_metrics),
         ):
-            known: NoticedList = getattr(before, name)
-            kept: dict[tuple[str, str], Noticed] = {}
+            known: HealthItems = getattr(before, name)
+            kept: dict[tuple[str, str], HealthItem] = {}
             unseen = 0
             for one in known.named if watched else ():
                 stays, seen = self._stays(name, one)
@@ -98,7 +98,7 @@ class Survey:
                     unseen += not seen
             new = [one for one in tally.oldest if (one.entity, one.metric) not in kept]
             named = [*sorted(kept.values(), key=_age), *new][:MOST_NAMED]
-            lists[name] = NoticedList(tuple(named), tally.count + unseen)
+            lists[name] = HealthItems(tuple(named), tally.count + unseen)
         return lists, gone
 
     def knows(self, entity: str) -> bool:
@@ -110,7 +110,7 @@ class Survey:
         slot = None if model is None else model.processor.slot_of(entity, self.partition)
         return None if model is None or slot is None else (model, slot)
 
-    def _stays(self, name: str, one: Noticed) -> tuple[bool | None, bool]:
+    def _stays(self, name: str, one: HealthItem) -> tuple[bool | None, bool]:
         """Whether somebody named before stays so, None where nothing is known of the entity; and whether ``look`` saw it too."""
         place = self._place(one.entity)
         if place is None:
@@ -146,7 +146,7 @@ class Survey:
         if count > MOST_NAMED:
             at = at[np.argpartition(since[at], MOST_NAMED)[:MOST_NAMED]]
         tally.add(count, [
-            Noticed(
+            HealthItem(
                 model.processor.entity_of(int(slots[i])),
                 int(since[i]),
                 "" if metrics is None else model.schema.metrics[int(metrics[i])],

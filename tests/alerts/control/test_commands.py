@@ -27,7 +27,7 @@ from service.alerts.control.commands import (
     mark_of,
     preview,
 )
-from service.alerts.control.mutes import Muting
+from service.alerts.control.mutes import Mutes
 from service.alerts.control.topic import ControlReader, say
 from service.alerts.history.alert_documents import document
 from service.errors import CommandRefused, InvalidMessage
@@ -45,7 +45,7 @@ def held(*commands: Command) -> Control:
 
 
 def test_a_silence_holds_until_it_is_expired() -> None:
-    muting = Muting(NotificationSettings())
+    muting = Mutes(NotificationSettings())
     held(SILENCE).mute(muting, 5000)
     assert muting.reason(alert("db-7"), 5000) == "silenced by Ada (s1): disks"
     held(SILENCE, ExpireSilence(id="x", silence_id="s1", author="Bob", at=4000)).mute(muting, 5000)
@@ -66,7 +66,7 @@ def test_the_newest_judgement_counts_and_the_others_are_remembered() -> None:
     quiet = msgspec.structs.replace(wrong, id="m2", at=20, suppress=True)
     back = msgspec.structs.replace(wrong, id="m3", at=30, verdict="none")
     assert held(wrong).marks()[said.alert_id].verdict == "false"
-    muting = Muting(NotificationSettings())
+    muting = Mutes(NotificationSettings())
     held(wrong).mute(muting, 0)
     assert muting.reason(said, 0) is None  # marked, but nobody asked to suppress its like
     held(wrong, quiet).mute(muting, 0)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.alerts.control.mutes import FalseMark, Muting, Silence, is_open, to_ms
+from service.alerts.control.mutes import FalseMark, Mutes, Silence, is_open, to_ms
 from service.alerts.notify.grouping import Group, Policy, absorb, decide, hush, notification
 from service.domain import Alert, Severity, Status
 from service.settings import InhibitRuleSettings, MaintenanceSettings, NotificationSettings, SilenceSettings
@@ -19,7 +19,7 @@ RACKS = InhibitRuleSettings(source={"severity": "critical"}, target={"severity":
 
 
 def test_a_silence_mutes_what_matches_while_it_lasts_and_says_why() -> None:
-    muting = Muting(NotificationSettings())
+    muting = Mutes(NotificationSettings())
     assert not muting.active
     muting.silences["s1"] = Silence("s1", {"entity": "db-*"}, NOW, NOW + 1000, "Ada", "moving disks")
     assert muting.active
@@ -37,7 +37,7 @@ def test_silences_of_the_settings_are_in_utc_unless_they_say_otherwise() -> None
         author="Ada",
         comment="rack 7",
     )
-    muting = Muting(NotificationSettings(silences=[written]))
+    muting = Mutes(NotificationSettings(silences=[written]))
     assert muting.reason(alert(labels={"rack": "7"}), NOW) == "silenced by Ada (config-1): rack 7"
     with pytest.raises(ValueError, match="must end after it starts"):
         SilenceSettings.model_validate({**written.model_dump(), "ends": written.starts})
@@ -56,7 +56,7 @@ def test_a_maintenance_window_lives_in_its_own_time_zone() -> None:
     window = MaintenanceSettings(cron="0 5 * * *", duration_minutes=60, timezone="Asia/Kolkata", comment="backup")  # 23:30 UTC
     assert is_open(window, to_ms(datetime(2026, 3, 1, 23, 45, tzinfo=UTC)))
     assert not is_open(window, to_ms(datetime(2026, 3, 1, 5, 15, tzinfo=UTC)))
-    muting = Muting(NotificationSettings(maintenance=[window]))
+    muting = Mutes(NotificationSettings(maintenance=[window]))
     assert (
         muting.reason(alert(), to_ms(datetime(2026, 3, 1, 23, 45, tzinfo=UTC))) == "in maintenance (0 5 * * * Asia/Kolkata): backup"
     )
@@ -80,7 +80,7 @@ def test_an_unreadable_window_is_refused_with_its_reason(cron: str, zone: str, w
 
 
 def test_a_critical_alert_mutes_the_warnings_of_its_rack_until_it_ends() -> None:
-    muting = Muting(NotificationSettings(inhibit_rules=[RACKS]))
+    muting = Mutes(NotificationSettings(inhibit_rules=[RACKS]))
     _, worst, over = life("switch", labels={"rack": "7"})
     warning = alert("db-7", severity=Severity.WARNING, labels={"rack": "7"})
     elsewhere = alert("db-8", severity=Severity.WARNING, labels={"rack": "8"})
@@ -95,7 +95,7 @@ def test_a_critical_alert_mutes_the_warnings_of_its_rack_until_it_ends() -> None
 
 def test_two_alerts_that_match_both_sides_do_not_mute_each_other() -> None:
     rule = InhibitRuleSettings(source={"rack": "7"}, target={"rack": "7"})
-    muting = Muting(NotificationSettings(inhibit_rules=[rule]))
+    muting = Mutes(NotificationSettings(inhibit_rules=[rule]))
     both = [alert("a", labels={"rack": "7"}), alert("b", labels={"rack": "7"})]
     for each in both:
         muting.observe(each)
@@ -104,7 +104,7 @@ def test_two_alerts_that_match_both_sides_do_not_mute_each_other() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("78"), st.sampled_from("wcrp")), max_size=30))
 def test_inhibition_depends_only_on_what_fires_now(moments: list[tuple[str, str, str]]) -> None:
-    muting = Muting(NotificationSettings(inhibit_rules=[RACKS]))
+    muting = Mutes(NotificationSettings(inhibit_rules=[RACKS]))
     newest: dict[tuple[str, str], Alert] = {}
     for seq, (entity, rack, mark) in enumerate(moments, 1):
         status = {"r": Status.RESOLVED, "p": Status.PENDING}.get(mark, Status.FIRING)
@@ -119,7 +119,7 @@ def test_inhibition_depends_only_on_what_fires_now(moments: list[tuple[str, str,
 
 
 def test_what_was_marked_false_mutes_its_like_only() -> None:
-    muting = Muting(NotificationSettings())
+    muting = Mutes(NotificationSettings())
     muting.false_marks["m"] = FalseMark("m", "0" * 32, "db-*", ("memory_percent", "cpu_percent"), "Ada")
     assert muting.reason(alert("db-7"), NOW) == "like 00000000, marked false by Ada"
     assert muting.reason(alert("web-7"), NOW) is None

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from service.alerts.control.commands import Acknowledge, Command, Control
-from service.alerts.control.mutes import Muting
+from service.alerts.control.mutes import Mutes
 from service.alerts.control.topic import ControlReader
 from service.alerts.history.elasticsearch import ElasticsearchAlertStore
 from service.clock import SystemClock
@@ -62,13 +62,13 @@ async def store(settings: Settings) -> AsyncIterator[ElasticsearchAlertStore]:
     await made.close()
 
 
-async def said(kafka: KafkaSettings) -> tuple[list[Command], Muting]:
+async def said(kafka: KafkaSettings) -> tuple[list[Command], Mutes]:
     """Everything on the control topic, and what a notifier mutes because of it."""
     heard: list[Command] = []
     reader = ControlReader(kafka, heard.extend)
     await reader.start()
     await reader.close()
-    control, muting = Control(), Muting(NotificationSettings())
+    control, muting = Control(), Mutes(NotificationSettings())
     for command in heard:
         control.apply(command)
     control.mute(muting, SystemClock().now_ms())

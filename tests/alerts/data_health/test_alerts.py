@@ -23,7 +23,7 @@ from service.alerts.receivers.slack import payload
 from service.alerts.topics.transitions import decode_transition, encode_transition
 from service.app import build_service
 from service.demo.receivers import HttpReceiver
-from service.domain import Alert, DataSeen, Record, Rejected, Status
+from service.domain import Alert, DataSnapshot, Record, Rejected, Status
 from service.runtime import run_parts
 from service.settings import DataHealthSettings, Settings, TopicSettings
 from service.state.dead_letter import dead_letter
@@ -40,24 +40,24 @@ UNWATCHED = DataHealthSettings(
     max_late_share=None,
     max_model_age_days=None,
 )
-WELL = DataSeen(lag={0: 40, 1: 60}, read=1000, rejected={"not-json": 50})
+WELL = DataSnapshot(lag={0: 40, 1: 60}, read=1000, rejected={"not-json": 50})
 
 
 @pytest.mark.parametrize(
     ("seen", "bad", "words"),
     [
         (WELL, set(), ""),
-        (DataSeen(lag={0: 41, 1: 60}, read=10), {"lag"}, "101 messages of 2 partitions are not read yet (100 may be)"),
+        (DataSnapshot(lag={0: 41, 1: 60}, read=10), {"lag"}, "101 messages of 2 partitions are not read yet (100 may be)"),
         (
-            DataSeen(lag={0: 0}, read=1000, rejected={"late": 1, "too-many-entities": 50}),
+            DataSnapshot(lag={0: 0}, read=1000, rejected={"late": 1, "too-many-entities": 50}),
             {"rejected"},
             "51 of 1,000 messages were refused, mostly too-many-entities (5% may be)",
         ),
-        (DataSeen(lag={0: 0}, read=99, rejected={"not-json": 99}), set(), ""),  # too few to speak of a share
-        (DataSeen(lag={0: 0}, quiet_ms=61_000), {"quiet"}, "nothing has arrived for 1 min 1 s"),
+        (DataSnapshot(lag={0: 0}, read=99, rejected={"not-json": 99}), set(), ""),  # too few to speak of a share
+        (DataSnapshot(lag={0: 0}, quiet_ms=61_000), {"quiet"}, "nothing has arrived for 1 min 1 s"),
     ],
 )
-def test_what_is_bad(seen: DataSeen, bad: set[str], words: str) -> None:
+def test_what_is_bad(seen: DataSnapshot, bad: set[str], words: str) -> None:
     found = check(seen, BOUNDS, 0)
     assert set(found) == {"lag", "quiet"} | ({"rejected"} if seen.read >= 100 else set())
     assert {name for name, one in found.items() if one.bad} == bad
@@ -94,7 +94,7 @@ def test_it_fires_and_resolves_after_three_in_a_row_whatever_restarts(looks: lis
         if row == 3:
             open_, row = bad, 0
             expected.append((number, "fired" if bad else "resolved"))
-        data.take_in(DataSeen(lag={0: 500 if bad else 0}), number * 1000)
+        data.take_in(DataSnapshot(lag={0: 500 if bad else 0}), number * 1000)
         after = restarted(data, kept, emitted)
         data = after if restarts else data
     assert [(each.updated_at // 1000, each.action) for each in emitted] == expected
@@ -106,22 +106,22 @@ def test_it_fires_and_resolves_after_three_in_a_row_whatever_restarts(looks: lis
 def test_few_messages_count_with_those_that_follow_and_none_say_nothing() -> None:
     data = DataHealth(BOUNDS, "metrics")
     for second in range(6):  # half of them refused, sixty at a time, and looks in between that see nothing
-        data.take_in(DataSeen(lag={}, read=60, rejected={"not-json": 30}), second * 1000)
-        data.take_in(DataSeen(lag={}), second * 1000 + 500)
+        data.take_in(DataSnapshot(lag={}, read=60, rejected={"not-json": 30}), second * 1000)
+        data.take_in(DataSnapshot(lag={}), second * 1000 + 500)
     (fired,) = data.take_changes()[1]
     assert fired.reason == "60 of 120 messages were refused, mostly not-json (5% may be)"
     for second in range(6, 9):
-        data.take_in(DataSeen(lag={}), second * 1000)
+        data.take_in(DataSnapshot(lag={}), second * 1000)
     assert data.open_alerts()
     for second in range(9, 12):
-        data.take_in(DataSeen(lag={}, read=120), second * 1000)
+        data.take_in(DataSnapshot(lag={}, read=120), second * 1000)
     assert not data.open_alerts()
 
 
 def test_an_alert_is_taken_once_and_a_bound_that_is_gone_resolves_it() -> None:
     data = DataHealth(BOUNDS, "metrics")
     for second in range(3):
-        data.take_in(DataSeen(lag={0: 500}), second * 1000)
+        data.take_in(DataSnapshot(lag={0: 500}), second * 1000)
     (fired,) = data.take_changes()[1]
     for _ in range(2):
         data.acknowledge(fired.alert_id, "Ada", "on it", 9000)
@@ -130,7 +130,7 @@ def test_an_alert_is_taken_once_and_a_bound_that_is_gone_resolves_it() -> None:
     assert (taken.seq, taken.acknowledged_by, taken.reason) == (2, "Ada", "acknowledged by Ada: on it")
     data.settings = BOUNDS.model_copy(update={"max_lag_records": None})
     for second in range(10, 13):
-        data.take_in(DataSeen(lag={0: 500}), second * 1000)
+        data.take_in(DataSnapshot(lag={0: 500}), second * 1000)
     (resolved,) = data.take_changes()[1]
     assert (resolved.seq, resolved.status, resolved.reason) == (3, Status.RESOLVED, "no longer watched")
 
@@ -138,7 +138,7 @@ def test_an_alert_is_taken_once_and_a_bound_that_is_gone_resolves_it() -> None:
 def test_it_is_worded_without_a_score_everywhere() -> None:
     data = DataHealth(BOUNDS, "metrics")
     for second in range(3):
-        data.take_in(DataSeen(lag={0: 500}), 1_763_769_600_000 + second * 1000)
+        data.take_in(DataSnapshot(lag={0: 500}), 1_763_769_600_000 + second * 1000)
     (fired,) = data.take_changes()[1]
     message = compose(fired)
     assert message.title == "[WARNING] metrics: 500 messages of 1 partition are not read yet (100 may be)"

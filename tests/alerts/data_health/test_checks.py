@@ -15,7 +15,7 @@ from service.alerts.control.matchers import attribute
 from service.alerts.data_health.alerts import DataHealth
 from service.alerts.data_health.checks import check
 from service.alerts.messages.message import compose, summary_title
-from service.domain import Alert, DataSeen, HealthReport, Noticed, NoticedList, Status, TrainedModel
+from service.domain import Alert, DataSnapshot, HealthItem, HealthItems, HealthReport, Status, TrainedModel
 from service.settings import DataHealthSettings
 
 BOUNDS = DataHealthSettings(max_silent_seconds=600, fire_after=2)
@@ -24,15 +24,15 @@ DAY = 86_400_000
 
 
 def report(partition: int = 0, **told: Any) -> HealthReport:
-    lists = {name: NoticedList(tuple(named), len(named)) for name, named in told.items() if name in ("silent", "still", "empty")}
+    lists = {name: HealthItems(tuple(named), len(named)) for name, named in told.items() if name in ("silent", "still", "empty")}
     return HealthReport(topic="metrics", partition=partition, turn="t", at=T0, **(told | lists))
 
 
-def seen(*reports: HealthReport, **told: Any) -> DataSeen:
-    return DataSeen(lag={}, reports={one.partition: one for one in reports}, **told)
+def seen(*reports: HealthReport, **told: Any) -> DataSnapshot:
+    return DataSnapshot(lag={}, reports={one.partition: one for one in reports}, **told)
 
 
-def looked(data: DataHealth, *looks: DataSeen, begin: int = 0) -> list[Alert]:
+def looked(data: DataHealth, *looks: DataSnapshot, begin: int = 0) -> list[Alert]:
     """The transitions of these looks, a second apart."""
     for number, look in enumerate(looks):
         data.take_in(look, T0 + (begin + number) * 1000)
@@ -43,7 +43,7 @@ def told_of(alerts: Sequence[Alert]) -> list[tuple[str, str, str]]:
     return [(alert.entity, alert.labels["check"], alert.action) for alert in alerts]
 
 
-SILENT = report(silent=[Noticed("db-7", T0 - 900_000)])
+SILENT = report(silent=[HealthItem("db-7", T0 - 900_000)])
 
 
 def test_a_silent_entity_has_an_alert_of_its_own_that_says_since_when_and_what_to_do() -> None:
@@ -66,7 +66,7 @@ def test_a_silent_entity_has_an_alert_of_its_own_that_says_since_when_and_what_t
 def test_who_was_forgotten_is_no_longer_watched_and_not_well_again() -> None:
     data = DataHealth(BOUNDS, "metrics")
     looked(data, seen(SILENT), seen(SILENT))
-    forgotten = seen(report(gone=(Noticed("db-7", T0),)))
+    forgotten = seen(report(gone=(HealthItem("db-7", T0),)))
     (resolved,) = looked(data, forgotten, forgotten, begin=5)
     assert resolved.reason.startswith("no longer watched: it sent nothing for so long that it was forgotten")
     assert compose(resolved).sentence.startswith("The data of db-7, not well since 2025-11-21 23:45:00 UTC, are no longer watched:")
@@ -77,10 +77,10 @@ def test_who_was_forgotten_is_no_longer_watched_and_not_well_again() -> None:
     [
         seen(),  # its report is too old
         seen(report(partition=1)),  # only another's is new
-        seen(HealthReport(topic="metrics", partition=0, turn="t", at=T0, silent=NoticedList((Noticed("a", 1),), 5000))),
+        seen(HealthReport(topic="metrics", partition=0, turn="t", at=T0, silent=HealthItems((HealthItem("a", 1),), 5000))),
     ],
 )
-def test_what_is_not_known_neither_resolves_nor_forgets(nothing_said: DataSeen) -> None:
+def test_what_is_not_known_neither_resolves_nor_forgets(nothing_said: DataSnapshot) -> None:
     data = DataHealth(BOUNDS, "metrics")
     looked(data, seen(SILENT))
     looked(data, *[nothing_said] * 5, begin=1)
@@ -92,7 +92,9 @@ def test_what_is_not_known_neither_resolves_nor_forgets(nothing_said: DataSeen) 
 
 def test_metrics_of_one_entity_share_an_alert_that_names_them() -> None:
     one = seen(
-        report(still=[Noticed("db-7", T0 - 9000, "mem"), Noticed("db-7", T0 - 5000, "cpu"), Noticed("web", T0 - 4000, "io")])
+        report(
+            still=[HealthItem("db-7", T0 - 9000, "mem"), HealthItem("db-7", T0 - 5000, "cpu"), HealthItem("web", T0 - 4000, "io")]
+        )
     )
     data = DataHealth(BOUNDS, "metrics")
     fired = looked(data, one, one)
@@ -101,7 +103,7 @@ def test_metrics_of_one_entity_share_an_alert_that_names_them() -> None:
     assert fired[0].started_at == T0 - 9000
     assert fired[1].reason == "io stands still over a whole window, which training hardly ever saw"
     assert summary_title(fired) == "[WARNING] 2 alerts firing on 2 entities"
-    fewer = seen(report(still=[Noticed("db-7", T0 - 5000, "cpu"), Noticed("web", T0 - 4000, "io")]))
+    fewer = seen(report(still=[HealthItem("db-7", T0 - 5000, "cpu"), HealthItem("web", T0 - 4000, "io")]))
     (updated,) = looked(data, fewer, fewer, fewer, begin=5)
     assert (updated.action, updated.seq, updated.started_at) == ("updated", 2, T0 - 9000)
     assert updated.reason.startswith("cpu stands still")
@@ -113,7 +115,7 @@ def test_metrics_of_one_entity_share_an_alert_that_names_them() -> None:
 
 
 def test_nulls_are_told_apart_from_standing_still() -> None:
-    many = seen(report(empty=[Noticed("db/7", T0, f"disk-{number}") for number in range(8)]))
+    many = seen(report(empty=[HealthItem("db/7", T0, f"disk-{number}") for number in range(8)]))
     (fired,) = looked(DataHealth(BOUNDS, "metrics"), many, many)
     assert (fired.entity, fired.labels["check"]) == ("db/7", "empty")
     assert fired.reason.startswith("disk-0, disk-1, disk-2, disk-3, disk-4 and 3 more have only nulls over a whole window")
@@ -121,7 +123,7 @@ def test_nulls_are_told_apart_from_standing_still() -> None:
 
 def test_of_too_many_to_name_the_topic_says_how_many() -> None:
     some = HealthReport(
-        topic="metrics", partition=0, turn="t", at=T0, silent=NoticedList((Noticed("a", T0 - 2), Noticed("b", T0 - 1)), 5000)
+        topic="metrics", partition=0, turn="t", at=T0, silent=HealthItems((HealthItem("a", T0 - 2), HealthItem("b", T0 - 1)), 5000)
     )
     data = DataHealth(BOUNDS, "metrics")
     fired = looked(data, seen(some, report(partition=1)), seen(some, report(partition=1)))
@@ -167,11 +169,11 @@ LOOK = st.sampled_from(["silent", "well", "gone", "stale", "crowded"])
 @given(st.lists(LOOK, max_size=40), st.booleans())
 def test_it_follows_what_is_known_of_the_entity_whatever_restarts(looks: list[str], restarts: bool) -> None:
     """Two in a row that say the same settle it; those that say nothing are as if they had not been."""
-    crowded = HealthReport(topic="metrics", partition=0, turn="t", at=T0, silent=NoticedList((Noticed("other", 1),), 9))
+    crowded = HealthReport(topic="metrics", partition=0, turn="t", at=T0, silent=HealthItems((HealthItem("other", 1),), 9))
     reports = {
         "silent": seen(SILENT),
         "well": seen(report()),
-        "gone": seen(report(gone=(Noticed("db-7", T0),))),
+        "gone": seen(report(gone=(HealthItem("db-7", T0),))),
         "stale": seen(),
         "crowded": seen(crowded),
     }

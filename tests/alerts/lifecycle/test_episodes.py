@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.alerts.lifecycle.episodes import EntityState, Episodes
+from service.alerts.lifecycle.episodes import Episodes, EpisodeState
 from service.domain import Alert, MetricShare, Severity, Status, Verdict, alert_id
 from service.settings import EpisodeSettings
 from tests.alerts.makers import BORN, INTERVAL_MS, STRIDE, drawn, verdict
@@ -289,7 +289,7 @@ def test_a_restart_with_state_and_repeated_windows_changes_nothing(
     whole = Episodes(policy).observe(verdicts)
     first = Episodes(policy)
     before = first.observe(verdicts[:cut])
-    kept = msgspec.json.decode(msgspec.json.encode(first.snapshot()), type=dict[str, EntityState])
+    kept = msgspec.json.decode(msgspec.json.encode(first.snapshot()), type=dict[str, EpisodeState])
     second = Episodes(policy)
     second.restore(kept)
     assert before + second.observe(verdicts[max(0, cut - back) :]) == whole

@@ -11,8 +11,8 @@ from service.alerts.control.matchers import matches
 from service.alerts.notify.grouping import (
     Group,
     Notification,
+    Notified,
     Policy,
-    Told,
     absorb,
     after,
     decide,
@@ -26,7 +26,7 @@ from service.settings import NotificationSettings, RouteSettings
 from tests.alerts.makers import alert, life
 
 POLICY = Policy(group_wait=5_000, group_interval=60_000, repeat_interval=3_600_000)
-LOUD = Told(Status.FIRING, Severity.CRITICAL)
+LOUD = Notified(Status.FIRING, Severity.CRITICAL)
 
 
 def audible(_alert: Alert) -> str | None:
@@ -63,15 +63,15 @@ class Told_:  # noqa: N801 - a stand-in for the receiver, named after what it ho
         (Status.PENDING, Severity.CRITICAL, None, None),
         (Status.FIRING, Severity.CRITICAL, None, "fired"),
         (Status.FIRING, Severity.INFO, None, None),  # below the receiver's severity
-        (Status.FIRING, Severity.CRITICAL, Told(Status.FIRING, Severity.WARNING), "raised"),
+        (Status.FIRING, Severity.CRITICAL, Notified(Status.FIRING, Severity.WARNING), "raised"),
         (Status.FIRING, Severity.CRITICAL, LOUD, None),
         (Status.FIRING, Severity.WARNING, LOUD, None),  # lowered is no news
         (Status.RESOLVED, Severity.CRITICAL, LOUD, "resolved"),
         (Status.RESOLVED, Severity.CRITICAL, None, "fired and already over"),
-        (Status.RESOLVED, Severity.CRITICAL, Told(Status.RESOLVED, Severity.CRITICAL), None),
+        (Status.RESOLVED, Severity.CRITICAL, Notified(Status.RESOLVED, Severity.CRITICAL), None),
     ],
 )
-def test_what_is_news(status: Status, severity: Severity, told: Told | None, why: str | None) -> None:
+def test_what_is_news(status: Status, severity: Severity, told: Notified | None, why: str | None) -> None:
     policy = msgspec.structs.replace(POLICY, min_severity=Severity.WARNING)
     assert news(alert(status=status, severity=severity), told, policy) == why
 

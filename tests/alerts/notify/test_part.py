@@ -20,7 +20,7 @@ from service.domain import Alert
 from service.observability.health import Health
 from service.observability.metrics import Metrics
 from service.settings import KafkaSettings, NotificationSettings, RouteSettings, TopicSettings, WebhookReceiver
-from service.state.notify_journal import NotifyLedger
+from service.state.notify_journal import NotifyJournal
 from tests.alerts.makers import life
 from tests.alerts.servers import HANG, OK, HttpReceiver, http_receiver
 
@@ -67,7 +67,7 @@ def part(kafka: KafkaSettings, server: HttpReceiver, metrics: Metrics) -> Notify
         on_outcome=lambda name, outcome: metrics.notifications.labels(name, outcome).inc(),
         retry_wait=(0.05, 0.2),
     )
-    return NotifyPart(kafka, service, NotifyLedger(kafka), metrics=metrics, health=Health(SystemClock()))
+    return NotifyPart(kafka, service, NotifyJournal(kafka), metrics=metrics, health=Health(SystemClock()))
 
 
 async def _until(count: int, server: HttpReceiver) -> None:
@@ -122,7 +122,7 @@ async def test_a_notifier_that_was_fenced_tells_nobody_until_it_took_over_again(
         async with asyncio.timeout(60):
             while not one._active:
                 await asyncio.sleep(0.05)
-        stranger = NotifyLedger(kafka)
+        stranger = NotifyJournal(kafka)
         assert await stranger.take_over() == (None, {})
         turn = one._turn
         await publish(kafka, life("host-1")[:2])

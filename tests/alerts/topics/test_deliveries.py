@@ -13,7 +13,7 @@ from service.alerts.history.delivery_documents import delivery_document, version
 from service.alerts.history.elasticsearch import ElasticsearchAlertStore
 from service.alerts.history.reader import AlertHistory
 from service.alerts.notify.dispatcher import NotificationService
-from service.alerts.topics.deliveries import Delivery, State, decode, encode
+from service.alerts.topics.deliveries import Delivery, DeliveryState, decode, encode
 from service.commands.alerts import told_table, untold
 from service.errors import InvalidMessage
 from service.settings import ElasticsearchSettings, NotificationSettings
@@ -33,7 +33,7 @@ OWED = Delivery(
 )
 
 
-def then(state: State, attempts: int, seconds: int) -> Delivery:
+def then(state: DeliveryState, attempts: int, seconds: int) -> Delivery:
     return msgspec.structs.replace(
         OWED, state=state, attempts=attempts, at=OWED.at + seconds * 1000, problem="slack: x answered 500."
     )
@@ -46,12 +46,12 @@ def test_a_delivery_survives_the_topic_and_other_bytes_are_refused() -> None:
             decode(bad)
 
 
-STATES: list[State] = ["owed", "sent", "refused", "gave_up"]
+STATES: list[DeliveryState] = ["owed", "sent", "refused", "gave_up"]
 
 
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from(STATES), st.integers(0, 10**10)), min_size=2))
-def test_a_settled_message_outranks_every_try_and_more_tries_outrank_fewer(seen: list[tuple[State, int]]) -> None:
+def test_a_settled_message_outranks_every_try_and_more_tries_outrank_fewer(seen: list[tuple[DeliveryState, int]]) -> None:
     told = [then(state, attempts, 1) for state, attempts in seen]
     best = max(told, key=version)
     assert (best.state == "owed") is all(each.state == "owed" for each in told)

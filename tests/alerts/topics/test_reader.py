@@ -17,7 +17,7 @@ from service.alerts.control.commands import AddSilence, Command, ExpireSilence
 from service.alerts.control.topic import ControlReader, say
 from service.alerts.history.alert_documents import document
 from service.alerts.history.elasticsearch import ElasticsearchAlertStore
-from service.alerts.history.mute_annotator import Marking
+from service.alerts.history.mute_annotator import MuteAnnotator
 from service.alerts.history.part import StorePart
 from service.alerts.history.reader import AlertHistory
 from service.alerts.topics.deliveries import Delivery
@@ -29,7 +29,7 @@ from service.errors import BrokerUnavailable, ConfigError, StoreUnavailable
 from service.observability.health import Health
 from service.observability.metrics import Metrics
 from service.settings import ElasticsearchSettings, KafkaSettings, NotificationSettings, TopicSettings
-from service.state.dead_letter_writer import DeadLetters
+from service.state.dead_letter_writer import DeadLetterWriter
 from tests.alerts.makers import BORN, alert, life
 from tests.alerts.memory_store import MemoryAlertStore
 from tests.sources.rig import read_all
@@ -298,7 +298,7 @@ async def test_what_will_never_be_stored_lies_in_the_dead_letter_before_anything
     kafka = kafka.model_copy(update={"topics": kafka.topics.model_copy(update={"dead_letter": dead})})
     settings, metrics = ElasticsearchSettings(url=elasticsearch_url, index_prefix=kafka.topics.alerts), Metrics()
     store = ElasticsearchAlertStore(settings, on_refused=lambda document, why: part.refused(document, why))
-    part: StorePart = StorePart(kafka, store, metrics=metrics, health=Health(SystemClock()), letters=DeadLetters(kafka))
+    part: StorePart = StorePart(kafka, store, metrics=metrics, health=Health(SystemClock()), letters=DeadLetterWriter(kafka))
     await part.start()
     task = asyncio.create_task(part.run())
     await producer.send_and_wait(kafka.topics.alerts, b"no alert", partition=0)
@@ -335,7 +335,7 @@ async def test_silenced_alerts_are_stored_and_marked(
     await say(kafka, hush)
     await publish(producer, kafka, [during, alert("web-1"), long_after])
     settings = ElasticsearchSettings(url=elasticsearch_url, index_prefix=kafka.topics.alerts)
-    marking, metrics = Marking(kafka, NotificationSettings()), Metrics()
+    marking, metrics = MuteAnnotator(kafka, NotificationSettings()), Metrics()
     store = ElasticsearchAlertStore(settings, muted=marking.reason)
     part = StorePart(kafka, store, metrics=metrics, health=Health(SystemClock()), marking=marking)
     await part.start()

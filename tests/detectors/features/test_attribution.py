@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.detectors.features.attribution import MOST_JOINT, Explainer
+from service.detectors.features.attribution import MOST_JOINT, Attribution
 from service.detectors.features.scaler import Scaler
 from service.detectors.features.windows import Features
 from service.domain import F32, Series
@@ -41,7 +41,7 @@ def windows(scaler: Scaler, values: F32) -> Features:
 def test_the_planted_metric_comes_first(kind: str) -> None:
     train, new = rows(2000), rows(1000, seed=1)
     scaler = Scaler().fit([Series("a", 0, train)])
-    explainer = Explainer().fit(windows(scaler, train))
+    explainer = Attribution().fit(windows(scaler, train))
     for metric in range(0, 20, 3):
         shares = explainer.shares(windows(scaler, planted(new, metric, kind, 900)))[-1]
         assert shares.argmax() == metric, (metric, shares)
@@ -51,7 +51,7 @@ def test_the_planted_metric_comes_first(kind: str) -> None:
 def test_neighbours_are_not_blamed_for_a_metric_that_left_them() -> None:
     train, new = rows(2000), rows(1000, seed=1)
     scaler = Scaler().fit([Series("a", 0, train)])
-    shares = Explainer().fit(windows(scaler, train)).shares(windows(scaler, planted(new, 6, "offset", 900)))[-1]
+    shares = Attribution().fit(windows(scaler, train)).shares(windows(scaler, planted(new, 6, "offset", 900)))[-1]
     assert shares[[5, 7, 8, 9]].max() < 0.5 * shares[6]
 
 
@@ -59,7 +59,7 @@ def test_many_metrics_are_judged_one_by_one() -> None:
     dims = (MOST_JOINT // 7 // 5 + 1) * 5
     train = rows(400, dims)
     scaler = Scaler().fit([Series("a", 0, train)])
-    explainer = Explainer().fit(windows(scaler, train))
+    explainer = Attribution().fit(windows(scaler, train))
     shares = explainer.shares(windows(scaler, planted(rows(400, dims, seed=1), 9, "offset", 250)))
     assert shares[-1].argmax() == 9
 
@@ -67,7 +67,7 @@ def test_many_metrics_are_judged_one_by_one() -> None:
 def test_a_metric_nobody_observed_is_not_blamed() -> None:
     train, new = rows(2000), rows(300, seed=1)
     scaler = Scaler().fit([Series("a", 0, train)])
-    explainer = Explainer().fit(windows(scaler, train))
+    explainer = Attribution().fit(windows(scaler, train))
     new[150:, 4] = np.nan  # carried forward, it looks frozen
     assert explainer.shares(windows(scaler, new))[-1, 4] == 0.0
 
@@ -77,10 +77,10 @@ def test_round_trips_to_the_bit_and_survives_what_never_moved() -> None:
     train[:, 3], train[:, 4] = 7.0, np.nan
     scaler = Scaler().fit([Series("a", 0, train)])
     seen = windows(scaler, train)
-    explainer = Explainer().fit(seen)
+    explainer = Attribution().fit(seen)
     shares = explainer.shares(seen)
     assert np.isfinite(shares).all()
-    np.testing.assert_array_equal(Explainer().restore(*explainer.state()).shares(seen), shares)
+    np.testing.assert_array_equal(Attribution().restore(*explainer.state()).shares(seen), shares)
 
 
 @pytest.mark.data
@@ -93,7 +93,7 @@ def test_planted_faults_in_real_series_are_among_the_first_three(data_dir: Path,
             train = arrays["train"]
         fit, rest = train[: len(train) * 7 // 10], train[len(train) * 7 // 10 :]
         scaler = Scaler().fit([Series("a", 0, fit)])
-        explainer = Explainer().fit(windows(scaler, fit))
+        explainer = Attribution().fit(windows(scaler, fit))
         rng = np.random.default_rng(0)
         for _ in range(20):
             metric = int(rng.choice(_movers(fit, rest, related=kind == "correlation")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.detectors.features.entity_whitening import AXES, LEAST_WINDOWS, OwnSpread
+from service.detectors.features.entity_whitening import AXES, LEAST_WINDOWS, EntityWhitening
 from service.detectors.features.scaler import Scaler
 from service.detectors.features.windows import Features
 from service.detectors.members.mahalanobis import MahalanobisDetector
@@ -88,7 +88,7 @@ def test_a_bundle_of_one_has_no_use_for_it_and_states_round_trip() -> None:
 def test_the_distance_is_one_per_axis_on_what_it_learned_from() -> None:
     rng = np.random.default_rng(0)
     whitened = (rng.standard_normal((4000, 40)) * np.geomspace(3, 0.3, 40)).astype(np.float32)
-    own = OwnSpread(ridge=0.1)
+    own = EntityWhitening(ridge=0.1)
     own.fit(whitened, np.full(4000, 3))
     squared = np.full(4000, np.nan, np.float32)
     own.squared(whitened, own.slots(np.full(4000, 3)), squared)
@@ -99,7 +99,7 @@ def test_the_distance_is_one_per_axis_on_what_it_learned_from() -> None:
 
 @pytest.mark.parametrize(("count", "width"), [(LEAST_WINDOWS - 1, 40), (1000, AXES)])
 def test_too_few_windows_or_axes_leave_it_to_the_pool(count: int, width: int) -> None:
-    own = OwnSpread(ridge=0.1)
+    own = EntityWhitening(ridge=0.1)
     own.fit(np.random.default_rng(0).standard_normal((count, width)).astype(np.float32), np.ones(count, np.int64))
     assert not own.state()
     assert (own.slots(np.ones(5, np.int64)) == -1).all()

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from service.detectors.features.scaler import Scaler
-from service.detectors.features.training_range import MOST_RANGES, SeenRange
+from service.detectors.features.training_range import MOST_RANGES, TrainingRange
 from service.detectors.features.windows import Features
 from service.detectors.members.mahalanobis import MahalanobisDetector
 from service.domain import F32, Series
 from tests.detectors.features.test_windows import batch
 
 
-def learned(features: Features) -> SeenRange:
-    seen = SeenRange()
+def learned(features: Features) -> TrainingRange:
+    seen = TrainingRange()
     seen.fit(features)
     return seen
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.detectors.features.scaler import Scaler
-from service.detectors.windowing.early_windows import MOST_EARLY, Early, early, learn
+from service.detectors.windowing.early_windows import MOST_EARLY, EarlyWindows, early, learn
 from service.domain import F32, Series, phase_of
 from service.stream.window_buffers import due_places
 from service.stream.windows import Shape, Windows
@@ -18,12 +18,12 @@ def noise(rows: int, seed: int = 0, dims: int = 6) -> F32:
     return np.random.default_rng(seed).standard_normal((rows, dims)).astype(np.float32)
 
 
-def learned(*series: Series, share: float = 0.05, stride: int = STRIDE) -> tuple[Early | None, Scaler]:
+def learned(*series: Series, share: float = 0.05, stride: int = STRIDE) -> tuple[EarlyWindows | None, Scaler]:
     scaler = Scaler().fit(series)
     return early(scaler, learn(series, scaler, window=WINDOW, stride=stride, share=share)), scaler
 
 
-def due(values: F32, told: Early, entity: str = "a") -> list[int]:
+def due(values: F32, told: EarlyWindows, entity: str = "a") -> list[int]:
     seen, table = np.isfinite(values), told.tables.get(entity, 0)
     due = due_places(values, seen, phase_of(entity), table, STRIDE, told.inverse, told.beyond, MOST_EARLY)
     return np.flatnonzero(due).tolist()

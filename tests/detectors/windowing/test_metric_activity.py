@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.detectors.windowing.metric_activity import Usual, least_observed, usual
+from service.detectors.windowing.metric_activity import MetricActivity, least_observed, usual
 from service.domain import F32, Series
 
 
@@ -34,12 +34,12 @@ def test_windows_are_counted_as_the_obvious_way_counts_them(runs: list[list[floa
 
 
 def test_less_than_one_window_in_a_thousand_of_a_thousand_is_unusual() -> None:
-    found = Usual(windows=1000, judged=(1000, 1000, 999, 1001), still=(0, 1, 0, 1), empty=(0, 1, 0, 0))
+    found = MetricActivity(windows=1000, judged=(1000, 1000, 999, 1001), still=(0, 1, 0, 1), empty=(0, 1, 0, 0))
     assert found.moves.tolist() == [True, False, False, True]
     assert found.filled.tolist() == [True, False, True, True]
-    assert not Usual(windows=999, judged=(0,), still=(0,), empty=(0,)).filled.any()
+    assert not MetricActivity(windows=999, judged=(0,), still=(0,), empty=(0,)).filled.any()
 
 
 def test_counts_of_different_metrics_are_refused() -> None:
     with pytest.raises(ValueError, match="same metrics"):
-        Usual(windows=1, judged=(1,), still=(), empty=(1,))
+        MetricActivity(windows=1, judged=(1,), still=(), empty=(1,))

@@ -13,8 +13,8 @@ import pytest
 from service.app import build_model
 from service.clock import ManualClock
 from service.detectors.bundle import Bundle
-from service.detectors.windowing.metric_activity import Usual
-from service.domain import HealthReport, Noticed, NoticedList, Record
+from service.detectors.windowing.metric_activity import MetricActivity
+from service.domain import HealthItem, HealthItems, HealthReport, Record
 from service.errors import BrokerUnavailable
 from service.settings import Settings
 from service.sources.base import RecordBatch
@@ -27,7 +27,7 @@ from service.stream.models import Models
 from tests.stream.small import FIRST, METRICS, SETTINGS
 
 WINDOW = 20
-MOVING = Usual(windows=5000, judged=(5000,) * 3, still=(0,) * 3, empty=(0,) * 3)
+MOVING = MetricActivity(windows=5000, judged=(5000,) * 3, still=(0,) * 3, empty=(0,) * 3)
 
 
 class Kept:
@@ -60,7 +60,7 @@ class Kept:
 class Worker:
     """Intake and reporter as the scoring part joins them, on partition 0 of a topic that reaches us at once."""
 
-    def __init__(self, bundle: Bundle, kept: Kept, clock: ManualClock, *, usual: Usual = MOVING, **stream: float) -> None:
+    def __init__(self, bundle: Bundle, kept: Kept, clock: ManualClock, *, usual: MetricActivity = MOVING, **stream: float) -> None:
         self.kept, self.clock = kept, clock
         self.offset = 0
         self.behind = 0
@@ -123,13 +123,13 @@ def at(row: int) -> int:
 
 async def test_who_sends_no_more_is_silent_from_the_last_row_until_the_next(worker: Worker) -> None:
     await worker.send(range(100), {"a": {}, "b": {}})
-    assert (await worker.report()).silent == NoticedList()
+    assert (await worker.report()).silent == HealthItems()
     await worker.send(range(100, 150), {"a": {}})
     assert (await worker.report()).silent.count == 0, "50 of 60 s"
     await worker.send(range(150, 170), {"a": {}})
-    assert (await worker.report()).silent == NoticedList((Noticed("b", at(99)),), 1)
+    assert (await worker.report()).silent == HealthItems((HealthItem("b", at(99)),), 1)
     await worker.send(range(170, 171), {"a": {}, "b": {}})
-    assert (await worker.report()).silent == NoticedList()
+    assert (await worker.report()).silent == HealthItems()
 
 
 async def test_when_all_fall_silent_the_clock_goes_on_for_them(worker: Worker) -> None:
@@ -171,8 +171,8 @@ async def test_what_stands_still_or_has_only_nulls_is_named_with_when_it_began(w
     for end in (120, 200):  # since when it is so is remembered although the window has moved on
         await worker.send(range(119 if end == 120 else 120, end), {"a": {"cpu": 3.0}, "b": {"io": None}})
         told = await worker.report()
-        assert told.still == NoticedList((Noticed("a", at(100), "cpu"),), 1)
-        assert told.empty == NoticedList((Noticed("b", at(100), "io"),), 1)
+        assert told.still == HealthItems((HealthItem("a", at(100), "cpu"),), 1)
+        assert told.empty == HealthItems((HealthItem("b", at(100), "io"),), 1)
     await worker.send(range(200, 201), {"a": {}, "b": {}})
     told = await worker.report()
     assert (told.still.count, told.empty.count) == (0, 0)
@@ -184,15 +184,15 @@ async def test_a_window_that_begins_anew_proves_nothing(worker: Worker) -> None:
     await worker.send(range(120, 125), {"a": {"cpu": 3.0}, "b": {}})  # a hole: both windows begin anew
     assert [one.entity for one in (await worker.report()).still.named] == ["a"]
     await worker.send(range(125, 126), {"a": {"cpu": 4.0}, "b": {}})
-    assert (await worker.report()).still == NoticedList()
+    assert (await worker.report()).still == HealthItems()
 
 
-FEW = Usual(windows=999, judged=(999,) * 3, still=(0,) * 3, empty=(0,) * 3)
-OFTEN = Usual(windows=5000, judged=(5000,) * 3, still=(5,) * 3, empty=(5,) * 3)
+FEW = MetricActivity(windows=999, judged=(999,) * 3, still=(0,) * 3, empty=(0,) * 3)
+OFTEN = MetricActivity(windows=5000, judged=(5000,) * 3, still=(5,) * 3, empty=(5,) * 3)
 
 
 @pytest.mark.parametrize("usual", [FEW, OFTEN])
-async def test_what_training_saw_little_of_or_saw_often_is_not_watched(bundle: Bundle, kept: Kept, usual: Usual) -> None:
+async def test_what_training_saw_little_of_or_saw_often_is_not_watched(bundle: Bundle, kept: Kept, usual: MetricActivity) -> None:
     worker = Worker(bundle, kept, ManualClock(FIRST * 1000), usual=usual)
     await worker.send(range(100), {"a": {"cpu": 3.0, "io": None}})
     told = await worker.report()
@@ -208,7 +208,7 @@ async def test_who_was_forgotten_is_gone_and_comes_back_as_new(bundle: Bundle, k
     assert [one.entity for one in told.silent.named] == [one.entity for one in told.still.named] == ["b"]
     await worker.send(range(200, 500), {"a": {}})
     told = await worker.report()
-    assert (told.silent, told.still) == (NoticedList(), NoticedList())
+    assert (told.silent, told.still) == (HealthItems(), HealthItems())
     assert [one.entity for one in told.gone] == ["b"]
     await worker.send(range(500, 501), {"a": {}, "b": {}})
     assert (await worker.report()).gone == ()
