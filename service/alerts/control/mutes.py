@@ -7,7 +7,7 @@ Cron expressions are read by croniter, in the window's own time zone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from zoneinfo import ZoneInfo
@@ -17,6 +17,8 @@ import msgspec
 from service.alerts.control.matchers import attribute, matches
 from service.domain import Alert, Status
 from service.settings import InhibitRuleSettings, MaintenanceSettings, NotificationSettings
+
+MuteReason = Callable[[Alert], str | None]  # why an alert is muted, or None
 
 
 class Silence(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from elastic_transport import TransportError as AnyTransportError
 from elasticsearch import ApiError, AsyncElasticsearch
 
 from service.alerts.control.commands import Command
+from service.alerts.control.mutes import MuteReason
 from service.alerts.history.alert_documents import MAPPINGS, document, event_document, event_id
 from service.alerts.history.command_documents import WORD_MAPPINGS, word_document, word_id
 from service.alerts.history.delivery_documents import DELIVERY_MAPPINGS, delivery_document, version
@@ -29,7 +30,6 @@ from service.settings import ElasticsearchSettings, reveal
 
 log = get_logger("store")
 
-Muted = Callable[[Alert], str | None]
 Refused = Callable[[Mapping[str, Any], str], None]
 BULK_DOCUMENTS = 500
 BUSY_SECONDS = 5.0
@@ -108,7 +108,12 @@ class ElasticsearchAlertStore:
     """
 
     def __init__(
-        self, settings: ElasticsearchSettings, *, on_refused: Refused = log_refused, muted: Muted = never_muted, attempts: int = 4
+        self,
+        settings: ElasticsearchSettings,
+        *,
+        on_refused: Refused = log_refused,
+        muted: MuteReason = never_muted,
+        attempts: int = 4,
     ) -> None:
         self._settings = settings
         self._client = connect(settings)

@@ -8,16 +8,15 @@ All times here are wall-clock milliseconds, passed in.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from service.alerts.control.matchers import attribute, matches
+from service.alerts.control.mutes import MuteReason
 from service.alerts.topics.deliveries import Delivery, DeliveryState
 from service.domain import Alert, Severity, Status
 from service.settings import RouteSettings
-
-Muted = Callable[[Alert], str | None]
 
 
 class Notified(msgspec.Struct, frozen=True):
@@ -161,7 +160,7 @@ def absorb(group: Group, arrived: Sequence[tuple[Alert, int]], now: int, policy:
     return msgspec.structs.replace(group, entries=entries)
 
 
-def hush(group: Group, muted: Muted) -> Group:
+def hush(group: Group, muted: MuteReason) -> Group:
     """The group with each untold entry marked by whether it is muted now."""
     changed = {
         key: msgspec.structs.replace(entry, hushed=not entry.hushed)
@@ -174,7 +173,7 @@ def hush(group: Group, muted: Muted) -> Group:
 # --- decide ----------------------------------------------------------------------------------------------------------
 
 
-def decide(group: Group, now: int, policy: Policy, muted: Muted) -> SendDecision:
+def decide(group: Group, now: int, policy: Policy, muted: MuteReason) -> SendDecision:
     """Whether this group is due now. New news waits ``group_wait`` in a fresh group and ``group_interval`` in one already
     told; a critical alert nobody was told about waits only ``group_wait`` in either, twice as long after each message that was
     hurried like this, so that a storm of them does not."""
@@ -208,7 +207,7 @@ def _wants_repeat(entry: Entry) -> bool:
     return entry.alert.status is Status.FIRING and entry.alert.acknowledged_by is None
 
 
-def notification(group: Group, reason: str, policy: Policy, muted: Muted) -> Notification:
+def notification(group: Group, reason: str, policy: Policy, muted: MuteReason) -> Notification:
     """The message a due group makes: everything firing, and what resolved since the last message; nothing muted."""
     told = [
         entry
@@ -262,7 +261,7 @@ def spent(group: Group, now: int, policy: Policy) -> bool:
     )
 
 
-def owed_offset(group: Group, policy: Policy, muted: Muted) -> int | None:
+def owed_offset(group: Group, policy: Policy, muted: MuteReason) -> int | None:
     """Offset of the oldest transition whose news this receiver has not been told, or ``None``."""
     owed = [
         entry.offset
