@@ -1,0 +1,68 @@
+"""One alert, and the transitions of its life."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+from service.domain.severity import Severity
+from service.domain.verdict import MemberScore, MetricShare
+
+
+class Status(StrEnum):
+    """Where an alert is in its life."""
+
+    PENDING = "pending"
+    FIRING = "firing"
+    RESOLVED = "resolved"
+
+
+Action = Literal["opened", "fired", "raised", "lowered", "updated", "acknowledged", "resolved"]
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """One transition in the life of one alert, carrying the alert's whole state after it.
+
+    ``alert_id`` is ``alert_id(entity, bundle, first anomalous row)``; ``seq`` counts transitions from 1, so the newest
+    state of an alert is the one with the highest ``seq``. ``action`` and ``reason`` say what changed and why. An alert of the
+    kind ``data_health`` is about the data, of one entity or of the metrics topic (then its ``entity``), and carries no score.
+    """
+
+    alert_id: str
+    seq: int
+    action: Action
+    reason: str
+    entity: str
+    status: Status
+    severity: Severity
+    peak_severity: Severity
+    started_at: int
+    updated_at: int
+    fired_at: int | None = None
+    ended_at: int | None = None
+    acknowledged_by: str | None = None
+    score: float
+    peak_score: float
+    p: float
+    peak_p: float
+    windows: int = 1
+    metrics: tuple[MetricShare, ...] = ()
+    members: tuple[MemberScore, ...] = ()
+    bundle: str = ""
+    bundle_version: str = ""
+    config_hash: str = ""
+    labels: Mapping[str, str] = {}
+    topic: str = ""
+    partition: int = -1
+    first_offset: int = -1
+    last_offset: int = -1
+    kind: Literal["anomaly", "data_health"] = "anomaly"
+
+
+def alert_id(entity: str, bundle: str, first_row: int) -> str:
+    """Deterministic id of an alert: the same anomaly found again, by any process, has the same id (32 hex digits)."""
+    return hashlib.sha256(f"{bundle}\x00{first_row}\x00{entity}".encode()).hexdigest()[:32]

@@ -1,0 +1,76 @@
+"""What the detectors and their ensemble say of one window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from service.domain.severity import Severity
+
+MemberState = Literal["ok", "failed", "timeout", "untrained"]
+
+
+class MemberScore(msgspec.Struct, frozen=True, gc=False):
+    """One detector's word on one window: raw score (higher is stranger), its tail probability, and whether it spoke at all."""
+
+    name: str
+    raw: float | None
+    p: float | None
+    state: MemberState = "ok"
+    reason: str = ""
+
+
+class MetricShare(msgspec.Struct, frozen=True, gc=False):
+    """One metric's part in an anomaly: ``share`` in [0, 1] of the attribution, what was seen and what was normal.
+
+    ``expected`` is the centre and ``spread`` one robust standard deviation, both in the metric's own unit.
+    ``recent`` is the newest rows of the metric in the window, oldest first, for pictures; NaN is sent as null.
+    """
+
+    name: str
+    share: float
+    actual: float | None
+    expected: float | None
+    spread: float | None = None
+    recent: tuple[float | None, ...] = ()
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What the ensemble says of one window.
+
+    ``surprise``: -log10 of the ensemble's calibrated tail probability, before drift adjustment; ``level``: the surprise
+    at which this entity would be called anomalous now (tracked online); ``shift``: how far drift moved that level from its
+    calibrated start; ``common``: the surprise that one of its windows in ten exceeds now. ``p`` and ``score`` are adjusted for
+    drift (``service/rarity.py``), ``p`` never below ``floor``, the least that calibration can vouch for;
+    ``score = clip(-log10(p) / 6, 0, 1)``; severity, "one in N" and ``is_anomaly`` all follow from them.
+    ``fresh_p``: tail probability of the newest ``stride`` rows taken by themselves (disjoint evidence).
+    ``not_scored``: why the window has no score (coverage, cold, no detector); then every number above is neutral.
+    """
+
+    entity: str
+    end_row: int
+    timestamp: int
+    stride: int
+    not_scored: str | None = None
+    surprise: float = 0.0
+    level: float = 0.0
+    shift: float = 0.0
+    common: float = 1.0
+    p: float = 1.0
+    floor: float = 0.0
+    score: float = 0.0
+    fresh_p: float = 1.0
+    is_anomaly: bool = False
+    severity: Severity = Severity.INFO
+    members: tuple[MemberScore, ...] = ()
+    metrics: tuple[MetricShare, ...] = ()
+    bundle: str = ""
+    bundle_version: str = ""
+    interval_ms: int = 1000
+    labels: Mapping[str, str] = {}
+    topic: str = ""
+    partition: int = -1
+    first_offset: int = -1
+    last_offset: int = -1

@@ -1,0 +1,46 @@
+"""When to alert about the data itself."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from service.settings.base import Positive, Seconds, Section, Share
+
+
+class DataHealthSettings(Section):
+    """When to tell people about the data itself; a bound of None is not watched. The notifier looks every
+    ``check_every_seconds``, and tells after ``fire_after`` bad looks in a row. What it cannot see from outside, the scoring
+    workers report to it as often."""
+
+    check_every_seconds: Seconds = 30.0
+    fire_after: Positive = 3
+    max_lag_records: Positive | None = 100_000
+    max_rejected_share: Share | None = 0.05
+    max_quiet_seconds: Seconds | None = None
+    max_silent_seconds: Seconds | None = None  # of one entity
+    still_metrics: bool = True
+    empty_metrics: bool = True
+    max_late_share: Share | None = 0.05
+    max_model_age_days: Annotated[float, Field(gt=0)] | None = 90.0
+
+    @property
+    def watched(self) -> frozenset[str]:
+        """The checks that have a bound, by name."""
+        bounds = {
+            "lag": self.max_lag_records,
+            "rejected": self.max_rejected_share,
+            "quiet": self.max_quiet_seconds,
+            "silent": self.max_silent_seconds,
+            "still": self.still_metrics or None,
+            "empty": self.empty_metrics or None,
+            "late": self.max_late_share,
+            "model": self.max_model_age_days,
+        }
+        return frozenset(name for name, bound in bounds.items() if bound is not None)
+
+    @property
+    def reported(self) -> frozenset[str]:
+        """Those of them that need the reports of the scoring workers."""
+        return self.watched & {"silent", "still", "empty", "late", "model"}

@@ -1,0 +1,26 @@
+"""How to reach Elasticsearch, and how the alert history is kept there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+
+from service.settings.base import Positive, Seconds, Section
+
+
+class ElasticsearchSettings(Section):
+    """How to reach Elasticsearch, and how the history is kept there."""
+
+    url: str = "http://127.0.0.1:9200"
+    api_key: SecretStr | None = None
+    api_key_file: Path | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    index_prefix: str = "tidewatch"
+    request_timeout_seconds: Seconds = 10.0
+    shards: Positive = 1
+    replicas: Annotated[int, Field(ge=0)] = 0

@@ -1,0 +1,100 @@
+"""The whole tree of settings and where it comes from: overrides, ``TIDEWATCH_`` environment variables, a YAML or TOML file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+    YamlConfigSettingsSource,
+)
+
+from service.errors import ConfigError
+from service.settings.alerts import EpisodeSettings
+from service.settings.data_health import DataHealthSettings
+from service.settings.detection import DetectionSettings
+from service.settings.elasticsearch import ElasticsearchSettings
+from service.settings.http import ApiSettings, HttpSettings
+from service.settings.kafka import KafkaSettings
+from service.settings.log import LogSettings
+from service.settings.notifications import NotificationSettings
+from service.settings.stream import ModelRule, StreamSettings
+from service.settings.training import TrainingSettings
+
+
+class Settings(BaseSettings):
+    """Everything Tidewatch can be told."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEWATCH_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    kafka: KafkaSettings = KafkaSettings()
+    elasticsearch: ElasticsearchSettings = ElasticsearchSettings()
+    models: list[ModelRule] = []
+    stream: StreamSettings = StreamSettings()
+    detection: DetectionSettings = DetectionSettings()
+    training: TrainingSettings = TrainingSettings()
+    alerts: EpisodeSettings = EpisodeSettings()
+    notifications: NotificationSettings = NotificationSettings()
+    data_health: DataHealthSettings = DataHealthSettings()
+    http: HttpSettings = HttpSettings()
+    api: ApiSettings = ApiSettings()
+    log: LogSettings = LogSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the name is pydantic-settings' own
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the name is pydantic-settings' own
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, env_settings, *_file_source(settings_cls))
+
+    def config_hash(self) -> str:
+        """Twelve hex digits that change when anything that influences verdicts or alerts changes (no secrets in it)."""
+        told = self.model_dump_json(include={"stream", "detection", "alerts"})
+        return hashlib.sha256(told.encode()).hexdigest()[:12]
+
+
+# The file is named by the environment so that pydantic-settings' own machinery orders it below the variables.
+CONFIG_VARIABLE = "TIDEWATCH_CONFIG"
+
+
+def _file_source(settings_cls: type[BaseSettings]) -> tuple[PydanticBaseSettingsSource, ...]:
+    named = os.environ.get(CONFIG_VARIABLE)
+    if not named:
+        return ()
+    path = Path(named)
+    if path.suffix == ".toml":
+        return (TomlConfigSettingsSource(settings_cls, toml_file=path),)
+    return (YamlConfigSettingsSource(settings_cls, yaml_file=path),)
+
+
+def load_settings(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings from ``config`` (or the file named by ``TIDEWATCH_CONFIG``), the environment and ``overrides``.
+
+    Raises ``ConfigError`` naming every key that is wrong.
+    """
+    if config is not None:
+        os.environ[CONFIG_VARIABLE] = str(config)
+    named = os.environ.get(CONFIG_VARIABLE)
+    if named and not Path(named).is_file():
+        raise ConfigError(f"The settings file {named} does not exist.", hint="Give --config FILE, or copy config.example.yaml.")
+    try:
+        return Settings(**dict(overrides or {}))
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+        raise ConfigError(f"The settings are wrong: {wrong}.", hint="config.example.yaml documents every key.") from error
+    except (ValueError, yaml.YAMLError) as error:  # a TOML error is a ValueError
+        flat = " ".join(str(error).split())
+        raise ConfigError(f"The settings file {named} cannot be read: {flat}.", hint="Check its syntax.") from error

@@ -1,0 +1,106 @@
+"""Which alerts are sent to which receivers, and which to none."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import Field, model_validator
+
+from service.settings.base import Positive, Seconds, Section
+from service.settings.receivers import HeartbeatSettings, Receiver
+
+
+class RouteSettings(Section):
+    """Which alerts go to which receivers, and how they are gathered into messages.
+
+    ``match`` maps ``entity``, ``severity``, ``model`` or a label to a glob (``"!glob"`` means: anything else); all must
+    hold. The first route that matches wins, unless it says ``go_on``. ``group_by`` takes the same names: alerts that
+    agree on them share a message; nothing named puts everything into one.
+    """
+
+    match: dict[str, str] = {}
+    receivers: list[str]
+    go_on: bool = False
+    group_by: list[str] = []
+    group_wait_seconds: Annotated[float, Field(ge=0)] = 5.0
+    group_interval_seconds: Annotated[float, Field(ge=0)] = 60.0
+    repeat_interval_seconds: Seconds = 14_400.0
+
+
+class SilenceSettings(Section):
+    """Alerts that match (see ``routes``) are stored but not told from ``starts`` to ``ends``; times without a zone are UTC."""
+
+    match: Annotated[dict[str, str], Field(min_length=1)]
+    starts: datetime
+    ends: datetime
+    author: str
+    comment: str
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        utc = [moment if moment.tzinfo else moment.replace(tzinfo=UTC) for moment in (self.starts, self.ends)]
+        if utc[0] >= utc[1]:
+            raise ValueError("a silence must end after it starts")
+        return self
+
+
+class InhibitRuleSettings(Section):
+    """While an alert matching ``source`` fires, those matching ``target`` that agree with it on ``equal`` are not told."""
+
+    source: Annotated[dict[str, str], Field(min_length=1)]
+    target: Annotated[dict[str, str], Field(min_length=1)]
+    equal: list[str] = []
+
+
+class MaintenanceSettings(Section):
+    """From each time that ``cron`` names, in ``timezone``, for ``duration_minutes``: alerts that match are not told."""
+
+    cron: str
+    duration_minutes: Positive
+    timezone: str = "UTC"
+    match: dict[str, str] = {}
+    comment: str = ""
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        from croniter import croniter  # only who uses maintenance windows pays for its import
+
+        if not croniter.is_valid(self.cron):
+            raise ValueError(f"{self.cron!r} is not a cron expression (minute hour day month weekday)")
+        try:
+            ZoneInfo(self.timezone)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(f"there is no time zone {self.timezone!r} (use a name like Europe/Berlin)") from error
+        return self
+
+
+class NotificationSettings(Section):
+    """Who is told, and how long each delivery is tried. Without ``routes`` every receiver gets every alert."""
+
+    receivers: list[Receiver] = []
+    routes: list[RouteSettings] = []
+    silences: list[SilenceSettings] = []
+    inhibit_rules: list[InhibitRuleSettings] = []
+    maintenance: list[MaintenanceSettings] = []
+    heartbeat: HeartbeatSettings | None = None
+    send_resolved: bool = True
+    attempt_timeout_seconds: Seconds = 10.0
+    deadline_seconds: Seconds = 3600.0
+    history_url: str | None = None  # where a message's "history" link leads, with {alert_id} in it
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        names = [receiver.name for receiver in self.receivers]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"notifications.receivers: the name {twice[0]!r} is used twice")
+        unknown = sorted({name for route in self.routes for name in route.receivers} - set(names))
+        if unknown:
+            raise ValueError(f"notifications.routes: there is no receiver named {unknown[0]!r}")
+        return self
+
+    def effective_routes(self) -> list[RouteSettings]:
+        """The routes, or one that sends everything to everyone when none is written."""
+        return self.routes or [RouteSettings(receivers=[receiver.name for receiver in self.receivers])]

@@ -1,0 +1,25 @@
+"""Secrets, given directly or in a file of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from service.errors import ConfigError
+
+
+def reveal(secret: SecretStr | None, file: Path | None) -> str | None:
+    """The text of a secret given directly or through a file; ``None`` when neither is set.
+
+    Raises ``ConfigError`` when the file cannot be read.
+    """
+    if secret is not None:
+        return secret.get_secret_value()
+    if file is None:
+        return None
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        why = f"The secret file {file} cannot be read: {error.strerror}."
+        raise ConfigError(why, hint="Check its path and permissions.") from error

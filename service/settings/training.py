@@ -1,0 +1,37 @@
+"""How a bundle is trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from service.settings.base import Positive, Section
+
+
+class TrainingSettings(Section):
+    """How a bundle is trained; kept inside the bundle."""
+
+    # By name: a weight, or options, among them ``weight`` or ``beside``.
+    detectors: dict[str, float | dict[str, Any]] = {
+        "mahalanobis": 4.0,
+        "deep": 1.0,
+        "statistical": 1.0,
+        "autoregression": 1.0,
+        "departure": {"beside": 1.0},
+    }
+    combination: Literal["tail", "zscore", "votes"] = "tail"  # how the detectors' scores become one
+    window: Positive = 100
+    stride: Positive = 10
+    # Of the normal strides so many hold a window between those of the grid, due at once where the metrics jump; 0: none do.
+    early_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
+    seed: int = 0
+    device: str = "auto"
+    calibration_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
+    refit: bool = True  # after calibrating, learn once more from all rows, the calibration's too
+    max_windows: Positive = 8_000
+    max_calibration_windows: Annotated[int, Field(ge=100)] = 200_000  # of more, evenly so many: neighbours tell the same
+    epochs: Positive = 50
+    patience: Positive = 5
+    batch_size: Positive = 256
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
