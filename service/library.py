@@ -20,10 +20,10 @@ from pydantic import ValidationError
 
 from service.alerts.in_process import AlertManager
 from service.app import build_alert_manager, build_model, make_detector, open_bundle
-from service.detectors.base import Progress, silent
 from service.detectors.bundle import Bundle
 from service.domain import Dataset, Samples, Schema, Series, Verdict
 from service.errors import ConfigError
+from service.progress import Progress, silent
 from service.settings import Settings
 from service.stream.models import Model
 from service.stream.processor import rows_to_samples

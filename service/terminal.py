@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
+
+from service.progress import Progress
 
 if TYPE_CHECKING:
     from service.detectors.bundle import Bundle
     from service.detectors.decision.calibration import Calibration
     from service.domain import SeverityBounds
 
-ShowProgress = Callable[[str, int, int, str], None]
 COLOURS = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 
 # Results go to standard output; progress, logs and errors to standard error, so that output can be piped.
@@ -27,7 +29,7 @@ error_console = Console(stderr=True)
 
 
 @contextmanager
-def progress_bar() -> Iterator[ShowProgress]:
+def progress_bar() -> Iterator[Progress]:
     """A live bar for each stage: call the yielded function with (stage, done, total, detail); total 0 means unknown."""
     columns = (
         SpinnerColumn(),
@@ -37,7 +39,7 @@ def progress_bar() -> Iterator[ShowProgress]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[detail]}"),
     )
-    with Progress(*columns, console=error_console) as bars:
+    with Bars(*columns, console=error_console) as bars:
         tasks: dict[str, Any] = {}
 
         def show(stage: str, done: int, total: int, detail: str = "") -> None:

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from service.commands.common import ConfigOption, read_settings, run_async
+from service.progress import Progress
 from service.runtime import stop_on_signals
 from service.settings import Settings
-from service.terminal import ShowProgress, console, progress_bar
+from service.terminal import console, progress_bar
 
 
 def register(app: typer.Typer) -> None:
@@ -55,7 +56,7 @@ def agent(
     console.print(f"Published {sent:,} samples to {settings.kafka.topics.metrics}.")
 
 
-async def _sample(settings: Settings, hz: float, entity: str | None, seconds: float | None, show: ShowProgress) -> int:
+async def _sample(settings: Settings, hz: float, entity: str | None, seconds: float | None, show: Progress) -> int:
     from service.sources.agent import run_agent
 
     stop = asyncio.Event()

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.rule import Rule
 
 from service.alerts.history.reader import AlertHistory
@@ -27,16 +28,16 @@ from service.demo.lessons import learnable, split_data
 from service.demo.messages import is_over, show_messages
 from service.demo.receivers import HttpReceiver, MailReceiver
 from service.demo.service import ServiceProcess
-from service.detectors.base import silent
 from service.detectors.bundle import Bundle, save_bundle
 from service.domain import Dataset
 from service.errors import LocalStackError
 from service.local.progress import shown_on
 from service.local.stack import LocalStack
+from service.progress import Progress, silent
 from service.settings import Settings, TopicSettings
 from service.sources.replay import replay
 from service.state.topics import create_topics
-from service.terminal import ShowProgress, bundle_table, history_table, progress_bar
+from service.terminal import bundle_table, history_table, progress_bar
 from service.training.train import train
 
 FIRST_SECONDS = 12.0
@@ -178,7 +179,7 @@ async def _replay_data(stage: Stage, settings: Settings, replayed: Replayed, row
 
 
 async def _train(stage: Stage, settings: Settings, dataset: Dataset) -> None:
-    def work(show: ShowProgress) -> Bundle:
+    def work(show: Progress) -> Bundle:
         bundle = _learn(settings, dataset, "demo", show)
         save_bundle(bundle, stage.folder / "bundle")
         return bundle
@@ -188,7 +189,7 @@ async def _train(stage: Stage, settings: Settings, dataset: Dataset) -> None:
     stage.console.print(bundle_table(bundle, stage.folder / "bundle", settings.alerts.bounds))
 
 
-def _learn(settings: Settings, dataset: Dataset, name: str, show: ShowProgress = silent) -> Bundle:
+def _learn(settings: Settings, dataset: Dataset, name: str, show: Progress = silent) -> Bundle:
     told = settings.training
     return train(dataset, told, name=name, detectors=told.detectors, factory=make_detector, progress=show)
 
@@ -229,7 +230,7 @@ async def _wait(stage: Stage, what: str, seconds: float) -> None:
     if seconds <= 0:
         return
     steps = max(1, round(seconds * 4))
-    with Progress(TextColumn(f"  {what}"), BarColumn(), TimeRemainingColumn(), console=stage.console, transient=True) as bar:
+    with Bars(TextColumn(f"  {what}"), BarColumn(), TimeRemainingColumn(), console=stage.console, transient=True) as bar:
         task = bar.add_task(what, total=steps)
         for _ in range(steps):
             await asyncio.sleep(seconds / steps)

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from service.detectors.features.windows import Features
 from service.domain import F64
-
-# progress(stage, done, total, detail): called from training loops; ``detail`` is e.g. "loss 0.123".
-Progress = Callable[[str, int, int, str], None]
-
-
-def silent(stage: str, done: int, total: int, detail: str) -> None:
-    """A ``Progress`` that shows nothing."""
+from service.progress import Progress, silent
 
 
 class Detector(Protocol):

@@ -15,8 +15,8 @@ import stamina
 
 from service.clock import Clock, SystemClock
 from service.errors import BrokerUnavailable
+from service.progress import Progress, silent
 from service.settings import KafkaSettings
-from service.sources.base import Progress, silent
 from service.sources.codecs.message import encode
 from service.sources.publisher import MetricsMessage, MetricsPublisher
 

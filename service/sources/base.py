@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
 from service.domain import Record, Rejected, Sample
 from service.kafka_options import Commit
-
-# progress(stage, done, total, detail): called while something long goes on; total is 0 where nobody knows it.
-Progress = Callable[[str, int, int, str], None]
-
-
-def silent(stage: str, done: int, total: int, detail: str) -> None:
-    """A ``Progress`` that shows nothing."""
 
 
 class RecordBatch(msgspec.Struct, frozen=True):

@@ -8,8 +8,8 @@ import numpy as np
 
 from service.clock import Clock, SystemClock
 from service.domain import Dataset
+from service.progress import Progress, silent
 from service.settings import KafkaSettings
-from service.sources.base import Progress, silent
 from service.sources.codecs.message import EARLIEST_MS, encode
 from service.sources.publisher import MetricsMessage, MetricsPublisher
 

@@ -11,8 +11,8 @@ import numpy as np
 from service.clock import Clock, SystemClock
 from service.domain import Dataset, Record
 from service.errors import InvalidMessage, NotEnoughData
+from service.progress import Progress, silent
 from service.settings import Settings
-from service.sources.base import Progress, silent
 from service.sources.codecs.message import check_time, entity_of, parse, timestamp_of, values_by_name
 from service.sources.grid import to_dataset
 from service.sources.topic_range import read_range

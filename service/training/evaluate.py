@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from service.detectors.base import Progress, silent
 from service.detectors.bundle import Bundle, Factory, load_bundle
 from service.detectors.decision import alert_budget
 from service.domain import Dataset, Series
 from service.errors import DatasetError
+from service.progress import Progress, silent
 from service.settings import BudgetSettings, Settings
 from service.sources.files import DEFAULT_INTERVAL_MS, read_dataset
 from service.training import metrics

@@ -10,7 +10,6 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from service.clock import Clock, SystemClock
-from service.detectors.base import Progress, silent
 from service.detectors.bundle import Bundle, BundledMember, Factory, library_versions, sealed
 from service.detectors.decision.calibration import Calibration
 from service.detectors.decision.ensemble import Ensemble
@@ -22,6 +21,7 @@ from service.detectors.windowing.early_windows import learn as jumps
 from service.detectors.windowing.metric_activity import usual
 from service.domain import F64, Dataset
 from service.errors import ConfigError, DatasetError
+from service.progress import Progress, silent
 from service.settings import TrainingSettings
 from service.training.split import split
 

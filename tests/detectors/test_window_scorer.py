@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from service.detectors.base import Detector, Progress, silent
+from service.detectors.base import Detector
 from service.detectors.bundle import Bundle
 from service.detectors.decision.ensemble import DetectorState
 from service.detectors.features.statistics import WindowStatistics, least
@@ -21,6 +21,7 @@ from service.detectors.features.windows import Features
 from service.detectors.window_scorer import LEAST_SHARE, WindowScorer
 from service.domain import F32, F64, Dataset, Schema, Series, Severity, SeverityBounds, Verdict, WindowBatch
 from service.errors import ConfigError
+from service.progress import Progress, silent
 from service.settings import BudgetSettings, DetectionSettings, TrainingSettings
 from service.training.train import train
 

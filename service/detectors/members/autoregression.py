@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.detectors.base import Progress, silent
 from service.detectors.features.statistics import least
 from service.detectors.features.windows import Features
 from service.detectors.members.residual import LEAST_WINDOWS, ForecastDetector
 from service.domain import F32
+from service.progress import Progress, silent
 
 
 class AutoregressionDetector(ForecastDetector):

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from service.detectors.base import Progress, silent
 from service.detectors.features.attribution import Attribution
 from service.detectors.features.windows import Features
 from service.detectors.members.metricwise import MetricwiseDetector
 from service.domain import F64
+from service.progress import Progress, silent
 
 SPAN = 25
 

@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
 
-from service.detectors.base import Progress, silent
 from service.detectors.features.entity_whitening import EntityWhitening
 from service.detectors.features.statistics import WindowStatistics, group, least
 from service.detectors.features.training_range import TrainingRange
 from service.detectors.features.whitening import Whitening
 from service.detectors.features.windows import Features
 from service.domain import F32, F64
+from service.progress import Progress, silent
 
 LEAST_WINDOWS = 64
 CHUNK = 4096  # windows per matrix product: bounds memory

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.detectors.base import Progress, silent
 from service.detectors.decision.calibration import LEAST_SCORES
 from service.detectors.features.attribution import Attribution
 from service.detectors.features.statistics import group, least
 from service.detectors.features.windows import Features, split_tail
 from service.domain import F32, F64
+from service.progress import Progress, silent
 
 LEAST_WINDOWS = 64
 CHUNK = 4096  # windows at a time: bounds memory

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.detectors.base import Progress, silent
 from service.detectors.features.statistics import WindowStatistics, group, least
 from service.detectors.features.windows import Features
 from service.domain import F32, F64
+from service.progress import Progress, silent
 
 LEAST_WINDOWS = 64
 CHUNK = 2048  # windows whose newest rows are held at once

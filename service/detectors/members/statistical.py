@@ -21,13 +21,13 @@ from sklearn.covariance import MinCovDet
 from sklearn.ensemble import IsolationForest
 from sklearn.svm import OneClassSVM
 
-from service.detectors.base import Progress, silent
 from service.detectors.decision.calibration import LEAST_SCORES, Calibration
 from service.detectors.features.statistics import WindowStatistics, evenly, group, least, principal_axes
 from service.detectors.features.whitening import Whitening
 from service.detectors.features.windows import Features, split_tail
 from service.detectors.members.isolation_forest import flatten_forest, score_forest
 from service.domain import F32, F64
+from service.progress import Progress, silent
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from service.detectors.base import Progress, silent
 from service.detectors.features.statistics import WindowStatistics, evenly, least
 from service.detectors.features.whitening import Whitening
 from service.detectors.features.windows import Features, split_tail
 from service.domain import F32, F64
 from service.errors import TrainingFailed
+from service.progress import Progress, silent
 
 LEAST_WINDOWS = 64
 CHUNK = 8192  # windows per forward pass: bounds memory
