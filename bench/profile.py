@@ -105,8 +105,8 @@ def _records(workload: Workload, first_row: int, rows: int) -> list[Record]:
 
 async def _work(intake: Intake, episodes: Episodes, records: list[Record]) -> None:
     for begin in range(0, len(records), BATCH):
-        slid = await intake.take(RecordBatch(records[begin : begin + BATCH], {0: 0}))
-        for model, windows in slid.due:
+        result = await intake.process(RecordBatch(records[begin : begin + BATCH], {0: 0}))
+        for model, windows in result.due:
             episodes.observe(await model.detector.detect(windows))
         await asyncio.sleep(0)
 

@@ -82,10 +82,10 @@ async def disconnect(stop: Coroutine[Any, Any, None], seconds: float = 5.0) -> N
     if not stopping.done():
         stopping.cancel()
     else:
-        noted(stopping)
+        retrieve_exception(stopping)
 
 
-def noted(future: Any) -> None:
+def retrieve_exception(future: Any) -> None:
     """Look at a future's failure: of many the first is told, and asyncio complains about those that nobody looked at."""
     if not future.cancelled():
         future.exception()
@@ -157,7 +157,7 @@ class Commit(msgspec.Struct, frozen=True):
         return cls(offset, min(oldest, offset))
 
 
-def must_be_among(topics: Collection[str], topic: str) -> None:
+def check_topic_exists(topics: Collection[str], topic: str) -> None:
     """Raise ``ConfigError`` when Kafka has no such topic; a consumer that asks for it would wait for ever."""
     if topic not in topics:
         raise ConfigError(f"The topic {topic} does not exist.", hint="Make it, and the others: tidewatch setup")

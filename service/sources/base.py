@@ -32,7 +32,7 @@ class Owner(Protocol):
         """
         ...
 
-    async def give_up(self, partitions: Collection[int]) -> None:
+    async def release(self, partitions: Collection[int]) -> None:
         """Forget them: they went to another member, or will be taken over anew."""
         ...
 
@@ -48,7 +48,7 @@ class Source(Protocol):
         """Batches until ``stop`` is called; empty ones are yielded when idle so that time-driven work goes on."""
         ...
 
-    def done(self) -> None:
+    def batch_done(self) -> None:
         """One batch more is committed, or will never be. To be said for each."""
         ...
 

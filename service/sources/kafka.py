@@ -41,11 +41,11 @@ FETCH_BYTES = 4 << 20  # a partition's share of one fetch, enough for a full bat
 class KafkaSource:
     """One member of the group ``<group_prefix>.scoring`` on the metrics topic; ``owner`` works on its partitions."""
 
-    def __init__(self, settings: Settings, owner: Owner, most_records: int | None = None) -> None:
-        """``most_records`` of one batch, where they must be fewer than the settings say."""
+    def __init__(self, settings: Settings, owner: Owner, max_records: int | None = None) -> None:
+        """``max_records`` of one batch, where they must be fewer than the settings say."""
         self._kafka = settings.kafka
         self._limits = settings.stream
-        self._most = min(settings.stream.max_batch_records, most_records or settings.stream.max_batch_records)
+        self._most = min(settings.stream.max_batch_records, max_records or settings.stream.max_batch_records)
         self._topic = settings.kafka.topics.metrics
         self._owner = owner
         self.group = f"{settings.kafka.group_prefix}.scoring"
@@ -110,7 +110,7 @@ class KafkaSource:
         self._in_hand += 1
         self._idle.clear()
 
-    def done(self) -> None:
+    def batch_done(self) -> None:
         """The owner's word that one batch more is committed, or will never be."""
         self._in_hand -= 1
         if not self._in_hand:
@@ -151,7 +151,7 @@ class KafkaSource:
             ) from error
         return fetched
 
-    def lose(self, partitions: Collection[int]) -> None:
+    def mark_lost(self, partitions: Collection[int]) -> None:
         """The owner's word, before it is done with a batch, that it may not own these any more: they will be taken over anew."""
         self._lost |= set(partitions)
 
@@ -160,7 +160,7 @@ class KafkaSource:
         """True while the partitions assigned are being read; False while they are being taken over, or Kafka is away."""
         return self._taken == self._turn and self._turn > 0 and not self._lost
 
-    def restored(self) -> dict[int, int]:
+    def refilled(self) -> dict[int, int]:
         """By partition whose windows are filled again: the offset behind the last record handed on."""
         at = self._handed.items() if self.reading else ()
         return {partition: offset for partition, offset in at if offset >= self._resume_at.get(partition, 0)}
@@ -234,7 +234,7 @@ class KafkaSource:
         for known in (self._handed, self._settled, self._resume_at):
             for at in gone:
                 known.pop(at, None)
-        await self._owner.give_up(sorted(gone))
+        await self._owner.release(sorted(gone))
         self._claimed = kept | new
         starts = await self._starts(await self._owner.take_over(sorted(new)), assigned) if new else {}
         if turn != self._turn:

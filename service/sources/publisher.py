@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TopicAuthorizationFailedError
 
 from service.errors import BrokerUnavailable, ConfigError
-from service.kafka_options import connect, kafka_client_options, noted
+from service.kafka_options import connect, kafka_client_options, retrieve_exception
 from service.settings import KafkaSettings
 from service.sources.topic_range import require_topic
 
@@ -79,7 +79,7 @@ class MetricsPublisher:
             raise BrokerUnavailable(f"Kafka at {self._kafka.bootstrap_servers} takes no messages: {error}.") from error
         finally:
             for future in waiting:
-                future.add_done_callback(noted)
+                future.add_done_callback(retrieve_exception)
 
     async def close(self) -> None:
         """Disconnect."""

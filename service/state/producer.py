@@ -25,7 +25,7 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata
 
 from service.errors import BrokerUnavailable, ConfigError
-from service.kafka_options import Commit, connect, disconnect, kafka_client_options, noted
+from service.kafka_options import Commit, connect, disconnect, kafka_client_options, retrieve_exception
 from service.settings import KafkaSettings
 
 LARGEST_REQUEST = 64 << 20  # a dead letter may be as large as anything the metrics topic took
@@ -114,7 +114,7 @@ class FencedProducer:
                 await future
         finally:
             for future in arriving:
-                future.add_done_callback(noted)
+                future.add_done_callback(retrieve_exception)
         if commit is not None:
             offsets = {self._input: OffsetAndMetadata(commit.offset, commit.metadata)}
             await producer.send_offsets_to_transaction(offsets, self._group)
@@ -145,7 +145,7 @@ class FencedProducer:
         await disconnect(producer.client.close())  # which a stop that was cut off did not come to
         waiter = producer._txn_manager._transaction_waiter  # asyncio complains about a failure that nobody asked it for
         if waiter is not None and waiter.done():
-            noted(waiter)
+            retrieve_exception(waiter)
 
 
 def _by_place(outgoing: Sequence[Outgoing]) -> dict[tuple[str, int], list[Outgoing]]:

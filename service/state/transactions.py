@@ -89,7 +89,7 @@ class TransactionalOutbox:
 
     async def take_over(self, partitions: Collection[int]) -> dict[int, TakenOver]:
         """Fence the old owners of these partitions and read what Kafka remembers (see ``takeover.take_over``)."""
-        await self.give_up(partitions)
+        await self.release(partitions)
         topics = self._kafka.topics
         made = {at: FencedProducer(self._kafka, group=self._group, topic=topics.metrics, partition=at) for at in partitions}
         self._producers.update(made)
@@ -97,7 +97,7 @@ class TransactionalOutbox:
             return {}
         return await take_over(self._kafka, made, group=self._group, topic=topics.metrics, state_topic=topics.state)
 
-    async def give_up(self, partitions: Collection[int]) -> None:
+    async def release(self, partitions: Collection[int]) -> None:
         """Let the producers of these partitions go."""
         going = [self._producers.pop(at) for at in partitions if at in self._producers]
         await asyncio.gather(*(producer.close() for producer in going))
@@ -126,7 +126,7 @@ class TransactionalOutbox:
 
     async def close(self) -> None:
         """Disconnect; everything emitted was committed already."""
-        await self.give_up(list(self._producers))
+        await self.release(list(self._producers))
 
     def _dead_letter(self, rejected: Rejected) -> Outgoing:
         letter = dead_letter(rejected)

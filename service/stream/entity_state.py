@@ -74,7 +74,7 @@ class EntityStates:
         for name, count in anew.items():
             log.warning("another version of the bundle: levels begin at its calibration", bundle=name, entities=count)
 
-    def forget(self, partition: int) -> list[str]:
+    def drop(self, partition: int) -> list[str]:
         """Drop a partition; whoever was remembered of it."""
         entities = self._book.entities(partition)
         self._book.drop(partition)
@@ -96,7 +96,7 @@ class EntityStates:
         if memory.episode is not None:
             self._episodes.restore({entity: memory.episode})
         if memory.labels:
-            model.processor.remember_labels(entity, memory.labels)
+            model.processor.restore_labels(entity, memory.labels)
         if memory.detector is None:
             return
         if (memory.bundle, memory.version) == (model.name, model.detector.bundle.version):

@@ -18,7 +18,7 @@ from service.stream.models import Model, Models
 Result = TypeVar("Result")
 
 
-class Slid(msgspec.Struct, frozen=True):
+class IntakeResult(msgspec.Struct, frozen=True):
     """What a batch brought: the windows that came due, the records refused, by partition where it goes on, and who was forgotten
     for having been silent (model, partition, entity).
 
@@ -28,7 +28,7 @@ class Slid(msgspec.Struct, frozen=True):
     due: list[tuple[Model, WindowBatch]]
     rejected: list[Rejected]
     commits: dict[int, Commit]
-    gone: list[tuple[Model, int, str]]
+    expired: list[tuple[Model, int, str]]
 
 
 class Intake:
@@ -39,11 +39,11 @@ class Intake:
         self._models = models
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="intake")
 
-    async def take(self, batch: RecordBatch) -> Slid:
+    async def process(self, batch: RecordBatch) -> IntakeResult:
         """The batch's windows. Never while windows are dropped or filled anew."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._take, batch)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._process, batch)
 
-    async def apart(self, function: Callable[..., Result], *arguments: object) -> Result:
+    async def run_between_batches(self, function: Callable[..., Result], *arguments: object) -> Result:
         """Do something with the windows between two batches."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
@@ -51,7 +51,7 @@ class Intake:
         """Let the thread go."""
         self._thread.shutdown(wait=False)
 
-    def _take(self, batch: RecordBatch) -> Slid:
+    def _process(self, batch: RecordBatch) -> IntakeResult:
         samples, rejected = self._codec.decode(batch.records)
         due: list[tuple[Model, WindowBatch]] = []
         for model, part in self._models.split(samples):
@@ -59,8 +59,8 @@ class Intake:
             due += [(model, window) for window in windows]
             rejected += refused
         new = [item for item in rejected if _is_new(item, batch)]
-        gone = [(model, *silent) for model in self._models.all for silent in model.processor.take_expired()]
-        return Slid(due, new, self._commits(batch), gone)
+        expired = [(model, *one) for model in self._models.all for one in model.processor.take_expired()]
+        return IntakeResult(due, new, self._commits(batch), expired)
 
     def _commits(self, batch: RecordBatch) -> dict[int, Commit]:
         """Where each partition of the batch goes on, and the oldest record that its windows still need; nothing while it is

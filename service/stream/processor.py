@@ -27,7 +27,7 @@ class StreamCounts(msgspec.Struct, frozen=True):
     low_coverage: int
     expired: int
     entities: int
-    most_entities: int
+    max_entities: int
 
 
 class StreamProcessor:
@@ -87,7 +87,7 @@ class StreamProcessor:
             low_coverage=int(counts[LOW_COVERAGE]),
             expired=self._expired,
             entities=len(self._slots),
-            most_entities=self._settings.max_entities,
+            max_entities=self._settings.max_entities,
         )
 
     @property
@@ -108,7 +108,7 @@ class StreamProcessor:
         """The newest row of a partition; what claims to be from the future moves it no further than to now."""
         return self._newest_row.get(partition)
 
-    def records_of(self, nbytes: int) -> int:
+    def max_records_for(self, nbytes: int) -> int:
         """How many records make due windows of so many bytes; at least one. Where all metrics of all entities jump from row to row
         that is so as well (the windows that follow early ones fall on those rows, too), elsewhere they make fewer."""
         shape = self._windows.shape
@@ -159,11 +159,11 @@ class StreamProcessor:
         """The newest labels of an entity."""
         return self._labels.get(entity, _NO_LABELS)
 
-    def remember_labels(self, entity: str, labels: Mapping[str, str]) -> None:
+    def restore_labels(self, entity: str, labels: Mapping[str, str]) -> None:
         """Labels from before a restart: they hold until a message brings newer ones."""
         self._labels[entity] = labels
 
-    def forget_labels(self, entities: Collection[str]) -> None:
+    def drop_restored_labels(self, entities: Collection[str]) -> None:
         """Drop labels from before a restart of entities that were not seen since."""
         for entity in entities:
             if entity not in self._slots:

@@ -21,7 +21,7 @@ from service.sources.kafka import KafkaSource
 from service.state.transactions import PartitionOutcome, TransactionalOutbox
 from service.stream.data_health.reporter import Reporter, ReportTopic
 from service.stream.entity_state import EntityStates
-from service.stream.intake import Intake, Slid
+from service.stream.intake import Intake, IntakeResult
 from service.stream.models import Model, Models
 from service.verdicts import Verdicts
 
@@ -54,8 +54,8 @@ class ScoringPart:
         reports: ReportTopic | None = None,
     ) -> None:
         """``reports``: where to tell what is seen of the data's health, if anybody watches it."""
-        most = min((model.processor.records_of(BATCH_BYTES) for model in models.all), default=None)
-        self._source = KafkaSource(settings, owner=self, most_records=most)
+        most = min((model.processor.max_records_for(BATCH_BYTES) for model in models.all), default=None)
+        self._source = KafkaSource(settings, owner=self, max_records=most)
         self._models = models
         self._intake = Intake(codec, models)
         self._episodes = episodes
@@ -91,10 +91,10 @@ class ScoringPart:
         under_way: deque[asyncio.Task[None]] = deque()
         try:
             async for batch in self._source.batches():
-                slid = await self._intake.take(batch)
+                result = await self._intake.process(batch)
                 await self._scoring.acquire()  # the batch before is scored, and the one before that committed
                 before = under_way[-1] if under_way else None
-                under_way.append(asyncio.create_task(self._handle(batch, slid, before)))
+                under_way.append(asyncio.create_task(self._handle(batch, result, before)))
                 behind = sum(self._source.lag().values())
                 if behind <= len(batch.records):
                     await asyncio.wait([under_way[-1]])
@@ -131,39 +131,39 @@ class ScoringPart:
         for partition, found in taken.items():
             # in a thread: a hundred thousand entities take a second, and no batch is in hand meanwhile
             await asyncio.to_thread(self._memory.restore, partition, found.state)
-        self._reporter.take(partitions)
+        self._reporter.begin_ownership(partitions)
         return {partition: found.commit for partition, found in taken.items()}
 
-    async def give_up(self, partitions: Collection[int]) -> None:
+    async def release(self, partitions: Collection[int]) -> None:
         """See ``sources.base.Owner``: nothing of these partitions is known any more."""
-        self._reporter.drop(partitions)
-        await self._outbox.give_up(partitions)
-        await self._intake.apart(self._forget, partitions)  # never while the reporter looks at the windows
+        self._reporter.end_ownership(partitions)
+        await self._outbox.release(partitions)
+        await self._intake.run_between_batches(self._forget, partitions)  # never while the reporter looks at the windows
 
     def _forget(self, partitions: Collection[int]) -> None:
         for partition in partitions:
-            remembered = self._memory.forget(partition)
+            remembered = self._memory.drop(partition)
             for model in self._models.all:
-                model.processor.forget_labels(remembered)
+                model.processor.drop_restored_labels(remembered)
                 entities = {*remembered, *model.processor.drop_partitions([partition])}
                 model.detector.forget(entities)
                 self._episodes.forget(entities)
 
-    async def _handle(self, batch: RecordBatch, slid: Slid, before: asyncio.Task[None] | None) -> None:
+    async def _handle(self, batch: RecordBatch, result: IntakeResult, before: asyncio.Task[None] | None) -> None:
         """Score and commit one batch. Nothing is committed behind a batch that failed: what ended ``before`` ends this one."""
         try:
             try:
-                found = await self._detect(slid.due)
-                outcomes = self._outcomes(batch, slid, found)
+                found = await self._detect(result.due)
+                outcomes = self._outcomes(batch, result, found)
                 if before is not None:
                     await before
             finally:
                 self._scoring.release()
             lost = await self._outbox.emit(outcomes)
-            self._source.lose(lost)
+            self._source.mark_lost(lost)
             self._count(batch, found, [outcome for at, outcome in outcomes.items() if at not in lost])
         finally:
-            self._source.done()
+            self._source.batch_done()
 
     async def _detect(self, due: Sequence[tuple[Model, WindowBatch]]) -> list[tuple[Model, Verdicts]]:
         found: list[tuple[Model, Verdicts]] = []
@@ -173,10 +173,12 @@ class ScoringPart:
             self._metrics.scoring_seconds.observe(self._clock.monotonic() - started)
         return found
 
-    def _outcomes(self, batch: RecordBatch, slid: Slid, found: Sequence[tuple[Model, Verdicts]]) -> dict[int, PartitionOutcome]:
+    def _outcomes(
+        self, batch: RecordBatch, result: IntakeResult, found: Sequence[tuple[Model, Verdicts]]
+    ) -> dict[int, PartitionOutcome]:
         """What each partition of the batch led to, what is to be remembered of it, and where it goes on."""
         parts = [part for _, verdicts in found for part in verdicts.by_partition().items()]
-        alerts, gone = self._follow(parts, slid)
+        alerts, gone = self._follow(parts, result)
         changed: dict[int, set[str]] = defaultdict(set)
         for partition, verdicts in parts:
             changed[partition].update(verdicts.entities)
@@ -185,15 +187,15 @@ class ScoringPart:
         return {
             at: PartitionOutcome(
                 alerts=alerts.get(at, []),
-                rejected=[item for item in slid.rejected if item.record.partition == at],
+                rejected=[item for item in result.rejected if item.record.partition == at],
                 state=self._memory.change(at, changed.get(at, ()), gone.get(at, ())),
-                commit=slid.commits.get(at),
+                commit=result.commits.get(at),
             )
             for at in {record.partition for record in batch.records} | set(gone) | set(alerts)
         }
 
     def _follow(
-        self, parts: Sequence[tuple[int, Verdicts]], slid: Slid
+        self, parts: Sequence[tuple[int, Verdicts]], result: IntakeResult
     ) -> tuple[Mapping[int, list[Alert]], Mapping[int, list[str]]]:
         """By partition: the transitions caused, and the entities forgotten, which stopped sending long ago; what is still open
         of those is closed."""
@@ -201,10 +203,10 @@ class ScoringPart:
         gone: dict[int, list[str]] = defaultdict(list)
         for partition, verdicts in parts:
             alerts[partition] += self._episodes.observe(verdicts)
-        for model, partition, silent in slid.gone:
-            gone[partition].append(silent)
-            alerts[partition] += self._episodes.close_idle([silent])
-            model.detector.forget([silent])
+        for model, partition, entity in result.expired:
+            gone[partition].append(entity)
+            alerts[partition] += self._episodes.close_idle([entity])
+            model.detector.forget([entity])
         for taken in self._acknowledgements.apply():
             alerts[taken.partition].append(taken)
         return alerts, gone
@@ -228,7 +230,7 @@ class ScoringPart:
     def _count_samples(self) -> None:
         counts = [model.processor.counts for model in self._models.all]
         self._metrics.entities.set(sum(count.entities for count in counts))
-        self._metrics.entities_limit.set(sum(count.most_entities for count in counts))
+        self._metrics.entities_limit.set(sum(count.max_entities for count in counts))
         expired = sum(count.expired for count in counts)
         self._metrics.entities_forgotten.inc(expired - self._expired)
         self._expired = expired

@@ -108,9 +108,9 @@ class Worker:
     async def take_over(self, partitions: Collection[int]) -> Mapping[int, Commit | None]:
         return {at: found.commit for at, found in (await self.outbox.take_over(partitions)).items()}
 
-    async def give_up(self, partitions: Collection[int]) -> None:
+    async def release(self, partitions: Collection[int]) -> None:
         self.dropped += partitions
-        await self.outbox.give_up(partitions)
+        await self.outbox.release(partitions)
         self.processor.drop_partitions(partitions)
 
     async def start(self) -> Worker:
@@ -138,7 +138,7 @@ class Worker:
                     for at, offset in behind.items()
                 }
             )
-            self.source.lose(lost)
+            self.source.mark_lost(lost)
             for part in due:
                 self.windows.append(part)
                 columns = zip(part.entities, part.end_rows, part.partitions.tolist(), strict=True)
@@ -146,7 +146,7 @@ class Worker:
             self.refilled += sum(record.offset < batch.resume_at[record.partition] for record in batch.records)
             self.consumed += len(batch.records)
             self.batches += 1
-            self.source.done()
+            self.source.batch_done()
 
     async def until(self, reached: Callable[[], bool], seconds: float = 30.0) -> None:
         """Wait for something to have happened; fails with what the worker failed with."""

@@ -30,11 +30,11 @@ async def outcome(bundle: Bundle, together: int) -> tuple[list[Verdict], list[in
     all_of_them, refused = sent(), []
     verdicts: list[Verdict] = []
     for begin in range(0, len(all_of_them), together):
-        slid = await intake.take(RecordBatch(all_of_them[begin : begin + together], {0: 0}))
-        assert slid.commits[0].offset == min(begin + together, len(all_of_them))
-        for model, windows in slid.due:
+        result = await intake.process(RecordBatch(all_of_them[begin : begin + together], {0: 0}))
+        assert result.commits[0].offset == min(begin + together, len(all_of_them))
+        for model, windows in result.due:
             verdicts += await model.detector.detect(windows)
-        refused += [item.record.offset for item in slid.rejected]
+        refused += [item.record.offset for item in result.rejected]
     intake.close()
     return verdicts, refused
 
@@ -54,8 +54,8 @@ async def test_what_only_refills_is_neither_refused_again_nor_committed(bundle: 
     models = Models([("*", build_model(bundle, SETTINGS))])
     intake = Intake(NativeCodec(models.schema_of, SETTINGS.stream), models)
     all_of_them = sent()
-    refill = await intake.take(RecordBatch(all_of_them[:100], {0: 100}))
+    refill = await intake.process(RecordBatch(all_of_them[:100], {0: 100}))
     assert (refill.due, refill.rejected, refill.commits) == ([], [], {})
-    first = await intake.take(RecordBatch(all_of_them[100:101], {0: 100}))
+    first = await intake.process(RecordBatch(all_of_them[100:101], {0: 100}))
     assert first.commits[0].offset == 101
     intake.close()

@@ -102,7 +102,7 @@ def test_made_up_names_neither_keep_the_places_nor_push_anybody_out() -> None:
     assert [end for end in ended if end[0] in "ab"] == [(name, row) for row in range(2, 40) for name in "ab"]
     assert ("c", 39) in ended
     assert not [end for end in ended if end[0].startswith("made")]
-    assert one.counts.entities <= one.counts.most_entities == 5
+    assert one.counts.entities <= one.counts.max_entities == 5
     assert one.counts.expired == len({name for _, name in one.take_expired()}) > 3
 
 
@@ -221,7 +221,7 @@ async def test_rows_of_another_width_are_refused() -> None:
 def test_early_windows_make_batches_of_fewer_records_and_not_larger_ones() -> None:
     def records(stride: int, early: EarlyWindows | None) -> int:
         one = StreamProcessor(SCHEMA, window=60, stride=stride, settings=StreamSettings(), early=early)
-        return one.records_of(600_000)  # of 600 bytes a window
+        return one.max_records_for(600_000)  # of 600 bytes a window
 
     jumpy = EarlyWindows(np.ones((1, 2), np.float32), 0.0)
     assert [records(stride, None) for stride in (1, 2, 30)] == [1000, 2000, 30_000]

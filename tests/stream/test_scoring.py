@@ -52,10 +52,10 @@ class Feed:
             self.most = max(self.most, self.in_hand)
             yield batch
 
-    def done(self) -> None:
+    def batch_done(self) -> None:
         self.in_hand -= 1
 
-    def lose(self, partitions: Collection[int]) -> None:
+    def mark_lost(self, partitions: Collection[int]) -> None:
         self.lost |= set(partitions)
 
     def lag(self) -> dict[int, int]:
@@ -112,9 +112,9 @@ async def run(bundle: Bundle, fails: int | None = None, *, lag: int = 1000) -> t
 
 async def test_batches_overlap_when_behind_and_lead_to_what_they_lead_to_one_by_one(bundle: Bundle) -> None:
     feed, overlapping, ended = await run(bundle)
-    apart, one_by_one, _ = await run(bundle, lag=0)
+    caught_up, one_by_one, _ = await run(bundle, lag=0)
     assert ended is None
-    assert (feed.most, apart.most) == (3, 1)
+    assert (feed.most, caught_up.most) == (3, 1)
     assert feed.in_hand == 0
     assert [outcome.commit.offset for outcome in overlapping.taken if outcome.commit] == list(range(16, 4 * ROWS + 1, 16))
     assert [outcome.alerts for outcome in overlapping.taken] == [outcome.alerts for outcome in one_by_one.taken]

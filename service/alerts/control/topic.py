@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError
 
 from service.alerts.control.commands import Command, decode, encode, encode_key, unusable
 from service.errors import BrokerUnavailable, CommandRefused, InvalidMessage
-from service.kafka_options import connect, disconnect, kafka_client_options, must_be_among
+from service.kafka_options import check_topic_exists, connect, disconnect, kafka_client_options
 from service.observability.logging import get_logger
 from service.settings import KafkaSettings
 
@@ -34,7 +34,7 @@ class ControlReader:
     async def start(self) -> None:
         """Read to the present end, then follow in the background. Raises ``BrokerUnavailable`` or ``ConfigError``."""
         self._consumer = await connect(self._make, self._kafka)
-        must_be_among(await self._consumer.topics(), self._partition.topic)
+        check_topic_exists(await self._consumer.topics(), self._partition.topic)
         self._consumer.assign([self._partition])
         try:
             end = (await self._consumer.end_offsets([self._partition]))[self._partition]
@@ -87,7 +87,7 @@ async def say(kafka: KafkaSettings, command: Command) -> None:
         raise CommandRefused(f"This is refused: {why}.")
     producer: Any = await connect(lambda: AIOKafkaProducer(enable_idempotence=True, **kafka_client_options(kafka)), kafka)
     try:
-        must_be_among((await producer.client.fetch_all_metadata()).topics(), kafka.topics.control)
+        check_topic_exists((await producer.client.fetch_all_metadata()).topics(), kafka.topics.control)
         await producer.send_and_wait(kafka.topics.control, encode(command), key=encode_key(command), partition=0)
     except KafkaError as error:
         raise BrokerUnavailable(f"Kafka did not take the command: {error}.") from error

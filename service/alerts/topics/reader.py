@@ -31,7 +31,7 @@ from service.alerts.topics.deliveries import Delivery
 from service.alerts.topics.transitions import decode_transition
 from service.domain import Alert, Record, Rejected
 from service.errors import BrokerUnavailable, ConfigError, InvalidMessage
-from service.kafka_options import connect, disconnect, kafka_client_options, must_be_among
+from service.kafka_options import check_topic_exists, connect, disconnect, kafka_client_options
 from service.observability.logging import get_logger
 from service.settings import KafkaSettings
 
@@ -101,7 +101,7 @@ class AlertTopicReader:
         try:
             existing = await admin.list_topics()
             for topic in self._topics:
-                must_be_among(existing, topic)
+                check_topic_exists(existing, topic)
         finally:
             await admin.close()
         self._consumer = await connect(self._make, self._kafka)

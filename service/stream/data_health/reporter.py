@@ -53,7 +53,7 @@ class ReportTopic(Protocol):
 class ReadProgress(Protocol):
     """How far the records of our partitions are handed on."""
 
-    def restored(self) -> Mapping[int, int]:
+    def refilled(self) -> Mapping[int, int]:
         """By partition whose windows are filled again: the offset behind the last record handed on."""
         ...
 
@@ -106,7 +106,7 @@ class Reporter:
         """Connect. Raises ``BrokerUnavailable`` or ``ConfigError``."""
         if self._reports is not None:
             for model in self._models.all:
-                await self._intake.apart(prepare, model.processor.windows)
+                await self._intake.run_between_batches(prepare, model.processor.windows)
             await self._reports.start()
 
     async def close(self) -> None:
@@ -114,12 +114,12 @@ class Reporter:
         if self._reports is not None:
             await self._reports.close()
 
-    def take(self, partitions: Collection[int]) -> None:
+    def begin_ownership(self, partitions: Collection[int]) -> None:
         """These are ours from now on. To be said while no batch is under way."""
         for at in partitions:
             self._turns[at] = Ownership(at, self._clock.now_ms(), self._counts(at))
 
-    def drop(self, partitions: Collection[int]) -> None:
+    def end_ownership(self, partitions: Collection[int]) -> None:
         """These are not any more. To be said before their windows are dropped."""
         for at in partitions:
             turn = self._turns.pop(at, None)
@@ -142,8 +142,8 @@ class Reporter:
 
     async def report(self, reports: ReportTopic) -> None:
         """One report on each partition whose windows are filled. Raises ``BrokerUnavailable`` or ``ConfigError``."""
-        restored, lag = self._reading.restored(), self._reading.lag()
-        turns = [turn for turn in self._turns.values() if turn.partition in restored]
+        refilled, lag = self._reading.refilled(), self._reading.lag()
+        turns = [turn for turn in self._turns.values() if turn.partition in refilled]
         if any(turn.last is None for turn in turns):
             former = await reports.newest()
             for turn in turns:
@@ -151,7 +151,7 @@ class Reporter:
                     turn.last = former.get(turn.partition, HealthReport(topic=self._topic, partition=turn.partition, turn="", at=0))
         made = []
         for turn in turns:
-            read_to, turn.read_to = turn.read_to, restored[turn.partition]
+            read_to, turn.read_to = turn.read_to, refilled[turn.partition]
             reading_on = turn.read_to != read_to and lag.get(turn.partition, 0) > 0
             told = await self._survey(turn, could_be_newer=reading_on or self._failed)
             if told is not None:
@@ -175,8 +175,8 @@ class Reporter:
         latest = None if head is None else head + max(0, now - head_at)
         survey = Survey(self._models, turn.partition, self._settings, latest)
         for model, begin in list(survey.pieces()):
-            await self._intake.apart(_unless_over, turn, survey.look, model, begin)
-        settled: HealthReport | None = await self._intake.apart(_unless_over, turn, self._settle, turn, survey, now)
+            await self._intake.run_between_batches(_unless_over, turn, survey.look, model, begin)
+        settled: HealthReport | None = await self._intake.run_between_batches(_unless_over, turn, self._settle, turn, survey, now)
         if settled is None or turn.over:
             return None
         return msgspec.structs.replace(settled, head=head, head_at=head_at)

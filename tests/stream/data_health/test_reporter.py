@@ -74,9 +74,9 @@ class Worker:
         self.models.all[0].processor._clock = clock
         self.intake = Intake(NativeCodec(self.models.schema_of, settings.stream), self.models)
         self.reporter = Reporter(settings, self.models, self.intake, self, kept, clock=clock)
-        self.reporter.take([0])
+        self.reporter.begin_ownership([0])
 
-    def restored(self) -> dict[int, int]:
+    def refilled(self) -> dict[int, int]:
         return {0: self.offset}
 
     def lag(self) -> dict[int, int]:
@@ -92,8 +92,8 @@ class Worker:
                 made.append(Record("metrics", 0, self.offset, stamp, name.encode(), encode(name, stamp, {**moving, **told})))
                 self.offset += 1
         self.clock._now_ms = max(self.clock._now_ms, (FIRST + rows[-1]) * 1000)
-        slid = await self.intake.take(RecordBatch(made, {0: 0}))
-        assert not slid.rejected
+        result = await self.intake.process(RecordBatch(made, {0: 0}))
+        assert not result.rejected
 
     async def report(self) -> HealthReport:
         await self.reporter.report(self.kept)
@@ -220,7 +220,7 @@ async def test_the_next_owner_goes_on_from_the_report_of_the_one_before(bundle: 
     await worker.send(range(100, 180), {"a": {}, "c": {"cpu": 3.0}})
     before = await worker.report()
     assert [one.entity for one in before.silent.named] == ["b"]
-    worker.reporter.drop([0])
+    worker.reporter.end_ownership([0])
     await worker.report()
     assert kept.newest_of[0] is before, "whoever dropped it says no more"
 
@@ -240,7 +240,7 @@ async def test_the_next_owner_goes_on_from_the_report_of_the_one_before(bundle: 
 
 async def test_late_samples_are_counted_from_when_the_partition_was_taken(worker: Worker) -> None:
     await worker.send(range(100), {"a": {}})
-    worker.reporter.take([0])
+    worker.reporter.begin_ownership([0])
     await worker.send(range(100, 150), {"a": {}})
     await worker.send(range(10), {"a": {}})
     told = await worker.report()
@@ -268,13 +268,13 @@ async def test_nothing_is_said_of_a_partition_that_goes_while_it_is_looked_at(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await worker.send(range(100), {"a": {}})
-    plain = worker.intake.apart
+    plain = worker.intake.run_between_batches
 
-    async def apart(*told: Any) -> Any:
-        found = await plain(*told)
-        worker.reporter.drop([0])
+    async def run_then_drop(*arguments: Any) -> Any:
+        found = await plain(*arguments)
+        worker.reporter.end_ownership([0])
         return found
 
-    monkeypatch.setattr(worker.intake, "apart", apart)
+    monkeypatch.setattr(worker.intake, "run_between_batches", run_then_drop)
     await worker.reporter.report(worker.kept)
     assert worker.kept.newest_of == {}
