@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import stamina
+import structlog
 
+from service import RealTimeAnomalyDetector
+from service.commands.common import read_settings
 from service.errors import ConfigError
-from service.settings import Settings, load_settings, reveal
+from service.settings import RenamedSettingWarning, Settings, load_settings, reveal
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +83,104 @@ def test_the_hash_follows_what_influences_verdicts_and_nothing_else() -> None:
     base = Settings()
     assert base.config_hash() == Settings(kafka={"bootstrap_servers": "elsewhere:1"}).config_hash()
     assert base.config_hash() != Settings(alerts={"fire_after": 1}).config_hash()
+
+
+ROUTES = [{"receivers": ["slack"], "go_on": True}, {"receivers": ["slack"]}]
+RECEIVERS = [{"name": "slack", "url": "https://hooks.example.org/x"}]
+Given = Callable[[Path, pytest.MonkeyPatch], Settings]
+
+
+def _in_yaml(folder: Path, _: pytest.MonkeyPatch) -> Settings:
+    file = folder / "tidewatch.yaml"
+    file.write_text(
+        "data_health: {max_quiet_seconds: 60, max_silent_seconds: 90}\n"
+        f"notifications: {json.dumps({'receivers': [{**each, 'type': 'slack'} for each in RECEIVERS], 'routes': ROUTES})}\n"
+    )
+    return load_settings(file)
+
+
+def _in_toml(folder: Path, _: pytest.MonkeyPatch) -> Settings:
+    file = folder / "tidewatch.toml"
+    file.write_text(
+        "[data_health]\nmax_quiet_seconds = 60\nmax_silent_seconds = 90\n"
+        '[[notifications.receivers]]\nname = "slack"\ntype = "slack"\nurl = "https://hooks.example.org/x"\n'
+        '[[notifications.routes]]\nreceivers = ["slack"]\ngo_on = true\n'
+        '[[notifications.routes]]\nreceivers = ["slack"]\n'
+    )
+    return load_settings(file)
+
+
+def _in_the_environment(_: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("TIDEWATCH_DATA_HEALTH__MAX_QUIET_SECONDS", "60")
+    monkeypatch.setenv("TIDEWATCH_DATA_HEALTH__MAX_SILENT_SECONDS", "90")
+    monkeypatch.setenv("TIDEWATCH_NOTIFICATIONS__RECEIVERS", json.dumps([{**each, "type": "slack"} for each in RECEIVERS]))
+    monkeypatch.setenv("TIDEWATCH_NOTIFICATIONS__ROUTES", json.dumps(ROUTES))
+    return load_settings()
+
+
+@pytest.mark.parametrize("given", [_in_yaml, _in_toml, _in_the_environment])
+def test_an_old_name_is_accepted_with_a_warning(given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.warns(RenamedSettingWarning) as caught:
+        settings = given(tmp_path, monkeypatch)
+    assert settings.data_health.max_topic_idle_seconds == 60
+    assert settings.data_health.max_entity_silence_seconds == 90
+    assert [route.continue_matching for route in settings.notifications.routes] == [True, False]
+    said = {str(warning.message).partition(".")[0] for warning in caught}
+    assert said == {
+        "The setting max_quiet_seconds is now called max_topic_idle_seconds",
+        "The setting max_silent_seconds is now called max_entity_silence_seconds",
+        "The setting go_on is now called continue_matching",
+    }
+
+
+def test_the_library_accepts_an_old_name_with_a_warning() -> None:
+    notification = {"receivers": [{**each, "type": "slack"} for each in RECEIVERS], "routes": ROUTES}
+    with pytest.warns(RenamedSettingWarning, match="continue_matching"):
+        RealTimeAnomalyDetector({"alert_config": {"notification": notification}})
+
+
+def test_the_new_names_warn_of_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        settings = Settings(data_health={"max_topic_idle_seconds": 60, "max_entity_silence_seconds": 90})
+    assert settings.data_health.watched >= {"quiet", "silent"}
+
+
+@pytest.mark.parametrize(
+    ("section", "old", "new"),
+    [
+        ({"data_health": {"max_quiet_seconds": 60, "max_topic_idle_seconds": 60}}, "max_quiet_seconds", "max_topic_idle_seconds"),
+        (
+            {"notifications": {"routes": [{"receivers": [], "go_on": True, "continue_matching": True}]}},
+            "go_on",
+            "continue_matching",
+        ),
+    ],
+)
+def test_the_old_and_the_new_name_together_are_refused(section: dict[str, Any], old: str, new: str) -> None:
+    with pytest.raises(ConfigError, match=f"{old} is the old name of {new}, and both are given: remove {old}"):
+        load_settings(overrides=section)
+
+
+@pytest.fixture
+def _logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+    stamina.instrumentation.set_on_retry_hooks(None)
+
+
+@pytest.mark.usefixtures("_logging_as_before")
+@pytest.mark.parametrize("quiet", [True, False])
+def test_a_command_warns_of_an_old_name_once_on_standard_error(
+    quiet: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "tidewatch.yaml"
+    file.write_text("data_health: {max_quiet_seconds: 60}\n")
+    read_settings(file, quiet=quiet)
+    shown = capsys.readouterr()
+    assert shown.err.count("max_quiet_seconds is now called max_topic_idle_seconds") == 1
+    assert shown.out == ""

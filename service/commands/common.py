@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,10 +12,14 @@ from typing import Annotated, Any, TypeVar
 import stamina
 import typer
 import uvloop
+from rich.markup import escape
 
 from service.errors import ConfigError
-from service.observability.logging import configure_logging
-from service.settings import Settings, load_settings
+from service.observability.logging import configure_logging, get_logger
+from service.settings import RenamedSettingWarning, Settings, load_settings
+from service.terminal import error_console
+
+log = get_logger("settings")
 
 T = TypeVar("T")
 # Results go to standard output; progress, logs and errors to standard error, so that output can be piped.
@@ -30,8 +35,15 @@ def read_settings(config: Path | None, *, quiet: bool = False) -> Settings:
 
     ``quiet`` is for commands that answer a person: what goes wrong is said once by the command, not by every library.
     """
-    settings = load_settings(config)
+    with warnings.catch_warnings(record=True) as caught:  # kept until logging is configured
+        warnings.simplefilter("always", RenamedSettingWarning)
+        settings = load_settings(config)
     configure_logging("critical" if quiet else settings.log.level, settings.log.format)
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        if quiet:
+            error_console.print(f"[yellow]Warning:[/] {escape(message)}", highlight=False, soft_wrap=True)
+        else:
+            log.warning(message)
     if quiet:
         stamina.instrumentation.set_on_retry_hooks([])
     return settings

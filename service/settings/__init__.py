@@ -7,6 +7,7 @@ read from a file (``password_file``) so that they need not stand in the environm
 from __future__ import annotations
 
 from service.settings.alerts import EpisodeSettings
+from service.settings.base import RenamedSettingWarning
 from service.settings.data_health import DataHealthSettings
 from service.settings.detection import BudgetSettings, DetectionSettings
 from service.settings.elasticsearch import ElasticsearchSettings
@@ -44,6 +45,7 @@ __all__ = [
     "ModelRule",
     "NotificationSettings",
     "Receiver",
+    "RenamedSettingWarning",
     "RouteSettings",
     "Settings",
     "SilenceSettings",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -14,12 +14,14 @@ class DataHealthSettings(Section):
     ``check_every_seconds``, and tells after ``fire_after`` bad looks in a row. What it cannot see from outside, the scoring
     workers report to it as often."""
 
+    renamed: ClassVar = {"max_quiet_seconds": "max_topic_idle_seconds", "max_silent_seconds": "max_entity_silence_seconds"}
+
     check_every_seconds: Seconds = 30.0
     fire_after: Positive = 3
     max_lag_records: Positive | None = 100_000
     max_rejected_share: Share | None = 0.05
-    max_quiet_seconds: Seconds | None = None
-    max_silent_seconds: Seconds | None = None  # of one entity
+    max_topic_idle_seconds: Seconds | None = None  # since anything arrived on the metrics topic
+    max_entity_silence_seconds: Seconds | None = None  # since one entity sent its last row
     still_metrics: bool = True
     empty_metrics: bool = True
     max_late_share: Share | None = 0.05
@@ -31,8 +33,8 @@ class DataHealthSettings(Section):
         bounds = {
             "lag": self.max_lag_records,
             "rejected": self.max_rejected_share,
-            "quiet": self.max_quiet_seconds,
-            "silent": self.max_silent_seconds,
+            "quiet": self.max_topic_idle_seconds,
+            "silent": self.max_entity_silence_seconds,
             "still": self.still_metrics or None,
             "empty": self.empty_metrics or None,
             "late": self.max_late_share,

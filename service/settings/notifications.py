@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, model_validator
@@ -16,13 +16,15 @@ class RouteSettings(Section):
     """Which alerts go to which receivers, and how they are gathered into messages.
 
     ``match`` maps ``entity``, ``severity``, ``model`` or a label to a glob (``"!glob"`` means: anything else); all must
-    hold. The first route that matches wins, unless it says ``go_on``. ``group_by`` takes the same names: alerts that
+    hold. The first route that matches wins, unless it says ``continue_matching``. ``group_by`` takes the same names: alerts that
     agree on them share a message; nothing named puts everything into one.
     """
 
+    renamed: ClassVar = {"go_on": "continue_matching"}
+
     match: dict[str, str] = {}
     receivers: list[str]
-    go_on: bool = False
+    continue_matching: bool = False
     group_by: list[str] = []
     group_wait_seconds: Annotated[float, Field(ge=0)] = 5.0
     group_interval_seconds: Annotated[float, Field(ge=0)] = 60.0

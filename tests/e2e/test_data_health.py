@@ -102,7 +102,7 @@ async def test_each_is_told_by_name_and_resolved_when_it_comes_back(tmp_path: Pa
         settings = Settings(
             kafka=kafka.model_dump(),
             models=[{"match": "*", "bundle": tmp_path / "bundle"}],
-            data_health={"check_every_seconds": 1.0, "fire_after": 2, "max_silent_seconds": 4, "max_late_share": None},
+            data_health={"check_every_seconds": 1.0, "fire_after": 2, "max_entity_silence_seconds": 4, "max_late_share": None},
             notifications=told,
             http={"enabled": False},
         )

@@ -55,9 +55,9 @@ def check(seen: DataSnapshot, settings: DataHealthSettings, now: int) -> dict[st
         mostly = f", mostly {max(seen.rejected, key=lambda reason: seen.rejected[reason])}" if seen.rejected else ""
         words = f"{refused:,} of {seen.read:,} messages were refused{mostly} ({settings.max_rejected_share:.0%} may be)"
         found["rejected"] = DataFinding(bad=refused / seen.read > settings.max_rejected_share, words=words)
-    if settings.max_quiet_seconds is not None:
+    if settings.max_topic_idle_seconds is not None:
         words = f"nothing has arrived for {span_words(seen.quiet_ms)}" if seen.quiet_ms else "messages arrive"
-        found["quiet"] = DataFinding(bad=seen.quiet_ms > settings.max_quiet_seconds * 1000, words=words)
+        found["quiet"] = DataFinding(bad=seen.quiet_ms > settings.max_topic_idle_seconds * 1000, words=words)
     if settings.max_late_share is not None and seen.taken >= LEAST_READ:
         words = f"{seen.late:,} of {seen.taken:,} messages came too late to be used ({settings.max_late_share:.0%} may be)"
         found["late"] = DataFinding(bad=seen.late / seen.taken > settings.max_late_share, words=words)
@@ -65,8 +65,8 @@ def check(seen: DataSnapshot, settings: DataHealthSettings, now: int) -> dict[st
     if settings.max_model_age_days is not None and reports:
         found["model"] = _model_age(reports, settings.max_model_age_days, now)
     for report in reports:
-        if settings.max_silent_seconds is not None:
-            found |= _silent(report, settings.max_silent_seconds)
+        if settings.max_entity_silence_seconds is not None:
+            found |= _silent(report, settings.max_entity_silence_seconds)
         if settings.still_metrics:
             found |= _metrics("still", report.still, report.partition)
         if settings.empty_metrics:

@@ -107,7 +107,7 @@ def route(alert: Alert, routes: Sequence[RouteSettings]) -> list[tuple[int, str]
         if matches(alert, rule.match):
             for receiver in rule.receivers:
                 found.setdefault(receiver, number)
-            if not rule.go_on:
+            if not rule.continue_matching:
                 break
     return [(number, receiver) for receiver, number in found.items()]
 

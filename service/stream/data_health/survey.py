@@ -82,7 +82,7 @@ class Survey:
         gone: set[str] = set()
         lists: dict[str, HealthItems] = {}
         for name, tally, watched in (
-            ("silent", self.silent, self.settings.max_silent_seconds is not None),
+            ("silent", self.silent, self.settings.max_entity_silence_seconds is not None),
             ("still", self.still, self.settings.still_metrics),
             ("empty", self.empty, self.settings.empty_metrics),
         ):
@@ -127,9 +127,9 @@ class Survey:
 
     def _silent_before(self, model: Model) -> int:
         """Who has no row since this time is silent; and nobody is before a second row of his is wanting."""
-        if self.latest is None or self.settings.max_silent_seconds is None:
+        if self.latest is None or self.settings.max_entity_silence_seconds is None:
             return EMPTY
-        return self.latest - max(round(self.settings.max_silent_seconds * 1000), 2 * model.schema.interval_ms)
+        return self.latest - max(round(self.settings.max_entity_silence_seconds * 1000), 2 * model.schema.interval_ms)
 
     def _watched(self, model: Model) -> tuple[Mask, Mask]:
         if model.name not in self._masks:

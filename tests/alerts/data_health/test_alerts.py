@@ -31,7 +31,9 @@ from service.state.topics import create_topics
 from tests.chaos.judge import read_topic
 from tests.sources.rig import kafka_settings
 
-BOUNDS = DataHealthSettings(max_lag_records=100, max_rejected_share=0.05, max_quiet_seconds=60, max_silent_seconds=60, fire_after=3)
+BOUNDS = DataHealthSettings(
+    max_lag_records=100, max_rejected_share=0.05, max_topic_idle_seconds=60, max_entity_silence_seconds=60, fire_after=3
+)
 UNWATCHED = DataHealthSettings(
     max_lag_records=None,
     max_rejected_share=None,

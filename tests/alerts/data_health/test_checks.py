@@ -18,7 +18,7 @@ from service.alerts.messages.message import compose, summary_title
 from service.domain import Alert, DataSnapshot, HealthItem, HealthItems, HealthReport, Status, TrainedModel
 from service.settings import DataHealthSettings
 
-BOUNDS = DataHealthSettings(max_silent_seconds=600, fire_after=2)
+BOUNDS = DataHealthSettings(max_entity_silence_seconds=600, fire_after=2)
 T0 = 1_763_769_600_000
 DAY = 86_400_000
 

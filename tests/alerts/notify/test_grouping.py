@@ -200,7 +200,7 @@ def test_matching(match: dict[str, str], holds: bool) -> None:
 
 def test_the_first_route_wins_unless_it_goes_on() -> None:
     routes = [
-        RouteSettings(match={"severity": "critical"}, receivers=["pager"], go_on=True),
+        RouteSettings(match={"severity": "critical"}, receivers=["pager"], continue_matching=True),
         RouteSettings(match={"entity": "db-*"}, receivers=["dba", "pager"]),
         RouteSettings(receivers=["everyone"]),
     ]

@@ -66,7 +66,7 @@ class Worker:
         self.behind = 0
         settings = SETTINGS.model_copy(
             update={
-                "data_health": Settings(data_health={"max_silent_seconds": 60}).data_health,
+                "data_health": Settings(data_health={"max_entity_silence_seconds": 60}).data_health,
                 "stream": Settings(stream={"max_gap_rows": 3, **stream}).stream,
             }
         )
