@@ -1,5 +1,5 @@
-# Tidewatch without the local servers. Torch for GPUs and CPUs comes from the lock; it is large. For a small image, name an index that
-# offers CPU-only wheels of the same version:  docker build --build-arg TORCH_INDEX_URL=… .
+# Tidewatch without the local servers. The lock installs torch for CPUs and GPUs, which makes the image several GB large. For a small
+# image name an index of CPU-only wheels of the same version:  docker build --build-arg TORCH_INDEX_URL=… .
 ARG PYTHON_IMAGE=python:3.13.5-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
@@ -9,7 +9,7 @@ WORKDIR /build
 COPY requirements-bootstrap.lock requirements-runtime.lock ./
 RUN python -m venv tools && tools/bin/pip install --no-cache-dir --retries 6 --require-hashes -r requirements-bootstrap.lock
 COPY deploy/without-gpu.awk ./
-# The CPU wheels have hashes of their own, so that one package is pinned by version only; everything else stays locked by hash.
+# CPU-only wheels of torch have other hashes than the lock, so torch is pinned by version there; everything else stays locked by hash.
 RUN --mount=type=cache,target=/var/cache/uv \
     python -m venv --without-pip /opt/tidewatch && export VIRTUAL_ENV=/opt/tidewatch && \
     if [ -n "$TORCH_INDEX_URL" ]; then \
@@ -17,7 +17,7 @@ RUN --mount=type=cache,target=/var/cache/uv \
       awk -f without-gpu.awk requirements-runtime.lock > install.lock; \
     else cp requirements-runtime.lock install.lock; fi && \
     tools/bin/uv pip install --no-deps --require-hashes -r install.lock
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY service ./service
 RUN tools/bin/uv build --wheel --no-build-isolation --python tools/bin/python --out-dir dist && \
     tools/bin/uv pip install --python /opt/tidewatch/bin/python --no-deps dist/*.whl && \
