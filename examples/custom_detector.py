@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from service import RealTimeAnomalyDetector
 from service.app import DETECTORS
-from service.detectors.base import Progress, silent
 from service.detectors.features.windows import Features
 from service.domain import F64
 from service.errors import NotEnoughData
+from service.progress import Progress, silent
 
 
 class LargestMove:
