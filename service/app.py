@@ -123,12 +123,12 @@ def build_model(bundle: Bundle, settings: Settings) -> Model:
     from threadpoolctl import threadpool_limits
 
     from service.detectors.window_scorer import WindowScorer
-    from service.detectors.windowing.early_windows import early
+    from service.detectors.windowing.early_windows import early_windows
     from service.stream.models import Model
     from service.stream.processor import StreamProcessor
 
     threadpool_limits(1)  # members and batches run side by side in threads; BLAS splitting each of them only makes them spin
-    due_early = early(bundle.scaler, bundle.early)
+    due_early = early_windows(bundle.scaler, bundle.early_change)
     processor = StreamProcessor(
         bundle.schema, window=bundle.window, stride=bundle.stride, settings=settings.stream, early=due_early
     )

@@ -84,7 +84,7 @@ def bundle_table(bundle: Bundle, path: Path, bounds: SeverityBounds) -> Table:
     table.add_row("metrics", f"{bundle.schema.dims}: {shortened(bundle.schema.metrics)}")
     if bundle.scaler.left_out:
         table.add_row("left out", left_out_words(bundle))
-    early = " and where the metrics jump" if bundle.early is not None else ""
+    early = " and where the metrics jump" if bundle.early_change is not None else ""
     table.add_row("window", f"{bundle.window} rows of {bundle.schema.interval_ms / 1000:g} s, scored every {bundle.stride}{early}")
     table.add_row("detectors", ", ".join(member.name for member in bundle.members))
     table.add_row("calibrated on", f"{tail.n_eff:,.0f} independent windows")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.detectors.windowing.metric_activity import usual
+from service.detectors.windowing.metric_activity import count_activity
 from service.domain import Dataset, Mask, Schema, Series
 from service.settings import Settings
 from service.sources.files import read_dataset
@@ -32,9 +32,9 @@ async def learnable(settings: Settings, seconds: float, hz: float) -> Dataset:
 
 def moving(series: Sequence[Series], rows: int) -> Mask:
     """Bool (dims,): which metrics moved in at least ``OFTEN`` of the windows of ``rows`` rows."""
-    seen = usual(series, rows)
-    judged, still = np.array(seen.judged), np.array(seen.still)
-    often: Mask = (judged > 0) & (judged - still >= OFTEN * judged)
+    activity = count_activity(series, rows)
+    decided, still = np.array(activity.decided), np.array(activity.still)
+    often: Mask = (decided > 0) & (decided - still >= OFTEN * decided)
     return often
 
 

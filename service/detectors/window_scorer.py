@@ -172,7 +172,7 @@ class WindowScorer:
             p=p,
             scores=score_of(p),
             bounds=self._bounds,
-            fresh=self.bundle.fresh_calibration.p(self.bundle.fresh.score(features)),
+            fresh=self.bundle.newest_rows_calibration.p(self.bundle.newest_rows.score(features)),
             decisions=decisions,
             metrics=self._explain(batch, chosen, features, raw, explained),
         )
@@ -196,7 +196,7 @@ class WindowScorer:
         if not which:
             return {}
         some = features.take(np.array(which))
-        shares = EXPLAINER * self.bundle.explainer.shares(some)
+        shares = EXPLAINER * self.bundle.attribution.shares(some)
         weights = self._ensemble.weights  # 0 for who stands beside the others: the explainer names better what it saw (0004)
         speaking = [member for member in self._members if member.name in names and weights[member.name]]
         total = sum(weights[member.name] for member in speaking)

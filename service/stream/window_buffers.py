@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from service.compiled import kernel
-from service.detectors.windowing.early_windows import LONGEST_STRIDE, changed
+from service.detectors.windowing.early_windows import LONGEST_STRIDE, total_change
 from service.domain import F32, I64, Mask
 
 # Columns of a slot's head. ``LOOKED``: the newest row at which a window was due, ``EARLY``: how many were since the grid's last
@@ -62,7 +62,7 @@ def _slide(head: I64, values: F32, mask: Mask, offsets: I64, keep: int) -> None:
 def _jumped(head: I64, values: F32, mask: Mask, inverse: F32, beyond: float) -> bool:
     """Whether the newest row lies far from the one last looked at."""
     looked = head[LOOKED] - head[BASE]
-    return looked >= 0 and changed(values, mask, head[NEWEST] - head[BASE], looked, inverse[head[TABLE]]) > beyond
+    return looked >= 0 and total_change(values, mask, head[NEWEST] - head[BASE], looked, inverse[head[TABLE]]) > beyond
 
 
 @kernel

@@ -198,7 +198,7 @@ class Windows:
         told: tuple[int, int] = push_rows(
             done, slots, rows, offsets, values, resume_at, self._head, self._values, self._mask, self._offsets, self._counts,
             shape.window, shape.stride, shape.max_gap, shape.lateness, shape.keep, shape.min_coverage,
-            self._early.inverse, self._early.beyond, self._most_early,
+            self._early.inverse, self._early.threshold, self._most_early,
             out.slots, out.end_rows, out.first_offsets, out.last_offsets, out.values, out.mask,
         )  # fmt: skip
         return told

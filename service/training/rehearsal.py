@@ -12,7 +12,7 @@ from service.alerts.lifecycle.episodes import Episodes
 from service.detectors.bundle import Bundle
 from service.detectors.features.windows import carry_forward
 from service.detectors.window_scorer import WindowScorer
-from service.detectors.windowing.early_windows import MOST_EARLY, early
+from service.detectors.windowing.early_windows import MOST_EARLY, early_windows
 from service.domain import F32, F64, I64, Alert, Mask, Series, Status, WindowBatch, phase_of
 from service.rarity import rarity
 from service.settings import Settings
@@ -86,11 +86,11 @@ def due_rows(bundle: Bundle, entity: str, first_row: int, values: F32) -> I64:
     """Positions in ``values`` (consecutive rows, the first being grid row ``first_row``) at which a full window is due."""
     phase = first_row + phase_of(entity)
     due = (np.arange(len(values)) + phase) % bundle.stride == 0
-    jump = early(bundle.scaler, bundle.early)
+    jump = early_windows(bundle.scaler, bundle.early_change)
     if jump is not None:
         filled, mask = carry_forward(values)
         table = jump.tables.get(entity, 0)
-        due = due_places(filled, mask, phase, table, bundle.stride, jump.inverse, jump.beyond, MOST_EARLY)
+        due = due_places(filled, mask, phase, table, bundle.stride, jump.inverse, jump.threshold, MOST_EARLY)
     places: I64 = np.flatnonzero(due)
     return places[np.searchsorted(places, bundle.window - 1) :]
 

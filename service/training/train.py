@@ -10,15 +10,16 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from service.clock import Clock, SystemClock
-from service.detectors.bundle import Bundle, BundledMember, Factory, library_versions, sealed
+from service.detectors.bundle import Bundle, BundledMember, Factory, sealed
 from service.detectors.decision.calibration import Calibration
 from service.detectors.decision.ensemble import Ensemble
 from service.detectors.decision.newest_rows import NewestRows
 from service.detectors.features.attribution import Attribution
 from service.detectors.features.scaler import Scaler
 from service.detectors.features.windows import Features
-from service.detectors.windowing.early_windows import learn as jumps
-from service.detectors.windowing.metric_activity import usual
+from service.detectors.manifest import library_versions
+from service.detectors.windowing.early_windows import learn_mean_change
+from service.detectors.windowing.metric_activity import count_activity
 from service.domain import F64, Dataset
 from service.errors import ConfigError, DatasetError
 from service.progress import Progress, silent
@@ -72,7 +73,7 @@ def _train(
     members = [_make(kind, told, settings, factory) for kind, told in detectors.items()]
     for member in members:
         member.detector.fit(learn, progress=progress)
-    fresh = NewestRows(settings.stride).fit(learn)
+    newest_rows = NewestRows(settings.stride).fit(learn)
 
     matrix = _matrix(members, held_out, progress)
     ensemble = Ensemble(
@@ -83,13 +84,13 @@ def _train(
         beside=beside,
     )
     rows = sum(len(one.values) for one in parts.calibration)
-    fresh_calibration = Calibration(_in_chunks(fresh, held_out), rows / settings.stride)
+    newest_rows_calibration = Calibration(_in_chunks(newest_rows, held_out), rows / settings.stride)
     if settings.refit:
         # The scale stays: scores in other units would no longer be those that were calibrated (0.02 VUS-PR, decision 0004).
         everything = _capped(scaler.windows(parts.everything, settings.window), settings.max_windows)
         for member in members:
             member.detector.fit(everything, progress=progress)
-        fresh.fit(everything)
+        newest_rows.fit(everything)
         learn = everything
     bundle = Bundle(
         name=name,
@@ -100,15 +101,17 @@ def _train(
         members=tuple(members),
         scaler=scaler,
         ensemble=ensemble,
-        fresh=fresh,
-        fresh_calibration=fresh_calibration,
-        explainer=Attribution().fit(learn),
+        newest_rows=newest_rows,
+        newest_rows_calibration=newest_rows_calibration,
+        attribution=Attribution().fit(learn),
         training=settings.model_dump(mode="json"),
         libraries=library_versions(),
         fingerprint=fingerprint(dataset),
         trained_at=clock.now_ms(),
-        usual=usual(parts.everything, settings.window),
-        early=jumps(parts.everything, scaler, window=settings.window, stride=settings.stride, share=settings.early_share),
+        metric_activity=count_activity(parts.everything, settings.window),
+        early_change=learn_mean_change(
+            parts.everything, scaler, window=settings.window, stride=settings.stride, share=settings.early_share
+        ),
     )
     return sealed(bundle)
 

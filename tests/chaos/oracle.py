@@ -133,14 +133,14 @@ def arrive(life: Life, row: int, what: Row, settings: Settings) -> range:
 
 def jumped(life: Life, row: int, entity: str, bundle: Bundle) -> bool:
     """Whether the metrics of this row lie far from those of the row last looked at; only those that both rows brought count."""
-    if bundle.early is None or life.looked not in life.rows:
+    if bundle.early_change is None or life.looked not in life.rows:
         return False
     changes = 0.0
     for metric, (new, old) in enumerate(zip(life.rows[row].values, life.rows[life.looked].values, strict=True)):
         if new is not None and old is not None:
             change = np.abs(np.float32(new) - np.float32(old)) / bundle.scaler.scale(entity)[metric]
             changes += min(float(change), 10.0)
-    return changes / bundle.schema.dims > bundle.early
+    return changes / bundle.schema.dims > bundle.early_change
 
 
 def window(life: Life, end: int, length: int, dims: int) -> tuple[Any, Any, int, int]:

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from service.app import make_detector
-from service.detectors.bundle import ARRAYS, MANIFEST, Bundle, load_bundle, save_bundle
+from service.detectors.bundle import ARRAYS, Bundle, load_bundle, save_bundle
 from service.detectors.features.windows import Features
+from service.detectors.manifest import MANIFEST
 from service.domain import F32, Dataset, Schema, Series
 from service.errors import BundleError
 from service.settings import TrainingSettings
@@ -50,7 +51,7 @@ def scores(bundle: Bundle) -> dict[str, bytes]:
     features: Features = bundle.scaler.windows([Series("b", 0, rows(60, seed=2))], bundle.window)
     raw = {member.name: member.detector.score(features) for member in bundle.members}
     raw["ensemble"] = bundle.calibration().surprise(bundle.ensemble.combine(raw))
-    raw["fresh"] = bundle.fresh_calibration.p(bundle.fresh.score(features))
+    raw["fresh"] = bundle.newest_rows_calibration.p(bundle.newest_rows.score(features))
     return {name: values.tobytes() for name, values in raw.items()}
 
 
@@ -61,9 +62,9 @@ def test_what_is_read_scores_like_what_was_written_to_the_bit(bundle: Bundle, sa
     assert read.training == bundle.training
     assert read.fingerprint == bundle.fingerprint
     assert len(read.version) == 12
-    assert read.usual == bundle.usual
-    assert read.early == bundle.early
-    assert bundle.early is not None
+    assert read.metric_activity == bundle.metric_activity
+    assert read.early_change == bundle.early_change
+    assert bundle.early_change is not None
     assert read.trained_at == bundle.trained_at
 
 
@@ -72,7 +73,7 @@ def test_what_is_usual_of_other_metrics_is_refused(saved: Path) -> None:
     for name in ("judged", "still", "empty"):
         told["usual"][name].append(0)
     (saved / MANIFEST).write_text(json.dumps(told))
-    with pytest.raises(BundleError, match="what is usual of 4 metrics"):
+    with pytest.raises(BundleError, match="metric activity is of 4 metrics"):
         load_bundle(saved, factory=make_detector)
 
 
@@ -87,7 +88,7 @@ def test_a_calibration_that_is_worth_nothing_is_refused(saved: Path) -> None:
 def test_an_impossible_jump_is_refused(saved: Path) -> None:
     told = json.loads((saved / MANIFEST).read_bytes())
     (saved / MANIFEST).write_text(json.dumps(told | {"early": 10.5}))
-    with pytest.raises(BundleError, match="impossible change"):
+    with pytest.raises(BundleError, match="no row can reach"):
         load_bundle(saved, factory=make_detector)
 
 

@@ -70,9 +70,9 @@ def test_the_bundle_says_when_it_was_trained_and_what_usually_moves_of_what_is_n
     data = dataset(Series("a", 0, values, labels))
     bundle = train(data, SETTINGS, name="hosts", detectors=LIGHT, factory=make_detector, clock=ManualClock(77))
     assert bundle.trained_at == 77
-    assert bundle.usual.windows == 500 - 19 + 1400 - 19
-    assert bundle.usual.moves.tolist() == [True, False, True]
-    assert bundle.usual.filled.tolist() == [True, True, False]
+    assert bundle.metric_activity.windows == 500 - 19 + 1400 - 19
+    assert bundle.metric_activity.moves.tolist() == [True, False, True]
+    assert bundle.metric_activity.filled.tolist() == [True, True, False]
 
 
 def test_the_same_data_and_seed_give_the_same_bundle_and_others_another() -> None:

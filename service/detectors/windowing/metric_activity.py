@@ -1,8 +1,7 @@
-"""What training knows of each metric that data health needs: whether it moves at all, and whether it is there.
+"""What training knows of each metric for data health: whether it usually moves, and whether it usually has values.
 
-A window's metric is *still* when all its observed values are equal, and *empty* when it has none. Half of a window must be
-observed for a word on stillness. The windows that serving looks at (``stream/data_health/stuck_metrics.py``) are judged by the
-same words.
+In a window a metric is *still* when all its observed values are equal, and *empty* when it has none. Stillness is only decided
+where at least half of the window's rows were observed. Serving applies the same rules (``stream/data_health/stuck_metrics.py``).
 """
 
 from __future__ import annotations
@@ -15,36 +14,37 @@ import numpy as np
 from service.compiled import kernel
 from service.domain import F32, I64, Mask, Series
 
-RARELY = 1000  # what happened in less than one of so many windows is not usual; of fewer windows nothing is known
+# A metric counts as usually moving (or filled) when less than one window in so many was still (or empty), of at least so many.
+RARELY = 1000
 
 
-def least_observed(window: int) -> int:
-    """Observed rows that a window of ``window`` rows needs for a word on whether a metric moves."""
+def least_observed_rows(window: int) -> int:
+    """How many rows of a window of ``window`` rows must be observed to decide whether a metric is still."""
     return max(2, (window + 1) // 2)
 
 
 class MetricActivity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Training windows counted: all of them, and by metric those judged for stillness, those still, those empty."""
+    """Counts of training windows: ``windows`` in all, and by metric (dims,) those decided on for stillness, still, and empty."""
 
     windows: int
-    judged: tuple[int, ...]
+    decided: tuple[int, ...] = msgspec.field(name="judged")  # the name that bundles of format 6 store
     still: tuple[int, ...]
     empty: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not len(self.judged) == len(self.still) == len(self.empty):
+        if not len(self.decided) == len(self.still) == len(self.empty):
             raise ValueError("the counts are not of the same metrics")
 
     @property
     def dims(self) -> int:
         """How many metrics were counted."""
-        return len(self.judged)
+        return len(self.decided)
 
     @property
     def moves(self) -> Mask:
         """Bool (dims,): still in less than 1 of 1,000 windows, of at least 1,000."""
         return np.array(
-            [judged >= RARELY and still * RARELY < judged for judged, still in zip(self.judged, self.still, strict=True)]
+            [decided >= RARELY and still * RARELY < decided for decided, still in zip(self.decided, self.still, strict=True)]
         )
 
     @property
@@ -53,18 +53,18 @@ class MetricActivity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return np.array([self.windows >= RARELY and empty * RARELY < self.windows for empty in self.empty])
 
 
-def usual(series: Sequence[Series], window: int) -> MetricActivity:
-    """Count every window of ``series``, which share one schema; their gaps are NaN."""
+def count_activity(series: Sequence[Series], window: int) -> MetricActivity:
+    """Count every window (``window`` rows, one ending at every row) of ``series``, which share one schema; gaps are NaN."""
     counts = np.zeros((3, series[0].values.shape[1]), np.int64)
     for one in series:
-        _count(np.ascontiguousarray(one.values, np.float32), window, least_observed(window), counts)
-    judged, still, empty = (tuple(row) for row in counts.tolist())
-    return MetricActivity(sum(max(0, len(one.values) - window + 1) for one in series), judged, still, empty)
+        _count(np.ascontiguousarray(one.values, np.float32), window, least_observed_rows(window), counts)
+    decided, still, empty = (tuple(row) for row in counts.tolist())
+    return MetricActivity(sum(max(0, len(one.values) - window + 1) for one in series), decided, still, empty)
 
 
 @kernel
 def _count(values: F32, window: int, least: int, counts: I64) -> None:
-    """Add to ``counts`` (3, dims) the windows judged, still and empty."""
+    """Add to ``counts`` (3, dims) the windows decided on, still and empty."""
     for j in range(values.shape[1]):
         last = differs = -1  # the newest observed row; the newest one before it with another value
         observed = 0

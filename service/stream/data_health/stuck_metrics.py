@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.compiled import kernel
-from service.detectors.windowing.metric_activity import least_observed
+from service.detectors.windowing.metric_activity import least_observed_rows
 from service.domain import F32, I64, Mask
 from service.stream.window_buffers import BASE, EMPTY, NEWEST, START
 from service.stream.windows import Windows
@@ -31,7 +31,7 @@ def standing(windows: Windows, slots: I64, moves: Mask, filled: Mask) -> tuple[U
     window, dims = windows.shape.window, windows.shape.dims
     states, since = np.full((len(slots), dims), MOVES, np.uint8), np.zeros((len(slots), dims), np.int64)
     if moves.any() or filled.any():
-        look_back(slots, moves, filled, window, least_observed(window), *windows.tapes, states, since)
+        look_back(slots, moves, filled, window, least_observed_rows(window), *windows.tapes, states, since)
     return states, since
 
 

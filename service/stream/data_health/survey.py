@@ -133,10 +133,10 @@ class Survey:
 
     def _watched(self, model: Model) -> tuple[Mask, Mask]:
         if model.name not in self._masks:
-            usual, none = model.detector.bundle.usual, np.zeros(model.schema.dims, np.bool_)
+            activity, none = model.detector.bundle.metric_activity, np.zeros(model.schema.dims, np.bool_)
             self._masks[model.name] = (
-                usual.moves if self.settings.still_metrics else none,
-                usual.filled if self.settings.empty_metrics else none,
+                activity.moves if self.settings.still_metrics else none,
+                activity.filled if self.settings.empty_metrics else none,
             )
         return self._masks[model.name]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.detectors.features.scaler import Scaler
-from service.detectors.windowing.early_windows import MOST_EARLY, EarlyWindows, early, learn
+from service.detectors.windowing.early_windows import MOST_EARLY, EarlyWindows, early_windows, learn_mean_change
 from service.domain import F32, Series, phase_of
 from service.stream.window_buffers import due_places
 from service.stream.windows import Shape, Windows
@@ -20,12 +20,12 @@ def noise(rows: int, seed: int = 0, dims: int = 6) -> F32:
 
 def learned(*series: Series, share: float = 0.05, stride: int = STRIDE) -> tuple[EarlyWindows | None, Scaler]:
     scaler = Scaler().fit(series)
-    return early(scaler, learn(series, scaler, window=WINDOW, stride=stride, share=share)), scaler
+    return early_windows(scaler, learn_mean_change(series, scaler, window=WINDOW, stride=stride, share=share)), scaler
 
 
 def due(values: F32, told: EarlyWindows, entity: str = "a") -> list[int]:
     seen, table = np.isfinite(values), told.tables.get(entity, 0)
-    due = due_places(values, seen, phase_of(entity), table, STRIDE, told.inverse, told.beyond, MOST_EARLY)
+    due = due_places(values, seen, phase_of(entity), table, STRIDE, told.inverse, told.threshold, MOST_EARLY)
     return np.flatnonzero(due).tolist()
 
 
@@ -91,6 +91,6 @@ def test_the_stream_looks_where_evaluation_looks(gaps: float) -> None:
     ends = [end for part in windows.push(zeros, rows, rows, values, zeros) for end in part.end_rows.tolist()]
     filled = np.where(np.isfinite(values), values, np.float32(0))  # what is carried is not looked at
     seen = np.isfinite(values)
-    expected = np.flatnonzero(due_places(filled, seen, phase_of("a"), 0, STRIDE, told.inverse, told.beyond, MOST_EARLY))
+    expected = np.flatnonzero(due_places(filled, seen, phase_of("a"), 0, STRIDE, told.inverse, told.threshold, MOST_EARLY))
     assert ends == expected[expected >= WINDOW - 1].tolist()
     assert len(ends) > 330

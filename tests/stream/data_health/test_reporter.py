@@ -27,7 +27,7 @@ from service.stream.models import Models
 from tests.stream.small import FIRST, METRICS, SETTINGS
 
 WINDOW = 20
-MOVING = MetricActivity(windows=5000, judged=(5000,) * 3, still=(0,) * 3, empty=(0,) * 3)
+MOVING = MetricActivity(windows=5000, decided=(5000,) * 3, still=(0,) * 3, empty=(0,) * 3)
 
 
 class Kept:
@@ -70,7 +70,7 @@ class Worker:
                 "stream": Settings(stream={"max_gap_rows": 3, **stream}).stream,
             }
         )
-        self.models = Models([("*", build_model(replace(bundle, usual=usual, trained_at=77), settings))])
+        self.models = Models([("*", build_model(replace(bundle, metric_activity=usual, trained_at=77), settings))])
         self.models.all[0].processor._clock = clock
         self.intake = Intake(NativeCodec(self.models.schema_of, settings.stream), self.models)
         self.reporter = Reporter(settings, self.models, self.intake, self, kept, clock=clock)
@@ -187,8 +187,8 @@ async def test_a_window_that_begins_anew_proves_nothing(worker: Worker) -> None:
     assert (await worker.report()).still == HealthItems()
 
 
-FEW = MetricActivity(windows=999, judged=(999,) * 3, still=(0,) * 3, empty=(0,) * 3)
-OFTEN = MetricActivity(windows=5000, judged=(5000,) * 3, still=(5,) * 3, empty=(5,) * 3)
+FEW = MetricActivity(windows=999, decided=(999,) * 3, still=(0,) * 3, empty=(0,) * 3)
+OFTEN = MetricActivity(windows=5000, decided=(5000,) * 3, still=(5,) * 3, empty=(5,) * 3)
 
 
 @pytest.mark.parametrize("usual", [FEW, OFTEN])

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.detectors.windowing.metric_activity import least_observed, usual
+from service.detectors.windowing.metric_activity import count_activity, least_observed_rows
 from service.domain import F32, Series
 from service.stream.data_health.stuck_metrics import FEW, MOVES, NULLS, STILL, UNKNOWN, standing
 from service.stream.windows import Shape, Windows
@@ -74,11 +74,11 @@ def test_serving_judges_a_window_as_training_does(rows: Rows, window: int) -> No
     if longest > 3:  # the run was broken; the window may not be full again
         return
     newest = [np.nan if value is None else value for value in rows[-window:]]
-    counted = usual([Series("host", 0, np.array([newest], np.float32).T)], window)
+    counted = count_activity([Series("host", 0, np.array([newest], np.float32).T)], window)
     present = sum(row is not None for row in rows[-window:])
     full = len(rows) >= window
     assert (state == STILL) == bool(full and counted.still[0])
-    assert (state == NULLS) == bool(full and counted.empty[0] and present >= least_observed(window))
+    assert (state == NULLS) == bool(full and counted.empty[0] and present >= least_observed_rows(window))
     if state in (STILL, NULLS):
         told = [value for value in rows[since - 100 :] if value is not None and not np.isnan(value)]
         assert len(set(told)) == (state == STILL)
