@@ -57,7 +57,12 @@ class InhibitRuleSettings(Section):
 
 
 class MaintenanceSettings(Section):
-    """From each time that ``cron`` names, in ``timezone``, for ``duration_minutes``: alerts that match are not told."""
+    """Alerts that match are not sent for ``duration_minutes`` of real time from each time that ``cron`` names in ``timezone``.
+
+    Where the clocks jump forward over a start, the window opens at the jump. Where they are set back and a start comes twice, it
+    opens once, at the first. An expression that names every hour (``30 * * * *``) follows the clock: nothing that is skipped
+    opens, and what comes twice opens twice.
+    """
 
     cron: str
     duration_minutes: Positive
@@ -67,10 +72,14 @@ class MaintenanceSettings(Section):
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
-        from croniter import croniter  # only who uses maintenance windows pays for its import
+        from croniter import CroniterBadDateError, croniter  # only users of maintenance windows pay for its import
 
-        if not croniter.is_valid(self.cron):
+        if not croniter.is_valid(self.cron) or any(field[0] in "rR" for field in self.cron.split()):  # R: a random time
             raise ValueError(f"{self.cron!r} is not a cron expression (minute hour day month weekday)")
+        try:
+            croniter(self.cron, datetime(2000, 1, 1, tzinfo=UTC), max_years_between_matches=99).get_next()
+        except CroniterBadDateError as error:
+            raise ValueError(f"{self.cron!r} names no date that exists, so the window would never open") from error
         try:
             ZoneInfo(self.timezone)
         except (ZoneInfoNotFoundError, ValueError) as error:

@@ -2,21 +2,20 @@
 
 Inhibition follows Alertmanager: a firing alert that matches ``source`` mutes those that match ``target`` and agree with it on
 ``equal``; an alert that matches both sides of a rule is never muted by another that does, so two cannot mute each other.
-Cron expressions are read by croniter, in the window's own time zone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from zoneinfo import ZoneInfo
 
 import msgspec
 
+from service.alerts.control.maintenance import MaintenanceWindow
 from service.alerts.control.matchers import attribute, matches
 from service.domain import Alert, Status
-from service.settings import InhibitRuleSettings, MaintenanceSettings, NotificationSettings
+from service.settings import InhibitRuleSettings, NotificationSettings
 
 MuteReason = Callable[[Alert], str | None]  # why an alert is muted, or None
 
@@ -55,7 +54,7 @@ class Mutes:
 
     def __init__(self, settings: NotificationSettings) -> None:
         self._rules = settings.inhibit_rules
-        self._maintenance = settings.maintenance
+        self._maintenance = [MaintenanceWindow(each) for each in settings.maintenance]
         self._fixed = fixed_silences(settings)
         self.silences: dict[str, Silence] = {}
         self.false_marks: dict[str, FalseMark] = {}
@@ -121,22 +120,13 @@ def silenced(alert: Alert, silences: Sequence[Silence], now: int) -> str | None:
     return None
 
 
-def in_maintenance(alert: Alert, windows: Sequence[MaintenanceSettings], now: int) -> str | None:
+def in_maintenance(alert: Alert, windows: Sequence[MaintenanceWindow], now: int) -> str | None:
     """The maintenance window this alert falls into, in words."""
     for window in windows:
-        if matches(alert, window.match) and is_open(window, now):
-            return f"in maintenance ({window.cron} {window.timezone}): {window.comment}"
+        rule = window.settings
+        if window.is_open(now) and matches(alert, rule.match):
+            return f"in maintenance ({rule.cron} {rule.timezone}): {rule.comment}"
     return None
-
-
-def is_open(window: MaintenanceSettings, now: int) -> bool:
-    """True from each time the cron expression names, for ``duration_minutes``."""
-    from croniter import croniter  # only who uses maintenance windows pays for its import
-
-    local = datetime.fromtimestamp(now / 1000, UTC).astimezone(ZoneInfo(window.timezone))
-    # one microsecond on, so that the very moment it opens counts as open
-    began: datetime = croniter(window.cron, local + timedelta(microseconds=1)).get_prev(datetime)
-    return local < began + timedelta(minutes=window.duration_minutes)
 
 
 def marked_false(alert: Alert, marks: Sequence[FalseMark]) -> str | None:

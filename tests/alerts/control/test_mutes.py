@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from service.alerts.control.mutes import FalseMark, Mutes, Silence, is_open, to_ms
+from service.alerts.control.mutes import FalseMark, Mutes, Silence, to_ms
 from service.alerts.notify.grouping import Group, Policy, absorb, decide, hush, notification
 from service.domain import Alert, Severity, Status
-from service.settings import InhibitRuleSettings, MaintenanceSettings, NotificationSettings, SilenceSettings
+from service.settings import InhibitRuleSettings, NotificationSettings, SilenceSettings
 from tests.alerts.makers import alert, life
 
 NOW = to_ms(datetime(2026, 3, 2, 3, 30, tzinfo=UTC))  # a Monday
@@ -41,42 +41,6 @@ def test_silences_of_the_settings_are_in_utc_unless_they_say_otherwise() -> None
     assert muting.reason(alert(labels={"rack": "7"}), NOW) == "silenced by Ada (config-1): rack 7"
     with pytest.raises(ValueError, match="must end after it starts"):
         SilenceSettings.model_validate({**written.model_dump(), "ends": written.starts})
-
-
-@pytest.mark.parametrize(
-    ("local", "opened"),
-    [("2026-03-02 01:59:59", False), ("2026-03-02 02:00:00", True), ("2026-03-02 03:59:59", True), ("2026-03-02 04:00:00", False)],
-)
-def test_a_maintenance_window_opens_on_the_dot_and_closes_on_time(local: str, opened: bool) -> None:
-    window = MaintenanceSettings(cron="0 2 * * mon", duration_minutes=120)
-    assert is_open(window, to_ms(datetime.fromisoformat(local))) is opened
-
-
-def test_a_maintenance_window_lives_in_its_own_time_zone() -> None:
-    window = MaintenanceSettings(cron="0 5 * * *", duration_minutes=60, timezone="Asia/Kolkata", comment="backup")  # 23:30 UTC
-    assert is_open(window, to_ms(datetime(2026, 3, 1, 23, 45, tzinfo=UTC)))
-    assert not is_open(window, to_ms(datetime(2026, 3, 1, 5, 15, tzinfo=UTC)))
-    muting = Mutes(NotificationSettings(maintenance=[window]))
-    assert (
-        muting.reason(alert(), to_ms(datetime(2026, 3, 1, 23, 45, tzinfo=UTC))) == "in maintenance (0 5 * * * Asia/Kolkata): backup"
-    )
-
-
-@given(st.integers(0, 6 * 24 * 60), st.integers(1, 600))
-@settings(max_examples=60, deadline=None)
-def test_a_daily_window_is_open_exactly_for_its_length(minute: int, length: int) -> None:
-    window = MaintenanceSettings(cron="0 2 * * *", duration_minutes=length)
-    moment = datetime(2026, 3, 2, tzinfo=UTC) + timedelta(minutes=minute)
-    since = (moment - datetime(2026, 3, 1, 2, tzinfo=UTC)) % timedelta(days=1)
-    assert is_open(window, to_ms(moment)) is (since < timedelta(minutes=length))
-
-
-@pytest.mark.parametrize(
-    ("cron", "zone", "why"), [("not cron", "UTC", "not a cron expression"), ("0 2 * * *", "Mars/Base", "no time zone")]
-)
-def test_an_unreadable_window_is_refused_with_its_reason(cron: str, zone: str, why: str) -> None:
-    with pytest.raises(ValueError, match=why):
-        MaintenanceSettings(cron=cron, duration_minutes=1, timezone=zone)
 
 
 def test_a_critical_alert_mutes_the_warnings_of_its_rack_until_it_ends() -> None:
