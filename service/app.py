@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from service.alerts.in_process import AlertManager
     from service.alerts.notify.base import Notifier
     from service.alerts.notify.dispatcher import NotificationService, OnOutcome
+    from service.alerts.notify.journal import Journal
     from service.detectors.base import Detector
     from service.detectors.bundle import Bundle
     from service.observability.health import Health, HealthServer
@@ -226,36 +227,43 @@ def build_people(settings: Settings, history: Any) -> Operators:
 def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
     """tidewatch.alerts → people."""
     from service.alerts.data_health.alerts import DataHealth
+    from service.alerts.notify.data_watch import DataWatch
+    from service.alerts.notify.journal import Journal
     from service.alerts.notify.part import NotifyPart
     from service.state.notify_journal import NotifyJournal
     from service.state.topic_monitor import TopicMonitor
 
+    clock, journal = SystemClock(), Journal()
     service = build_notifications(
-        settings, on_outcome=lambda receiver, outcome: metrics.notifications.labels(receiver, outcome).inc()
+        settings, journal, on_outcome=lambda receiver, outcome: metrics.notifications.labels(receiver, outcome).inc()
     )
     for receiver in settings.notifications.receivers:
         metrics.unsettled.labels(receiver.name).set_function(partial(service.unsettled, receiver.name))
     watch = None
     if settings.data_health.watched:
-        looks = TopicMonitor(settings.kafka, settings.data_health, clock=SystemClock())
-        watch = DataHealth(settings.data_health, settings.kafka.topics.metrics), looks
-    return NotifyPart(settings.kafka, service, NotifyJournal(settings.kafka), metrics=metrics, health=health, watch=watch)
+        monitor = TopicMonitor(settings.kafka, settings.data_health, clock=clock)
+        watch = DataWatch(DataHealth(settings.data_health, settings.kafka.topics.metrics), monitor, clock=clock)
+    store = NotifyJournal(settings.kafka)
+    return NotifyPart(settings.kafka, service, journal, store, metrics=metrics, health=health, watch=watch)
 
 
-def build_notifications(settings: Settings, *, on_outcome: OnOutcome) -> NotificationService:
+def build_notifications(settings: Settings, journal: Journal, *, on_outcome: OnOutcome) -> NotificationService:
     """The notification service with every receiver of the settings. Raises ``ConfigError`` for one that cannot work."""
     from service.alerts.notify.dispatcher import NotificationService
 
-    return NotificationService(settings.notifications, build_notifiers(settings), clock=SystemClock(), on_outcome=on_outcome)
+    return NotificationService(
+        settings.notifications, build_notifiers(settings), journal=journal, clock=SystemClock(), on_outcome=on_outcome
+    )
 
 
 def build_alert_manager(settings: Settings, *, store: bool) -> AlertManager:
     """Episodes, store and notifications in one object, joined by calls: what the library form uses instead of topics."""
     from service.alerts.in_process import AlertManager
     from service.alerts.lifecycle.episodes import Episodes
+    from service.alerts.notify.journal import Journal
 
     episodes = Episodes(settings.alerts, settings.config_hash())
-    notifications = build_notifications(settings, on_outcome=_unheard) if settings.notifications.receivers else None
+    notifications = build_notifications(settings, Journal(), on_outcome=_unheard) if settings.notifications.receivers else None
     return AlertManager(episodes, build_alert_store(settings) if store else None, notifications)
 
 

@@ -1,4 +1,4 @@
-"""What the notify part must remember, in the same transaction as the offset of the alerts topic."""
+"""The notifier's state, written in one transaction with the offset of the alerts topic."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ log = get_logger("notify")
 
 
 class NotifyJournal:
-    """Records of the compacted topic ``tidewatch.notify-state``, and of ``tidewatch.notifications`` for the history, written by
-    the one active notifier."""
+    """Records of the compacted topic ``tidewatch.notify-state``, and of ``tidewatch.notifications`` for the history. Only the
+    active notifier writes them."""
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self._kafka = kafka
@@ -24,15 +24,17 @@ class NotifyJournal:
         self._producer: FencedProducer | None = None
 
     async def take_over(self) -> tuple[int | None, dict[bytes, bytes]]:
-        """Fence the notifier before us; the offset it committed (None if never) and what it remembered.
+        """Fence the previous notifier; the offset it committed (None if never) and its records.
 
         Raises ``BrokerUnavailable`` or ``ConfigError``.
         """
         await self.close()
         topics = self._kafka.topics
         self._producer = FencedProducer(self._kafka, group=self._group, topic=topics.alerts, partition=0)
-        told = {0: self._producer}
-        found = (await take_over(self._kafka, told, group=self._group, topic=topics.alerts, state_topic=topics.notify_state))[0]
+        producers = {0: self._producer}
+        found = (await take_over(self._kafka, producers, group=self._group, topic=topics.alerts, state_topic=topics.notify_state))[
+            0
+        ]
         return (None if found.commit is None else found.commit.offset), found.state
 
     async def write(
@@ -42,8 +44,8 @@ class NotifyJournal:
         deliveries: Mapping[bytes, bytes],
         alerts: Sequence[tuple[bytes, bytes]],
     ) -> bool:
-        """Write records (None deletes), the offset, how messages fared (by their key), and transitions together. False when that
-        did not go through: another notifier may be at work, so nobody may be told anything until ``take_over``."""
+        """Write records (None deletes), the offset, delivery records (by message key) and transitions together. False when that
+        did not go through: another notifier may be at work, so nothing may be sent until ``take_over``."""
         if self._producer is None:
             return False
         topics = self._kafka.topics
@@ -53,12 +55,12 @@ class NotifyJournal:
         try:
             await self._producer.commit(outgoing, None if next_offset is None else Commit(next_offset))
         except BrokerUnavailable as error:
-            log.warning("what was told cannot be recorded", error=str(error))
+            log.warning("notifier state cannot be recorded", error=str(error))
             return False
         return True
 
     async def close(self) -> None:
-        """Let the producer go; bounded in time."""
+        """Release the producer; bounded in time."""
         producer, self._producer = self._producer, None
         if producer is not None:
             await producer.close()

@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from service.alerts.in_process import AlertManager
 from service.alerts.lifecycle.episodes import Episodes
 from service.alerts.notify.dispatcher import NotificationService
+from service.alerts.notify.journal import Journal
 from service.alerts.receivers.webhook import WebhookNotifier
 from service.clock import SystemClock
 from service.domain import Alert, Status
@@ -23,7 +24,12 @@ def telling(server: HttpReceiver) -> NotificationService:
     receiver = WebhookReceiver(name="hook", url=SecretStr(server.url), allow_http=True)
     settings = NotificationSettings(receivers=[receiver], routes=[RouteSettings(receivers=["hook"], group_interval_seconds=0.1)])
     return NotificationService(
-        settings, {"hook": WebhookNotifier(receiver)}, clock=SystemClock(), on_outcome=lambda *_: None, retry_wait=(0.01, 0.05)
+        settings,
+        {"hook": WebhookNotifier(receiver)},
+        journal=Journal(),
+        clock=SystemClock(),
+        on_outcome=lambda *_: None,
+        retry_wait=(0.01, 0.05),
     )
 
 

@@ -1,1 +1,1 @@
-"""From a transition to a message that is due: routing, grouping, recording, sending."""
+"""From a transition to a message that was sent: routing, grouping, timing, recording, delivery."""

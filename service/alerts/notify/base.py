@@ -1,4 +1,4 @@
-"""What the store and notify parts ask of their servers and receivers."""
+"""What the notify part asks of its receivers and of the store of its journal."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from service.domain import Alert
 
 
 class Notifier(Protocol):
-    """Sends one message to one receiver. One file in ``alerts/``, one line in ``app.NOTIFIERS``."""
+    """Sends one message to one receiver. A new kind is one file in ``alerts/receivers/`` and one line in ``app.NOTIFIERS``."""
 
     name: str
 
     async def send(self, alerts: Sequence[Alert], *, key: str) -> None:
         """Deliver one message about ``alerts`` (at least one). ``key`` is the idempotency key, the same on every try.
 
-        One attempt; the caller retries. Raises ``DeliveryFailed`` (try again) or ``DeliveryRefused`` (never will work).
+        One attempt; the caller retries. Raises ``DeliveryFailed`` (try again) or ``DeliveryRefused`` (no try will ever succeed).
         """
         ...
 
@@ -26,10 +26,10 @@ class Notifier(Protocol):
 
 
 class JournalStore(Protocol):
-    """Where the notify part remembers, in one step with how far it has read."""
+    """Notifier state and consumer offset, written atomically."""
 
     async def take_over(self) -> tuple[int | None, Mapping[bytes, bytes]]:
-        """Become the only one who writes; the offset to go on from (None: from the beginning) and what was remembered.
+        """Become the only writer; the offset to continue from (None: from the beginning) and the records.
 
         Raises ``BrokerUnavailable`` or ``ConfigError``.
         """
@@ -42,8 +42,9 @@ class JournalStore(Protocol):
         deliveries: Mapping[bytes, bytes],
         alerts: Sequence[tuple[bytes, bytes]],
     ) -> bool:
-        """Write records (None deletes), the offset, how messages fared (by key), and transitions (key, value), all or nothing;
-        False when it is no longer sure that we may."""
+        """Write records (None deletes), the offset, delivery records (by message key) and transitions (key, value), all or
+        nothing. False when that did not go through: another notifier may be at work, so nothing may be sent until
+        ``take_over``."""
         ...
 
     async def close(self) -> None:

@@ -1,6 +1,6 @@
 """How groups lie in ``tidewatch.notify-state``: one record for each group, one for each alert in it; only changes are written.
 
-The keys are JSON: ``[group]`` and ``[group, alert id]``. Groups are immutable values, so what changed is what is another object.
+The keys are JSON: ``[group]`` and ``[group, alert id]``. Groups are immutable values: what is the same object has not changed.
 """
 
 from __future__ import annotations
@@ -14,86 +14,86 @@ from service.alerts.notify.grouping import Entry, Group
 from service.errors import Stop
 
 
-class _Head(Group, frozen=True, kw_only=True):
-    """A group without its alerts. ``owed_names``: those in the message that is owed, in its order."""
+class _GroupRecord(Group, frozen=True, kw_only=True):
+    """A group without its entries. ``pending_ids``: the alerts in the pending message, in its order."""
 
-    owed_names: list[str] = msgspec.field(default_factory=list)
+    pending_ids: list[str] = msgspec.field(default_factory=list, name="owed_names")
 
 
-class _Alert(msgspec.Struct, frozen=True):
-    """One alert of a group: as it stands, and as it is in the message that is owed, where that is something else."""
+class _EntryRecord(msgspec.Struct, frozen=True):
+    """One alert of a group: as it stands, and as it is in the pending message where that differs."""
 
     entry: Entry | None
-    owed: Entry | None
+    pending: Entry | None = msgspec.field(name="owed")
 
 
 _encode = msgspec.msgpack.encode
-_group = msgspec.msgpack.Decoder(_Head)
-_alert = msgspec.msgpack.Decoder(_Alert)
+_group = msgspec.msgpack.Decoder(_GroupRecord)
+_entry = msgspec.msgpack.Decoder(_EntryRecord)
 
 
 def records_of(key: str, before: Group | None, now: Group | None) -> dict[bytes, bytes | None]:
-    """The records that turn what is remembered of a group from ``before`` into ``now`` (None: there is no such group)."""
+    """The records that turn what is recorded of a group from ``before`` into ``now`` (None: there is no such group)."""
     records: dict[bytes, bytes | None] = {}
     if before is now:
         return records
     old, new = ({} if group is None else group.entries for group in (before, now))
-    old_apart, new_apart = _apart(before), _apart(now)
+    old_pending, new_pending = _pending_apart(before), _pending_apart(now)
     changed = {name for name, entry in new.items() if old.get(name) is not entry} | (old.keys() - new.keys())
-    changed |= {name for name in old_apart.keys() | new_apart.keys() if old_apart.get(name) is not new_apart.get(name)}
+    changed |= {name for name in old_pending.keys() | new_pending.keys() if old_pending.get(name) is not new_pending.get(name)}
     for name in changed:
-        held = _Alert(new.get(name), new_apart.get(name))
-        records[_key(key, name)] = None if held.entry is None and held.owed is None else _encode(held)
-    head = None if now is None else _encode(_head(now))
-    if head != (None if before is None else _encode(_head(before))):
+        held = _EntryRecord(new.get(name), new_pending.get(name))
+        records[_key(key, name)] = None if held.entry is None and held.pending is None else _encode(held)
+    head = None if now is None else _encode(_record(now))
+    if head != (None if before is None else _encode(_record(before))):
         records[_key(key)] = head
     return records
 
 
 def groups_of(records: Mapping[bytes, bytes]) -> list[Group]:
     """The inverse: all groups that the topic holds. Raises ``Stop`` when a record cannot be read."""
-    groups: dict[str, _Head] = {}
-    alerts: dict[str, dict[str, _Alert]] = {}
+    groups: dict[str, _GroupRecord] = {}
+    entries: dict[str, dict[str, _EntryRecord]] = {}
     try:
         for key, value in records.items():
             match msgspec.json.decode(key, type=list[str]):
                 case [group]:
                     groups[group] = _group.decode(value)
                 case [group, name]:
-                    alerts.setdefault(group, {})[name] = _alert.decode(value)
+                    entries.setdefault(group, {})[name] = _entry.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Stop(
-            f"What the notifier remembered cannot be read: {error}.",
-            hint="Delete the topic kafka.topics.notify_state to begin without memory (alerts still firing are told again).",
+            f"The notifier's records cannot be read: {error}.",
+            hint="Delete the topic kafka.topics.notify_state to begin without them (alerts still firing are sent again).",
         ) from error
-    return [_whole(group, alerts.get(key, {})) for key, group in groups.items()]
+    return [_whole(record, entries.get(key, {})) for key, record in groups.items()]
 
 
 def _key(*parts: str) -> bytes:
     return msgspec.json.encode(parts)
 
 
-def _apart(group: Group | None) -> dict[str, Entry]:
-    """What the message that is owed says of alerts that have changed since, or are gone."""
-    if group is None or group.owed is None:
+def _pending_apart(group: Group | None) -> dict[str, Entry]:
+    """The entries of the pending message that have changed since, or are gone from the group."""
+    if group is None or group.pending is None:
         return {}
-    return {name: e for e in group.owed.entries if group.entries.get(name := e.alert.alert_id) is not e}
+    return {name: e for e in group.pending.entries if group.entries.get(name := e.alert.alert_id) is not e}
 
 
-def _head(group: Group) -> _Head:
-    owed = None if group.owed is None else msgspec.structs.replace(group.owed, entries=[])
-    names = [] if group.owed is None else [entry.alert.alert_id for entry in group.owed.entries]
-    return _Head(**(_fields(group) | {"entries": {}, "owed": owed, "owed_names": names}))
+def _record(group: Group) -> _GroupRecord:
+    pending = None if group.pending is None else msgspec.structs.replace(group.pending, entries=[])
+    ids = [] if group.pending is None else [entry.alert.alert_id for entry in group.pending.entries]
+    return _GroupRecord(**(_fields(group) | {"entries": {}, "pending": pending, "pending_ids": ids}))
 
 
-def _whole(head: _Head, alerts: Mapping[str, _Alert]) -> Group:
-    owed = head.owed
-    if owed is not None:
-        as_sent = [(one.owed or one.entry) for name in head.owed_names if (one := alerts.get(name)) is not None]
-        owed = msgspec.structs.replace(owed, entries=[entry for entry in as_sent if entry is not None])
-    entries = {name: one.entry for name, one in alerts.items() if one.entry is not None}
-    kept = {name: value for name, value in _fields(head).items() if name != "owed_names"}
-    return Group(**(kept | {"entries": entries, "owed": owed}))
+def _whole(record: _GroupRecord, entries: Mapping[str, _EntryRecord]) -> Group:
+    pending = record.pending
+    if pending is not None:
+        as_sent = [(one.pending or one.entry) for name in record.pending_ids if (one := entries.get(name)) is not None]
+        pending = msgspec.structs.replace(pending, entries=[entry for entry in as_sent if entry is not None])
+    held = {name: one.entry for name, one in entries.items() if one.entry is not None}
+    kept = {name: value for name, value in _fields(record).items() if name != "pending_ids"}
+    return Group(**(kept | {"entries": held, "pending": pending}))
 
 
 def _fields(group: Group) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""The notify part: transitions from the alerts topic to people.
+"""The notify part: transitions from the alerts topic to receivers.
 
-What it remembers (groups, the message owed, what was told) is kept in one transaction with how far it has read. Only one
-notifier is active, because the alerts topic has one partition; a standby takes over where the other one's memory ends. A message
-is doubled only if the notifier dies between the receiver's answer and the record of it, and then under the same key. How each
-message fares goes, in the same transaction, to ``tidewatch.notifications``, from where the store part keeps it.
+Its state (groups, pending messages, what receivers were notified of) is recorded in one transaction with how far it has read.
+The alerts topic has one partition, so one notifier is active; a standby takes over from its records. A message is doubled only
+if the notifier dies between the receiver's answer and the record of it, and then under the same key. How each message fares is
+written in the same transaction to ``tidewatch.notifications``, from where the store part keeps it.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import asyncio
 
 from service.alerts.control.commands import Acknowledge, Command
 from service.alerts.control.topic import ControlReader
-from service.alerts.data_health.alerts import DataHealth
-from service.alerts.data_health.base import DataMonitor
 from service.alerts.notify.base import JournalStore
+from service.alerts.notify.data_watch import DataWatch
 from service.alerts.notify.dispatcher import NotificationService
 from service.alerts.notify.group_records import groups_of, records_of
 from service.alerts.notify.grouping import Group
+from service.alerts.notify.journal import Journal
 from service.alerts.topics.deliveries import encode
 from service.alerts.topics.reader import AlertTopicReader
 from service.alerts.topics.transitions import encode_transition
 from service.domain import Alert, Rejected
-from service.errors import BrokerUnavailable, ConfigError
+from service.errors import BrokerUnavailable
 from service.observability.health import Health
 from service.observability.logging import get_logger
 from service.observability.metrics import Metrics
@@ -32,7 +32,7 @@ log = get_logger("notify")
 
 
 class NotifyPart:
-    """Reader and notification service. It reads on while a receiver is away; only that receiver waits."""
+    """Reads the alerts topic and notifies. It reads on while a receiver is away; only that receiver waits."""
 
     name = "notify"
 
@@ -40,20 +40,22 @@ class NotifyPart:
         self,
         kafka: KafkaSettings,
         service: NotificationService,
-        ledger: JournalStore,
+        journal: Journal,
+        store: JournalStore,
         *,
         metrics: Metrics,
         health: Health,
-        watch: tuple[DataHealth, DataMonitor] | None = None,
+        watch: DataWatch | None = None,
     ) -> None:
-        """``watch``: the data's health, and who looks at it."""
+        """``journal``: the one that ``service`` writes to. ``store``: where its changes are kept."""
         self._topic = kafka.topics.alerts
         self._reader = AlertTopicReader(kafka, "notify", on_poison=self._poison)
-        self._control = ControlReader(kafka, self._obey)
+        self._control = ControlReader(kafka, self._apply)
         self._watch = watch
         self._watching: asyncio.Task[None] | None = None
         self._service = service
-        self._ledger = ledger
+        self._journal = journal
+        self._store = store
         self._metrics = metrics
         self._health = health
         self._turn = -1
@@ -61,16 +63,16 @@ class NotifyPart:
         self._read_to: int | None = None  # not recorded yet
         self._recorded: dict[str, Group] = {}
         self._recording = asyncio.Lock()
-        service.remember_with(self._record)
+        journal.record_with(self._record)
 
     async def start(self) -> None:
         """Connect to Kafka and begin to deliver. Raises ``BrokerUnavailable`` or ``ConfigError``."""
         self._health.beat(self.name, ready=False, detail="connecting")
-        await self._control.start()  # a silence said before must hold before anything is sent
+        await self._control.start()  # silences that exist must hold before anything is sent
         await self._reader.start()
         await self._service.start()
         if self._watch is not None:
-            self._watching = asyncio.create_task(self._look_after(*self._watch), name="data health")
+            self._watching = asyncio.create_task(self._watch.run(self._ownership), name="data health")
 
     async def run(self) -> None:
         """Work until asked to stop."""
@@ -93,41 +95,38 @@ class NotifyPart:
         if self._watch is not None and self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
-            await self._watch[1].close()
+            await self._watch.close()
         await self._service.close()
         await self._record()
-        await self._ledger.close()
+        await self._store.close()
         await self._reader.close()
         await self._control.close()
 
     async def _take_over(self, turn: int) -> None:
-        """After every rebalance: forget, and, where the partition is ours, go on from what the last notifier recorded."""
+        """After every rebalance: forget, and, if the partition is ours, continue from what the last notifier recorded."""
         async with self._recording:
             self._stand_by()
             if self._reader.assigned:
                 try:
-                    offset, records = await self._reader.alongside(self._ledger.take_over())
+                    offset, records = await self._reader.alongside(self._store.take_over())
                 except BrokerUnavailable as error:
-                    log.warning("cannot take over telling people yet", error=str(error))
+                    log.warning("cannot take over the notifications yet", error=str(error))
                     return
                 groups = groups_of(records)
                 self._recorded = {group.key: group for group in groups}
                 self._service.restore(groups)
                 if self._watch is not None:
-                    self._watch[0].restore(records)
-                    for alert in self._watch[0].open_alerts():  # taken while no notifier was at work
-                        if (said := self._service.control.acknowledged.get(alert.alert_id)) is not None:
-                            self._watch[0].acknowledge(alert.alert_id, said.author, said.note, said.at)
+                    self._watch.restore(records, self._service.control.acknowledged)
                 self._reader.seek(offset)
                 self._active = True
-                log.info("telling people from now on", groups=len(groups), offset=offset)
+                log.info("active notifier from now on", groups=len(groups), offset=offset)
             self._turn = turn
 
     def _stand_by(self) -> None:
         self._active = False
         self._service.forget()
         if self._watch is not None:
-            self._watch[0].forget()
+            self._watch.forget()
         self._recorded, self._read_to = {}, None
 
     async def _record(self) -> bool:
@@ -135,59 +134,47 @@ class NotifyPart:
         async with self._recording:
             if not self._active:
                 return False
-            changes, offset = self._service.take_changes(), self._read_to
+            changes, offset = self._journal.take_changes(), self._read_to
             records: dict[bytes, bytes | None] = {}
-            for key, group in changes.items():
+            for key, group in changes.groups.items():
                 records |= records_of(key, self._recorded.get(key), group)
             caused: list[Alert] = []
             if self._watch is not None:
-                watched, caused = self._watch[0].take_changes()
-                records |= watched
-            told = {each.key.encode(): encode(each) for each in self._service.take_deliveries()}
-            if not records and not told and offset is None:
+                findings, transitions = self._watch.take_changes()
+                records |= findings
+                caused += transitions
+            deliveries = {each.key.encode(): encode(each) for each in changes.deliveries}
+            if not records and not deliveries and offset is None:
                 return True
-            alerts = [encode_transition(each) for each in caused]
-            if not await self._ledger.write(records, offset, told, alerts):
+            if not await self._store.write(records, offset, deliveries, [encode_transition(each) for each in caused]):
                 self._stand_by()
                 self._reader.rejoin()
                 return False
             if self._read_to == offset:
                 self._read_to = None
-            for key, group in changes.items():
+            for key, group in changes.groups.items():
                 if group is None:
                     self._recorded.pop(key, None)
                 else:
                     self._recorded[key] = group
             return True
 
-    async def _look_after(self, data: DataHealth, who: DataMonitor) -> None:
-        """Look at the data from time to time while this is the active notifier; what follows is recorded with the next batch."""
-        while True:
-            await asyncio.sleep(data.settings.check_every_seconds)
-            turn = self._turn
-            if not self._active:
-                continue
-            try:
-                seen = await who.look()
-            except (BrokerUnavailable, ConfigError) as error:
-                log.warning("the data's health cannot be looked at now", why=str(error))
-                continue
-            if self._active and turn == self._turn:
-                data.take_in(seen, self._service.clock.now_ms())
+    def _ownership(self) -> int | None:
+        return self._turn if self._active else None
 
-    def _obey(self, commands: list[Command]) -> None:
-        self._service.obey(commands)
+    def _apply(self, commands: list[Command]) -> None:
+        self._service.apply(commands)
         if self._watch is None:
             return
         for command in commands:
             if isinstance(command, Acknowledge):
-                self._watch[0].acknowledge(command.alert_id, command.author, command.note, command.at)
+                self._watch.acknowledge(command)
 
     def _detail(self) -> str:
         if not self._active:
             return "standing by"
-        owed = self._service.owed_from()
-        return "nothing owed" if owed is None else f"owed from offset {owed}"
+        unsent = self._service.unsent_from()
+        return "nothing to send" if unsent is None else f"to send from offset {unsent}"
 
     def _poison(self, rejected: Rejected) -> None:
         self._metrics.rejected.labels(rejected.reason).inc()

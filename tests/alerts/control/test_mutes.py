@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.alerts.control.mutes import FalseMark, Mutes, Silence, to_ms
-from service.alerts.notify.grouping import Group, Policy, absorb, decide, hush, notification
+from service.alerts.notify.grouping import Group, absorb, mark_muted
+from service.alerts.notify.routing import Policy
+from service.alerts.notify.timing import decide, notification
 from service.domain import Alert, Severity, Status
 from service.settings import InhibitRuleSettings, NotificationSettings, SilenceSettings
 from tests.alerts.makers import alert, life
@@ -103,9 +105,9 @@ def test_what_was_muted_to_its_end_is_never_told_and_what_outlives_it_is() -> No
         return None
 
     group = absorb(Group(receiver="r", route=0, labels={}, opened_at=0), [(opened, 0), (fired, 1)], 0, policy)
-    muted = hush(group, silent)
+    muted = mark_muted(group, silent)
     assert not decide(muted, 10, policy, silent).send
     assert absorb(muted, [(resolved, 2)], 20, policy).entries == {}
-    outlived = hush(muted, audible)
+    outlived = mark_muted(muted, audible)
     assert decide(outlived, 30, policy, audible).reason == "fired"
     assert len(notification(outlived, "fired", policy, audible).entries) == 1

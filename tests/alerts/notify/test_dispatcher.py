@@ -15,6 +15,7 @@ from service.alerts.notify.base import Notifier
 from service.alerts.notify.dispatcher import NotificationService
 from service.alerts.notify.group_records import groups_of, records_of
 from service.alerts.notify.grouping import Group
+from service.alerts.notify.journal import Journal
 from service.alerts.receivers.email import EmailNotifier
 from service.alerts.receivers.slack import SlackNotifier
 from service.alerts.receivers.webhook import WebhookNotifier
@@ -48,11 +49,14 @@ def notifier(receiver: SlackReceiver | EmailReceiver | WebhookReceiver) -> Notif
 
 
 @contextlib.asynccontextmanager
-async def service(settings: NotificationSettings) -> AsyncIterator[tuple[NotificationService, Counter[tuple[str, str]]]]:
+async def service(
+    settings: NotificationSettings, journal: Journal | None = None
+) -> AsyncIterator[tuple[NotificationService, Counter[tuple[str, str]]]]:
     outcomes: Counter[tuple[str, str]] = Counter()
     made = NotificationService(
         quick(settings),
         {receiver.name: notifier(receiver) for receiver in settings.receivers},
+        journal=journal or Journal(),
         clock=SystemClock(),
         on_outcome=lambda receiver, outcome: outcomes.update([(receiver, outcome)]),
         retry_wait=(0.01, 0.05),
@@ -72,13 +76,13 @@ def give(to: NotificationService, alerts: Sequence[Alert]) -> None:
     to.accept([(each, -1) for each in alerts])
 
 
-def remembering(sending: NotificationService) -> dict[bytes, bytes]:
-    """What the service records, as the topic would hold it."""
+def recording(journal: Journal) -> dict[bytes, bytes]:
+    """What the journal's owner records, as the topic would hold it."""
     kept: dict[bytes, bytes] = {}
     recorded: dict[str, Group | None] = {}
 
     async def record() -> bool:
-        for key, group in sending.take_changes().items():
+        for key, group in journal.take_changes().groups.items():
             for name, value in records_of(key, recorded.get(key), group).items():
                 if value is None:
                     kept.pop(name, None)
@@ -87,7 +91,7 @@ def remembering(sending: NotificationService) -> dict[bytes, bytes]:
             recorded[key] = group
         return True
 
-    sending.remember_with(record)
+    journal.record_with(record)
     return kept
 
 
@@ -204,19 +208,20 @@ async def test_what_is_owed_is_known_until_it_is_told() -> None:
         async with service(settings) as (sending, _):
             opened, fired, _ = life()
             sending.accept([(opened, 40), (fired, 41)])
-            assert sending.owed_from() == 41
+            assert sending.unsent_from() == 41
             server.otherwise = Behaviour()
             server.release()  # the hanging request is cut, the next try is answered
             assert await sending.drained(30)
-            assert sending.owed_from() is None
+            assert sending.unsent_from() is None
 
 
 async def test_state_given_to_another_service_goes_on() -> None:
     async with http_receiver() as server:
         settings = NotificationSettings(receivers=[slack(server)])
         opened, fired, resolved = life()
-        async with service(settings) as (first, _):
-            kept = remembering(first)
+        journal = Journal()
+        async with service(settings, journal) as (first, _):
+            kept = recording(journal)
             give(first, [opened, fired])
             assert await first.drained(30)
         async with service(settings) as (second, _):
@@ -231,8 +236,9 @@ async def test_a_message_owed_at_a_death_goes_out_as_it_was_before_anything_newe
     async with http_receiver(otherwise=HANG) as server:
         settings = NotificationSettings(receivers=[slack(server)], attempt_timeout_seconds=30)
         opened, fired, resolved = life()
-        async with service(settings) as (first, _):
-            kept = remembering(first)
+        journal = Journal()
+        async with service(settings, journal) as (first, _):
+            kept = recording(journal)
             give(first, [opened, fired])
             async with asyncio.timeout(30):
                 while not server.requests:
@@ -257,13 +263,14 @@ async def test_a_message_owed_at_a_death_goes_out_as_it_was_before_anything_newe
 
 async def test_nobody_is_told_anything_while_it_cannot_be_recorded() -> None:
     async with http_receiver() as server:
-        async with service(NotificationSettings(receivers=[slack(server)])) as (sending, _):
+        journal = Journal()
+        async with service(NotificationSettings(receivers=[slack(server)]), journal) as (sending, _):
 
             async def refuse() -> bool:
                 sending.forget()
                 return False
 
-            sending.remember_with(refuse)
+            journal.record_with(refuse)
             give(sending, life()[:2])
             await asyncio.sleep(0.5)  # ten times its group wait
         assert server.requests == []

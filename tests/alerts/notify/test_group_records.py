@@ -7,15 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.alerts.notify.group_records import groups_of, records_of
-from service.alerts.notify.grouping import Group, Policy, absorb, after, notification
+from service.alerts.notify.grouping import Group, absorb, settled
+from service.alerts.notify.routing import Policy
+from service.alerts.notify.timing import notification
 from service.domain import Alert, Severity, Status
 from tests.alerts.makers import alert
 
 POLICY = Policy(group_wait=5_000, group_interval=60_000, repeat_interval=3_600_000)
-STEPS = st.lists(st.one_of(st.tuples(st.sampled_from("abc"), st.sampled_from("fr")), st.sampled_from(["due", "failed", "told"])))
+STEPS = st.lists(st.one_of(st.tuples(st.sampled_from("abc"), st.sampled_from("fr")), st.sampled_from(["due", "failed", "settled"])))
 
 
-def audible(_alert: Alert) -> str | None:
+def not_muted(_alert: Alert) -> str | None:
     return None
 
 
@@ -27,13 +29,15 @@ def test_the_records_are_the_group(steps: list[tuple[str, str] | str], every: in
     kept: dict[bytes, bytes] = {}
     for number, step in enumerate(steps, 2):
         match step:
-            case "due" if group.owed is None and group.entries:
-                group = msgspec.structs.replace(group, owed=notification(group, "fired", POLICY, audible))
-            case "failed" if group.owed is not None:
-                owed = msgspec.structs.replace(group.owed, attempts=group.owed.attempts + 1, problem="slack: answered 500.")
-                group = msgspec.structs.replace(group, owed=owed)
-            case "told" if group.owed is not None:
-                group = after(group, group.owed, number * 1000, POLICY)
+            case "due" if group.pending is None and group.entries:
+                group = msgspec.structs.replace(group, pending=notification(group, "fired", POLICY, not_muted))
+            case "failed" if group.pending is not None:
+                pending = msgspec.structs.replace(
+                    group.pending, attempts=group.pending.attempts + 1, problem="slack: answered 500."
+                )
+                group = msgspec.structs.replace(group, pending=pending)
+            case "settled" if group.pending is not None:
+                group = settled(group, group.pending, number * 1000, POLICY)
             case (entity, mark):
                 status = Status.RESOLVED if mark == "r" else Status.FIRING
                 came = alert(entity, status=status, severity=Severity.CRITICAL, seq=number)
@@ -54,6 +58,6 @@ def test_the_records_are_the_group(steps: list[tuple[str, str] | str], every: in
 
 def test_a_group_that_is_forgotten_leaves_nothing() -> None:
     group = absorb(Group(receiver="slack", route=0, labels={}, opened_at=0), [(alert(), 0)], 0, POLICY)
-    group = msgspec.structs.replace(group, owed=notification(group, "fired", POLICY, audible))
+    group = msgspec.structs.replace(group, pending=notification(group, "fired", POLICY, not_muted))
     assert set(records_of(group.key, group, None).values()) == {None}
     assert records_of(group.key, group, None).keys() == records_of(group.key, None, group).keys()

@@ -8,32 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.alerts.control.matchers import matches
-from service.alerts.notify.grouping import (
-    Group,
-    Notification,
-    Notified,
-    Policy,
-    absorb,
-    after,
-    decide,
-    group_labels,
-    news,
-    notification,
-    route,
-)
+from service.alerts.notify.grouping import Group, Notification, Notified, absorb, change_of, settled
+from service.alerts.notify.routing import Policy, group_labels, route
+from service.alerts.notify.timing import decide, notification
 from service.domain import Alert, Severity, Status
 from service.settings import NotificationSettings, RouteSettings
 from tests.alerts.makers import alert, life
 
 POLICY = Policy(group_wait=5_000, group_interval=60_000, repeat_interval=3_600_000)
-LOUD = Notified(Status.FIRING, Severity.CRITICAL)
+KNOWN = Notified(Status.FIRING, Severity.CRITICAL)
 
 
-def audible(_alert: Alert) -> str | None:
+def not_muted(_alert: Alert) -> str | None:
     return None
 
 
-class Told_:  # noqa: N801 - a stand-in for the receiver, named after what it holds
+class Receiver:
     """Plays one group through time: transitions at moments in, messages out."""
 
     def __init__(self, policy: Policy = POLICY) -> None:
@@ -46,11 +36,11 @@ class Told_:  # noqa: N801 - a stand-in for the receiver, named after what it ho
 
     def run(self, start: int, end: int, step: int = 1000) -> None:
         for now in range(start, end, step):
-            decision = decide(self.group, now, self.policy, audible)
+            decision = decide(self.group, now, self.policy, not_muted)
             if decision.send:
-                message = notification(self.group, decision.reason, self.policy, audible)
+                message = notification(self.group, decision.reason, self.policy, not_muted)
                 self.messages.append((now, message))
-                self.group = after(self.group, message, now, self.policy)
+                self.group = settled(self.group, message, now, self.policy)
 
     @property
     def told(self) -> list[tuple[int, str, int]]:
@@ -64,30 +54,30 @@ class Told_:  # noqa: N801 - a stand-in for the receiver, named after what it ho
         (Status.FIRING, Severity.CRITICAL, None, "fired"),
         (Status.FIRING, Severity.INFO, None, None),  # below the receiver's severity
         (Status.FIRING, Severity.CRITICAL, Notified(Status.FIRING, Severity.WARNING), "raised"),
-        (Status.FIRING, Severity.CRITICAL, LOUD, None),
-        (Status.FIRING, Severity.WARNING, LOUD, None),  # lowered is no news
-        (Status.RESOLVED, Severity.CRITICAL, LOUD, "resolved"),
+        (Status.FIRING, Severity.CRITICAL, KNOWN, None),
+        (Status.FIRING, Severity.WARNING, KNOWN, None),  # lowered is no news
+        (Status.RESOLVED, Severity.CRITICAL, KNOWN, "resolved"),
         (Status.RESOLVED, Severity.CRITICAL, None, "fired and already over"),
         (Status.RESOLVED, Severity.CRITICAL, Notified(Status.RESOLVED, Severity.CRITICAL), None),
     ],
 )
-def test_what_is_news(status: Status, severity: Severity, told: Notified | None, why: str | None) -> None:
+def test_what_is_change_of(status: Status, severity: Severity, told: Notified | None, why: str | None) -> None:
     policy = msgspec.structs.replace(POLICY, min_severity=Severity.WARNING)
-    assert news(alert(status=status, severity=severity), told, policy) == why
+    assert change_of(alert(status=status, severity=severity), told, policy) == why
 
 
 def test_a_pending_alert_that_never_fired_is_never_told() -> None:
     quiet = alert(status=Status.RESOLVED, fired_at=None)
-    assert news(quiet, None, POLICY) is None
+    assert change_of(quiet, None, POLICY) is None
 
 
 def test_resolved_is_not_told_where_it_is_not_wanted() -> None:
     policy = msgspec.structs.replace(POLICY, send_resolved=False)
-    assert news(alert(status=Status.RESOLVED), LOUD, policy) is None
+    assert change_of(alert(status=Status.RESOLVED), KNOWN, policy) is None
 
 
 def test_fifty_hosts_make_one_message_and_their_end_another() -> None:
-    group = Told_()
+    group = Receiver()
     group.take(0, *[alert(f"host-{n}", severity=Severity.WARNING) for n in range(30)])
     group.take(3000, *[alert(f"host-{n}", severity=Severity.WARNING) for n in range(30, 50)])
     group.run(0, 60_000)
@@ -99,7 +89,7 @@ def test_fifty_hosts_make_one_message_and_their_end_another() -> None:
 
 
 def test_new_warnings_wait_for_the_interval_and_new_criticals_do_not() -> None:
-    group = Told_()
+    group = Receiver()
     group.take(0, alert("a", severity=Severity.WARNING))
     group.run(0, 10_000)
     group.take(10_000, alert("b", severity=Severity.WARNING))
@@ -110,7 +100,7 @@ def test_new_warnings_wait_for_the_interval_and_new_criticals_do_not() -> None:
 
 
 def test_a_clock_that_is_set_back_makes_nobody_wait() -> None:
-    group = Told_()
+    group = Receiver()
     group.group = msgspec.structs.replace(group.group, opened_at=3_600_000)  # by a clock an hour ahead
     group.take(3_600_000, alert("a"))
     group.run(0, 10_000)
@@ -121,20 +111,20 @@ def test_a_clock_that_is_set_back_makes_nobody_wait() -> None:
 
 
 def test_a_storm_of_critical_alerts_makes_a_handful_of_messages_and_a_later_one_hurries_again() -> None:
-    group = Told_()
+    group = Receiver()
     for second in range(240):
         group.take(second * 1000, *[alert(f"host-{second}-{n}") for n in range(40)])
         group.run(second * 1000, second * 1000 + 1000)
     group.run(240_000, 600_000)
     assert [at for at, _, _ in group.told] == [5, 11, 22, 43, 84, 145, 206, 267]
-    assert sum(len([e for e in message.entries if e.told is None]) for _, message in group.messages) == 240 * 40
+    assert sum(len([e for e in message.entries if e.notified is None]) for _, message in group.messages) == 240 * 40
     group.take(600_000, alert("late"))
     group.run(600_000, 700_000)
     assert [at for at, _, _ in group.told][8:] == [605]
 
 
 def test_no_two_reminders_share_a_key_although_others_came_and_went_between() -> None:
-    group = Told_()
+    group = Receiver()
     group.take(0, alert("a", severity=Severity.WARNING))
     group.run(0, 4_000_000)
     group.take(4_000_000, alert("b", severity=Severity.WARNING))
@@ -145,7 +135,7 @@ def test_no_two_reminders_share_a_key_although_others_came_and_went_between() ->
 
 
 def test_a_standing_alert_is_repeated_until_acknowledged() -> None:
-    group = Told_()
+    group = Receiver()
     group.take(0, alert())
     group.run(0, 8_000_000)
     assert group.told == [(5, "fired", 1), (3605, "still firing", 1), (7205, "still firing", 1)]
@@ -158,23 +148,23 @@ def test_a_standing_alert_is_repeated_until_acknowledged() -> None:
 def test_what_is_muted_is_not_told_until_it_no_longer_is() -> None:
     group = absorb(Group(receiver="r", route=0, labels={}, opened_at=0), [(alert(), 0)], 0, POLICY)
     assert decide(group, 10_000, POLICY, lambda _: "silence 7").reason == "everything new is muted"
-    assert decide(group, 10_000, POLICY, audible).send
+    assert decide(group, 10_000, POLICY, not_muted).send
 
 
-def test_news_that_comes_in_while_a_message_is_on_its_way_stays_news() -> None:
+def test_news_that_comes_in_while_a_message_is_on_its_way_stays_change_of() -> None:
     opened, fired, resolved = life()
     group = absorb(Group(receiver="r", route=0, labels={}, opened_at=0), [(opened, 0), (fired, 1)], 0, POLICY)
-    message = notification(group, "fired", POLICY, audible)
+    message = notification(group, "fired", POLICY, not_muted)
     group = absorb(group, [(resolved, 2)], 6000, POLICY)
-    group = after(group, message, 7000, POLICY)
-    decision = decide(group, 67_000, POLICY, audible)
+    group = settled(group, message, 7000, POLICY)
+    decision = decide(group, 67_000, POLICY, not_muted)
     assert (decision.send, decision.reason) == (True, "resolved")
 
 
 def test_the_same_news_found_again_has_the_same_key() -> None:
     def key(alerts: list[Alert], now: int) -> str:
         group = absorb(Group(receiver="r", route=0, labels={}, opened_at=now), [(each, 0) for each in alerts], now, POLICY)
-        return notification(group, "fired", POLICY, audible).key
+        return notification(group, "fired", POLICY, not_muted).key
 
     opened, fired, _ = life()
     updated = msgspec.structs.replace(fired, seq=3, action="updated")
@@ -226,7 +216,7 @@ MOMENTS = st.lists(st.tuples(st.integers(0, 399), st.sampled_from("abc"), st.sam
 @settings(max_examples=40, deadline=None)
 @given(MOMENTS)
 def test_everybody_who_fired_is_told_once_and_no_interval_is_broken(moments: list[tuple[int, str, str]]) -> None:
-    group, seqs, fired = Told_(), {"a": 1, "b": 1, "c": 1}, set()
+    group, seqs, fired = Receiver(), {"a": 1, "b": 1, "c": 1}, set()
     events: dict[int, list[Alert]] = {}
     for second, entity, mark in sorted(moments, key=lambda each: each[0]):
         seqs[entity] += 1
@@ -245,4 +235,4 @@ def test_everybody_who_fired_is_told_once_and_no_interval_is_broken(moments: lis
     assert len(keys) == len(set(keys))
     gaps = [b - a for (a, _), (b, _) in zip(group.messages, group.messages[1:], strict=False)]
     assert all(gap >= POLICY.group_wait for gap in gaps)
-    assert all(news(entry.alert, entry.told, POLICY) is None for entry in group.group.entries.values())
+    assert all(change_of(entry.alert, entry.notified, POLICY) is None for entry in group.group.entries.values())

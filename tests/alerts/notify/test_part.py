@@ -12,6 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from pydantic import SecretStr
 
 from service.alerts.notify.dispatcher import NotificationService
+from service.alerts.notify.journal import Journal
 from service.alerts.notify.part import NotifyPart
 from service.alerts.receivers.webhook import WebhookNotifier
 from service.alerts.topics.transitions import encode_transition
@@ -60,14 +61,16 @@ async def committed(kafka: KafkaSettings) -> int | None:
 def part(kafka: KafkaSettings, server: HttpReceiver, metrics: Metrics) -> NotifyPart:
     receiver = WebhookReceiver(name="hook", url=SecretStr(server.url), allow_http=True)
     route = RouteSettings(receivers=["hook"], group_wait_seconds=0.1, group_interval_seconds=0.3)
+    journal = Journal()
     service = NotificationService(
         NotificationSettings(receivers=[receiver], routes=[route]),
         {"hook": WebhookNotifier(receiver)},
+        journal=journal,
         clock=SystemClock(),
         on_outcome=lambda name, outcome: metrics.notifications.labels(name, outcome).inc(),
         retry_wait=(0.05, 0.2),
     )
-    return NotifyPart(kafka, service, NotifyJournal(kafka), metrics=metrics, health=Health(SystemClock()))
+    return NotifyPart(kafka, service, journal, NotifyJournal(kafka), metrics=metrics, health=Health(SystemClock()))
 
 
 async def _until(count: int, server: HttpReceiver) -> None:
@@ -87,7 +90,7 @@ async def test_what_a_dying_notifier_owed_is_told_by_the_next_under_the_same_key
         await asyncio.sleep(1.2)  # long enough for a commit
         assert await committed(kafka) == 2  # both are read, and the message that is owed lies beside the offset
         # dies without a word to anybody
-        dead = [work, *(worker.task for worker in first._service._workers.values() if worker.task is not None)]
+        dead = [work, *(queue._task for queue in first._service._queues.values() if queue._task is not None)]
         for task in dead:
             task.cancel()
         await asyncio.gather(*dead, return_exceptions=True)

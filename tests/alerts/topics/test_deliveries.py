@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from service.alerts.history.delivery_documents import delivery_document, version
 from service.alerts.history.elasticsearch import ElasticsearchAlertStore
 from service.alerts.history.reader import AlertHistory
-from service.alerts.notify.dispatcher import NotificationService
+from service.alerts.notify.journal import Journal
 from service.alerts.topics.deliveries import Delivery, DeliveryState, decode, encode
 from service.commands.alerts import told_table, untold
 from service.errors import InvalidMessage
@@ -76,21 +76,22 @@ def test_the_document_says_how_it_stands(delivery: Delivery, outcome: str, words
     assert made["event"].get("duration") == (None if delivery.state == "owed" else 9_000_000_000)
 
 
-async def recorded(sending: NotificationService, into: list[Delivery]) -> None:
+def recorded(into: list[Delivery]) -> Journal:
+    journal = Journal()
+
     async def record() -> bool:
-        sending.take_changes()
-        into.extend(sending.take_deliveries())
+        into.extend(journal.take_changes().deliveries)
         return True
 
-    sending.remember_with(record)
+    journal.record_with(record)
+    return journal
 
 
 async def test_every_step_of_a_message_is_told_without_the_address() -> None:
     seen: list[Delivery] = []
     async with http_receiver(Behaviour(500), DROP, Behaviour(429, {"retry-after": "0.1"})) as server:
         told = NotificationSettings(receivers=[slack(server)])
-        async with service(told) as (sending, _):
-            await recorded(sending, seen)
+        async with service(told, recorded(seen)) as (sending, _):
             give(sending, life()[:2])
             assert await sending.drained(30)
     assert seen[0].state == "owed"
@@ -110,8 +111,7 @@ async def test_what_was_not_told_is_told_so(answer: Behaviour, deadline: float, 
     seen: list[Delivery] = []
     async with http_receiver(otherwise=answer) as server:
         told = NotificationSettings(receivers=[slack(server)], deadline_seconds=deadline)
-        async with service(told) as (sending, _):
-            await recorded(sending, seen)
+        async with service(told, recorded(seen)) as (sending, _):
             give(sending, life()[:2])
             assert await sending.drained(30)
     assert seen[-1].state == state
