@@ -116,6 +116,27 @@ async def test_what_a_dying_notifier_owed_is_told_by_the_next_under_the_same_key
     assert metrics.notifications.labels("hook", "sent")._value.get() == 2
 
 
+@pytest.mark.xfail(
+    strict=True, reason="the notify part counts a dead letter that it never writes; the store part writes and counts it"
+)
+async def test_a_record_that_is_no_alert_is_passed_over_and_no_dead_letter_is_counted(kafka: KafkaSettings) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers)
+    await producer.start()
+    await producer.send_and_wait(kafka.topics.alerts, b"no alert", partition=0)
+    await producer.stop()
+    await publish(kafka, life("host-1")[:2])
+    metrics = Metrics()
+    async with http_receiver() as server:
+        notify = part(kafka, server, metrics)
+        await notify.start()
+        work = asyncio.create_task(notify.run())
+        await _until(1, server)
+        notify.request_stop()
+        await work
+        await notify.close()
+    assert b"tidewatch_records_dead_lettered_total{" not in metrics.exposition()
+
+
 async def test_a_notifier_that_was_fenced_tells_nobody_until_it_took_over_again(kafka: KafkaSettings) -> None:
     metrics = Metrics()
     async with http_receiver() as server:
