@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from service.errors import BrokerUnavailable, ConfigError
-from service.runtime import run_parts
+from service.runtime import close_all, run_parts
 
 
 class RecordedPart:
@@ -83,7 +83,6 @@ async def test_a_part_that_does_not_drain_is_cancelled() -> None:
     assert log == ["a start", "a close"]
 
 
-@pytest.mark.xfail(strict=True, reason="a close() that raises hides what the part raised, and the other parts stay open")
 async def test_a_close_that_raises_neither_hides_the_first_failure_nor_leaves_the_others_open() -> None:
     log: list[str] = []
     parts = [
@@ -96,7 +95,6 @@ async def test_a_close_that_raises_neither_hides_the_first_failure_nor_leaves_th
     assert log[-3:] == ["c close", "b close", "a close"]
 
 
-@pytest.mark.xfail(strict=True, reason="a close() that raises hides what start() raised, and the other parts stay open")
 async def test_a_close_that_raises_does_not_hide_why_a_part_could_not_start() -> None:
     log: list[str] = []
     with pytest.raises(ConfigError, match="wrong password"):
@@ -104,7 +102,6 @@ async def test_a_close_that_raises_does_not_hide_why_a_part_could_not_start() ->
     assert log == ["a start", "b start", "b close", "a close"]
 
 
-@pytest.mark.xfail(strict=True, reason="a close() that raises leaves the other parts open")
 async def test_a_close_that_raises_is_reported_when_nothing_else_failed() -> None:
     log: list[str] = []
     stop = asyncio.Event()
@@ -114,7 +111,6 @@ async def test_a_close_that_raises_is_reported_when_nothing_else_failed() -> Non
     assert log[-2:] == ["b close", "a close"]
 
 
-@pytest.mark.xfail(strict=True, reason="a part that ends by itself ends the process as if it had been told to stop")
 async def test_a_part_that_ends_by_itself_is_a_failure() -> None:
     log: list[str] = []
     ending = RecordedPart("b", log)
@@ -122,3 +118,34 @@ async def test_a_part_that_ends_by_itself_is_a_failure() -> None:
     with pytest.raises(RuntimeError, match="b"):
         await run_parts([RecordedPart("a", log), ending], asyncio.Event())
     assert log[-2:] == ["b close", "a close"]
+
+
+async def test_a_failure_while_draining_does_not_hide_the_first() -> None:
+    log: list[str] = []
+
+    class FailsLate(RecordedPart):
+        async def run(self) -> None:
+            await super().run()
+            raise OSError("failed while draining")
+
+    with pytest.raises(BrokerUnavailable):
+        await run_parts([FailsLate("a", log), RecordedPart("b", log, fails_at="run")], asyncio.Event())
+
+
+async def test_close_all_closes_everything_and_raises_the_first_failure() -> None:
+    closed: list[str] = []
+
+    async def awaits_a_cancelled_task() -> None:
+        closed.append("awaits")
+        task = asyncio.create_task(asyncio.sleep(60))
+        task.cancel()
+        await task
+
+    async def fails() -> None:
+        closed.append("fails")
+        raise OSError("second")
+
+    await close_all()
+    with pytest.raises(RuntimeError, match="cancelled"):
+        await close_all(awaits_a_cancelled_task, fails, lambda: closed.append("last"))
+    assert closed == ["awaits", "fails", "last"]
