@@ -185,7 +185,6 @@ async def test_the_agent_stops_when_asked(kafka_servers: str) -> None:
 
 
 @pytest.mark.kafka
-@pytest.mark.xfail(strict=True, reason="an agent whose last samples Kafka refuses waits ten seconds and ends as if all was well")
 async def test_the_agent_says_so_when_its_last_samples_are_refused(kafka_servers: str) -> None:
     settings = kafka_settings(kafka_servers)
     await create_topics(settings.kafka)
