@@ -1,4 +1,4 @@
-"""Loose rows (entity, time, values) laid on the time grid as a data set."""
+"""Rows (entity, time, values) placed on the time grid as a data set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from service.domain import F32, I64, Dataset, Schema, Series
 from service.errors import DatasetError
 
-LONGEST_GAP = 100  # rows; a longer gap begins a new series, so that a file with holes costs no memory for them
+LONGEST_GAP = 100  # rows; a longer gap begins a new series, so that gaps in a file cost no memory
 
 
 # Intervals that people configure, in ms: a measured one this close (as a share) is meant to be this one.
@@ -57,26 +57,26 @@ def to_dataset(
 ) -> Dataset:
     """A data set from n rows in any order.
 
-    ``timestamps``: int64 (n,), ms; ``values``: float32 (n, dims), NaN where missing. Of rows in one place of the grid the
-    first in time stays; missing rows are NaN; a gap of more than ``LONGEST_GAP`` rows begins a new series.
+    ``timestamps``: int64 (n,), ms; ``values``: float32 (n, dims), NaN where missing. Of several rows in one grid row the
+    first in time is kept; missing rows are NaN; a gap of more than ``LONGEST_GAP`` rows begins a new series.
     """
     interval = interval_ms or infer_interval(entities, timestamps)
     rows_of: dict[str, list[int]] = {}
     for at, entity in enumerate(entities):
         rows_of.setdefault(entity, []).append(at)
     series: list[Series] = []
-    for entity, ats in rows_of.items():
-        order = np.array(ats)[np.argsort(timestamps[ats], kind="stable")]
+    for entity, members in rows_of.items():
+        order = np.array(members)[np.argsort(timestamps[members], kind="stable")]
         rows, first = np.unique(timestamps[order] // interval, return_index=True)
         order = order[first]
         for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) > LONGEST_GAP + 1) + 1):
             start = int(rows[part[0]])
             places = rows[part] - start
-            laid = np.full((int(places[-1]) + 1, len(metrics)), np.nan, np.float32)
-            laid[places] = values[order[part]]
+            grid = np.full((int(places[-1]) + 1, len(metrics)), np.nan, np.float32)
+            grid[places] = values[order[part]]
             marked = None
             if labels is not None:
-                marked = np.zeros(len(laid), np.uint8)
+                marked = np.zeros(len(grid), np.uint8)
                 marked[places] = labels[order[part]]
-            series.append(Series(entity, start, laid, marked))
+            series.append(Series(entity, start, grid, marked))
     return Dataset(Schema(tuple(metrics), interval), tuple(series))
