@@ -91,6 +91,10 @@ chaos: setup ## Kill the service 200 times and show that nothing is lost or doub
 hostile: setup ## Send a million malformed and hostile records; HOSTILE_ARGS="--count 20000" is handed on
 	@$(BIN)/python -m tests.hostile $(HOSTILE_ARGS)
 
+.PHONY: reference
+reference: setup ## Write docs/reference/ anew from the code
+	@$(BIN)/python -m tools.reference
+
 .PHONY: format
 format: setup ## Put the code into its one format
 	@$(BIN)/ruff check --fix --select I

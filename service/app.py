@@ -85,7 +85,9 @@ def make_detector(name: str, options: Mapping[str, Any]) -> Detector:
     try:
         detector: Detector = made(**options)
     except TypeError as error:
-        raise ConfigError(f"The detector {name!r} does not take these options: {error}.", hint="See its docstring.") from error
+        raise ConfigError(
+            f"The detector {name!r} does not take these options: {error}.", hint="docs/reference/detectors.md lists its options."
+        ) from error
     return detector
 
 
@@ -194,7 +196,7 @@ def build_store(settings: Settings, metrics: Metrics, health: Health) -> Part:
 
     marking = MuteAnnotator(settings.kafka, settings.notifications)
     store = build_alert_store(settings, muted=marking.reason, on_refused=lambda document, why: part.refused(document, why))
-    letters = DeadLetterWriter(settings.kafka, on_written=metrics.count_dead_letters)
+    letters = DeadLetterWriter(settings.kafka)
     part: StorePart = StorePart(settings.kafka, store, metrics=metrics, health=health, marking=marking, letters=letters)
     return part
 
@@ -244,7 +246,7 @@ def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
         monitor = TopicMonitor(settings.kafka, settings.data_health, clock=clock)
         watch = DataWatch(DataHealth(settings.data_health, settings.kafka.topics.metrics), monitor, clock=clock)
     store = NotifyJournal(settings.kafka)
-    return NotifyPart(settings.kafka, service, journal, store, health=health, watch=watch)
+    return NotifyPart(settings.kafka, service, journal, store, metrics=metrics, health=health, watch=watch)
 
 
 def build_notifications(settings: Settings, journal: Journal, *, on_outcome: OnOutcome) -> NotificationService:

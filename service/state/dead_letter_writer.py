@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 from service.domain import Record, Rejected
 from service.settings import KafkaSettings
@@ -14,9 +14,7 @@ from service.state.writer import Writer
 class DeadLetterWriter:
     """Keeps what was rejected until ``flush``. At least once: a process that dies before it commits writes it again."""
 
-    def __init__(self, kafka: KafkaSettings, *, on_written: Callable[[Iterable[str]], None]) -> None:
-        """``on_written(reasons)`` is called when letters lie in the topic, with the reason of each."""
-        self._on_written = on_written
+    def __init__(self, kafka: KafkaSettings) -> None:
         self._topic = kafka.topics.dead_letter
         self._kept: list[Rejected] = []
         self._writer = Writer(kafka, "dead letters")
@@ -31,7 +29,6 @@ class DeadLetterWriter:
             letter = dead_letter(rejected)
             await self._writer.write([Outgoing(self._topic, 0, letter.key, letter.value, letter.headers)])
             self._kept.remove(rejected)
-            self._on_written([rejected.reason])
 
     async def close(self) -> None:
         """Disconnect; bounded in time."""

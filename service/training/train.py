@@ -142,7 +142,7 @@ def _make(kind: str, told: float | Mapping[str, Any], settings: TrainingSettings
         return BundledMember(kind, factory(kind, options), options)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"The detector {kind!r} does not take these options: {error}.", hint="See docs for its options."
+            f"The detector {kind!r} does not take these options: {error}.", hint="docs/reference/detectors.md lists its options."
         ) from error
 
 

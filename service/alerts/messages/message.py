@@ -32,37 +32,37 @@ _TO_DO = {
 class MetricLine(msgspec.Struct, frozen=True):
     """One metric's part: ``cpu  97 instead of about 40 (usually 36 to 44)`` in pieces."""
 
-    name: str
-    share: str
-    actual: str
-    expected: str
-    usual: str
-    spark: str
-    words: str
+    name: str  #: the metric's name
+    share: str  #: its share of the anomaly
+    actual: str  #: the newest value
+    expected: str  #: the value that was to be expected
+    usual: str  #: the range of normal values; empty when it is not known
+    spark: str  #: the newest values as a sparkline
+    words: str  #: name, newest value, expected value and usual range in words
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """What any channel shows about one alert, already worded and rounded; nothing in it is markup. ``unusual`` and ``one_in`` are
     empty where the alert is not about an anomaly."""
 
-    title: str
-    sentence: str
-    status: str
-    severity: str
-    entity: str
-    since: str
-    unusual: str
-    one_in: str
-    metrics: tuple[MetricLine, ...]
-    voted: str
-    missing: str
-    labels: str
-    alert_id: str
-    seq: int
-    reason: str
-    history_url: str | None
-    stands_out: str
-    more: str
+    title: str  #: the subject line
+    sentence: str  #: one sentence: what, since when, how unusual, which metrics
+    status: str  #: ``pending``, ``firing`` or ``resolved``
+    severity: str  #: ``info``, ``warning`` or ``critical``; of a resolved alert the highest it had
+    entity: str  #: the entity, or the metrics topic
+    since: str  #: when the alert began, UTC
+    unusual: str  #: the rarity in words; empty for alerts about the data
+    one_in: str  #: the rarity as a frequency; empty for alerts about the data
+    metrics: tuple[MetricLine, ...]  #: the metrics that stand out most, five at most
+    voted: str  #: the detectors and what each says
+    missing: str  #: detectors without a score, with the reason; empty when there are none
+    labels: str  #: the entity's labels
+    alert_id: str  #: the id of the alert, 32 hex digits
+    seq: int  #: the number of the transition, from 1
+    reason: str  #: why the alert changed
+    history_url: str | None  #: ``notifications.history_url`` for this alert; none when it is not set
+    stands_out: str  #: a heading for the metrics
+    more: str  #: the command that shows the alert
 
 
 def compose(alert: Alert, history_url: str | None = None) -> Message:

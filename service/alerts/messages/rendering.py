@@ -30,13 +30,13 @@ def context(alerts: Sequence[Alert], key: str, history_url: str | None, shown: i
     messages = [compose(alert, history_url) for alert in ordered[:shown]]
     over = all(alert.status is Status.RESOLVED for alert in ordered)
     return {
-        "title": summary_title(ordered),
-        "opening": messages[0].sentence if len(ordered) == 1 else summary_sentence(ordered),
-        "messages": messages,
-        "more": len(ordered) - len(messages),
-        "count": len(ordered),
-        "tone": "resolved" if over else messages[0].severity,
-        "key": key,
+        "title": summary_title(ordered),  #: the subject line
+        "opening": messages[0].sentence if len(ordered) == 1 else summary_sentence(ordered),  #: one sentence about all the alerts
+        "messages": messages,  #: the most severe alerts, as many as the receiver shows, most severe first
+        "more": len(ordered) - len(messages),  #: how many alerts are left out of ``messages``
+        "count": len(ordered),  #: how many alerts the message is about
+        "tone": "resolved" if over else messages[0].severity,  #: ``critical``, ``warning``, ``info`` or ``resolved``
+        "key": key,  #: the idempotency key: the same for each attempt to send this message
     }
 
 
@@ -79,7 +79,7 @@ class Template:
         except (jinja2.TemplateError, OSError, ValueError, TypeError, ArithmeticError, AttributeError) as error:
             raise ConfigError(
                 f"The template {file or builtin} of receiver {receiver!r} does not work: {error}.",
-                hint="See 'templates' in the documentation for the names a template sees.",
+                hint="docs/reference/templates.md lists the names that a template can use.",
             ) from error
 
     def render(self, **values: Any) -> str:
