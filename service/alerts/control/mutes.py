@@ -6,7 +6,7 @@ Inhibition follows Alertmanager: a firing alert that matches ``source`` mutes th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
@@ -58,8 +58,7 @@ class Mutes:
         self._fixed = fixed_silences(settings)
         self.silences: dict[str, Silence] = {}
         self.false_marks: dict[str, FalseMark] = {}
-        # per rule: the values of ``equal`` to the ids of the firing alerts that match its source
-        self._sources: list[dict[tuple[str, ...], set[str]]] = [{} for _ in self._rules]
+        self._sources = [_Sources() for _ in self._rules]
 
     @property
     def active(self) -> bool:
@@ -67,18 +66,10 @@ class Mutes:
         return bool(self._fixed or self._rules or self._maintenance or self.silences or self.false_marks)
 
     def observe(self, alert: Alert) -> None:
-        """Keep track of what fires."""
+        """Keep track of what fires, by the newest transition of each alert."""
         for rule, sources in zip(self._rules, self._sources, strict=True):
-            if not _could_be_source(alert, rule):
-                continue
-            values = equal_values(alert, rule)
             firing = alert.status is Status.FIRING and matches(alert, rule.source)
-            if firing:
-                sources.setdefault(values, set()).add(alert.alert_id)
-            elif values in sources:
-                sources[values].discard(alert.alert_id)
-                if not sources[values]:
-                    del sources[values]
+            sources.put(alert.alert_id, equal_values(alert, rule) if firing else None)
 
     def reason(self, alert: Alert, now: int) -> str | None:
         """Why ``alert`` is not told at ``now`` (ms), or ``None``."""
@@ -92,16 +83,38 @@ class Mutes:
 
     def forget(self) -> None:
         """Drop what is known of firing alerts; silences and marks stay."""
-        for sources in self._sources:
-            sources.clear()
+        self._sources = [_Sources() for _ in self._rules]
 
     def _inhibited(self, alert: Alert) -> str | None:
         for rule, sources in zip(self._rules, self._sources, strict=True):
             if not matches(alert, rule.target) or matches(alert, rule.source):
                 continue
-            if others := sources.get(equal_values(alert, rule)):
+            if others := sources.at(equal_values(alert, rule)):
                 return f"inhibited by {min(others)}"
         return None
+
+
+class _Sources:
+    """The firing alerts that match the source of one rule, by the values of its ``equal`` labels when they were last seen."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, tuple[str, ...]] = {}  # by alert: its labels may change while it fires
+        self._alerts: dict[tuple[str, ...], set[str]] = {}
+
+    def put(self, alert_id: str, values: tuple[str, ...] | None) -> None:
+        """The alert counts under these values from now on; None: it is no source."""
+        before = self._values.pop(alert_id, None)
+        if before is not None:
+            self._alerts[before].discard(alert_id)
+            if not self._alerts[before]:
+                del self._alerts[before]
+        if values is not None:
+            self._values[alert_id] = values
+            self._alerts.setdefault(values, set()).add(alert_id)
+
+    def at(self, values: tuple[str, ...]) -> Set[str]:
+        """The alerts that count under these values."""
+        return self._alerts.get(values, frozenset())
 
 
 def fixed_silences(settings: NotificationSettings) -> list[Silence]:
@@ -141,11 +154,6 @@ def marked_false(alert: Alert, marks: Sequence[FalseMark]) -> str | None:
 def equal_values(alert: Alert, rule: InhibitRuleSettings) -> tuple[str, ...]:
     """What source and target of a rule must agree on."""
     return tuple(attribute(alert, name) for name in rule.equal)
-
-
-def _could_be_source(alert: Alert, rule: InhibitRuleSettings) -> bool:
-    """Matches the source but for its severity and status, which change over its life."""
-    return matches(alert, {name: pattern for name, pattern in rule.source.items() if name != "severity"})
 
 
 def to_ms(moment: datetime) -> int:

@@ -84,9 +84,6 @@ def test_inhibition_depends_only_on_what_fires_now(moments: list[tuple[str, str,
         assert (muting.reason(probe, NOW) is not None) is fires
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a source whose label changed while it fired is looked for under the new value only, and stays"
-)
 @pytest.mark.parametrize("changed", [{"rack": "8"}, {"rack": "7", "tier": "test"}])
 def test_inhibition_ends_also_when_a_label_of_the_source_changed_while_it_fired(changed: dict[str, str]) -> None:
     rule = InhibitRuleSettings(source={"severity": "critical", "tier": "prod"}, target={"severity": "!critical"}, equal=["rack"])
@@ -114,7 +111,6 @@ RULES = [
 ]
 
 
-@pytest.mark.xfail(strict=True, reason="a source whose label changed while it fired stays")
 @given(st.lists(TRANSITIONS, max_size=12))
 @settings(deadline=None)
 def test_inhibition_is_what_the_newest_states_alone_would_give(
