@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -177,20 +178,20 @@ def metric_line(metric: MetricShare) -> MetricLine:
 
 
 def sparkline(values: Sequence[float | None], width: int = 24) -> str:
-    """Newest ``width`` points (averaged down when there are more) as block characters; a gap is a space."""
+    """The points as at most ``width`` block characters, each the point of its stretch farthest from the median; a gap: a space."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     if not known:
         return ""
-    low, high = min(known), max(known)
+    low, middle, high = min(known), statistics.median_low(known), max(known)
     marks = []
     for bucket in _buckets(values, width):
         seen = [value for value in bucket if value is not None and math.isfinite(value)]
         if not seen:
             marks.append(" ")
             continue
-        # the value farthest from the middle, so that one odd row is not averaged away
-        shown = max(seen, key=lambda value: abs(value - known[0]))
-        place = 0.5 if high == low else (shown / 2 - low / 2) / (high / 2 - low / 2)  # halves: a difference may be infinite
+        # the value farthest from the median, so that one odd row is not averaged away; halves, because a difference may be infinite
+        shown = max(seen, key=lambda value: abs(value / 2 - middle / 2))
+        place = 0.5 if high == low else (shown / 2 - low / 2) / (high / 2 - low / 2)
         marks.append(SPARKS[min(int(place * len(SPARKS)), len(SPARKS) - 1)])
     return "".join(marks)
 

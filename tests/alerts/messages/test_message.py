@@ -95,14 +95,12 @@ def test_sparklines_show_the_odd_row_and_the_gap() -> None:
     assert wide.count("█") == 1  # one odd row among a hundred is not averaged away
 
 
-@pytest.mark.xfail(strict=True, reason="the oldest row is taken for the middle, so a spike there hides every other one")
 def test_a_sparkline_that_begins_with_a_spike_shows_it_and_the_next_one() -> None:
     drawn = sparkline([9.0] + [0.0] * 49 + [9.0] + [0.0] * 49)
     assert [at for at, mark in enumerate(drawn) if mark == "█"] == [0, 12]
     assert drawn.count("▁") == 22
 
 
-@pytest.mark.xfail(strict=True, reason="the oldest row is taken for the middle")
 @given(st.sets(st.integers(0, 99), min_size=1, max_size=12), st.sampled_from([-9.0, 9.0]))
 def test_a_sparkline_shows_every_spike_wherever_it_stands(spikes: set[int], height: float) -> None:
     drawn = sparkline([height if at in spikes else 0.0 for at in range(100)], width=20)
