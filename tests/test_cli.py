@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import sys
@@ -11,10 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from rich.console import Console
 
 from service.cli import app
-from service.terminal import history_table
 
 NOWHERE = {
     "TIDEWATCH_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:9",
@@ -155,17 +152,21 @@ notifications:
     assert "no bundle supports more than" not in checked.stdout
 
 
-def test_a_narrow_terminal_cuts_nothing_off() -> None:
-    facts = {
-        "alert_id": "178c2a3e44",
-        "peak_severity": "critical",
-        "entity": "checkout-frontend-7f9c-eu-west",
-        "status": "resolved",
-    }
-    message = "checkout-frontend-7f9c-eu-west was unusual for 16 seconds (critical at its worst); closed: quiet for 30 s."
-    alert = {"tidewatch": facts, "event": {"start": "2026-11-23T14:48:49.123Z"}, "message": message}
-    narrow = Console(width=80, file=io.StringIO(), record=True)
-    narrow.print(history_table([alert]))
-    shown = narrow.export_text()
-    assert "…" not in shown
-    assert "2026-11-23 14:48:49" in shown
+@pytest.mark.xfail(strict=True, reason="Progress is drawn as bars only, of which nothing is printed where stderr is no terminal")
+def test_long_work_shows_its_progress_without_a_terminal(tmp_path: Path) -> None:
+    train = np.random.default_rng(0).normal(size=(600, 3)).astype(np.float32)
+    np.savez(tmp_path / "few.npz", train=train, test=train[:200], label=np.zeros(200, np.uint8))
+    trained = tidewatch("train", "few.npz", "--out", "b", "--detector", "mahalanobis", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    lines = trained.stderr.splitlines()
+    assert any(line.startswith("mahalanobis: 2/2") for line in lines)
+    assert any(line.startswith("calibrate: ") for line in lines)
+    assert "\x1b" not in trained.stderr
+
+
+@pytest.mark.xfail(strict=True, reason="A misspelt --split replays the whole archive without a word")
+def test_a_split_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "few.npz", train=np.zeros((20, 3)), test=np.zeros((20, 3)), label=np.zeros(20))
+    replayed = tidewatch("replay", "few.npz", "--split", "tset", cwd=tmp_path, **NOWHERE)
+    assert replayed.returncode == 2
+    assert "'tset' is not one of" in " ".join(replayed.stderr.split())

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from service.alerts.topics.transitions import encode_transition
+from service.domain import Record, Rejected
 from service.state.topics import create_topics
 from service.state.transactions import PartitionOutcome, TransactionalOutbox
 from tests.sources.rig import kafka_settings, message, read_all
@@ -70,3 +71,28 @@ async def test_dead_letters_are_counted_shown_and_written_back(kafka_servers: st
     assert "Wrote 1 messages back" in asked("replay", "--reason", "unknown-entity", "--yes")
     (back,) = await read_all(kafka_servers, topics.metrics)
     assert (back.partition, back.key, back.value, back.headers) == (1, b"host-9", good.value, (("trace", b"x"),))
+
+
+@pytest.mark.xfail(strict=True, reason="Control characters in a key, a value or a reason reach the terminal")
+async def test_what_a_producer_sent_controls_no_terminal(kafka_servers: str, tmp_path: Path) -> None:
+    settings = kafka_settings(kafka_servers, partitions=1)
+    await create_topics(settings.kafka)
+    outbox = TransactionalOutbox(settings.kafka, encode=encode_transition)
+    await outbox.start()
+    await outbox.take_over([0])
+    record = Record(settings.kafka.topics.metrics, 0, 3, 0, b"\x1b[2J[/evil]", b"\x1b]0;owned\x07\nreason: fine", ())
+    letter = Rejected(record, "not-json", "\x1b[1mmade up\x1b[0m [/evil]")
+    assert await outbox.emit({0: PartitionOutcome(rejected=[letter])}) == set()
+    await outbox.close()
+    config = tmp_path / "tidewatch.yaml"
+    config.write_text(yaml.safe_dump({"kafka": settings.kafka.model_dump(exclude_none=True, mode="json")}))
+
+    listed = tidewatch("dead-letter", "list", "--config", str(config), cwd=tmp_path, COLUMNS="300")
+    assert r"\x1b[2J[/evil]" in listed.stdout
+    assert r"\x1b[1mmade up\x1b[0m [/evil]" in listed.stdout
+    shown = tidewatch("dead-letter", "show", "0:0", "--config", str(config), cwd=tmp_path, COLUMNS="300")
+    assert r"value: \x1b]0;owned\x07\nreason: fine" in shown.stdout
+    for done in (listed, shown):
+        assert done.returncode == 0, done.stderr
+        assert "\x1b" not in done.stdout
+        assert "\x07" not in done.stdout
