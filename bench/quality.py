@@ -74,7 +74,7 @@ def main() -> None:
             stride=stride,
             budget_per_row=0.01,
             jobs=told.jobs,
-            progress=lambda _stage, done, total, what: console.print(f"{name}: {done}/{total} {what}", highlight=False),
+            progress=lambda _, done=0, total=0, what="": console.print(f"{name}: {done}/{total} {what}", highlight=False),
             **how,
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from service.terminal import history_table
+from service.terminal import LINE_SECONDS, ProgressLines, history_table
 
 NASTY = [
     "[/evil]",
@@ -35,7 +35,6 @@ def printed(what: Any, *, width: int = 200) -> str:
     return out.getvalue()
 
 
-@pytest.mark.xfail(strict=True, reason="A table reads rich's markup in names that producers choose, and its control characters")
 @pytest.mark.parametrize("entity", NASTY)
 def test_a_name_from_outside_is_shown_as_it_is_and_controls_nothing(entity: str) -> None:
     shown = printed(history_table([alert(entity=entity)]))
@@ -52,3 +51,18 @@ def test_a_narrow_terminal_cuts_nothing_off() -> None:
     shown = printed(history_table([alert(entity=entity)]), width=80)
     assert "…" not in shown
     assert "2026-11-23 14:48:49" in shown
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then() -> None:
+    out, now = io.StringIO(), [0.0]
+    show = ProgressLines(Console(file=out, width=20), lambda: now[0])
+    show("reading")
+    for done in range(1, 101):
+        now[0] += LINE_SECONDS / 10
+        show("learning", done, 100, "loss 0.5")
+    show("learning", 100, 100, "again")
+    show("counting", 1500)
+    lines = out.getvalue().splitlines()
+    assert lines[:2] == ["reading …", "learning: 1/100, loss 0.5"], "one when a stage begins"
+    assert lines[-2:] == ["learning: 100/100, loss 0.5", "counting: 1,500"], "one when it is complete"
+    assert len(lines) == 1 + 10 + 1 + 1, "one every LINE_SECONDS, however narrow the output"

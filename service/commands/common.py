@@ -1,4 +1,4 @@
-"""What every command shares: the console, the settings option, progress bars, and a loop that ends well."""
+"""What the commands share: options, the settings, reading times, and running asynchronous work."""
 
 from __future__ import annotations
 
@@ -22,18 +22,26 @@ from service.terminal import error_console
 log = get_logger("settings")
 
 T = TypeVar("T")
-# Results go to standard output; progress, logs and errors to standard error, so that output can be piped.
+
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", "-c", envvar="TIDEWATCH_CONFIG", help="Settings file (YAML or TOML).", show_default=False),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Since = Annotated[
+    str | None, typer.Option(help="Only what is newer than this: 30m, 6h, 7d (ago), or an ISO time.", show_default=False)
+]
+AlertId = Annotated[str, typer.Argument(help="The alert's id, or its first characters, as long as only one alert has them.")]
+Interval = Annotated[float | None, typer.Option(help="Seconds between rows. Default: measured; 60 for npz.", show_default=False)]
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_SPAN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*")
 
 
 def read_settings(config: Path | None, *, quiet: bool = False) -> Settings:
     """The settings, with logging configured from them.
 
-    ``quiet`` is for commands that answer a person: what goes wrong is said once by the command, not by every library.
+    ``quiet`` is for commands that answer and end: the command reports an error once, so the libraries' log lines are left out.
     """
     with warnings.catch_warnings(record=True) as caught:  # kept until logging is configured
         warnings.simplefilter("always", RenamedSettingWarning)
@@ -50,12 +58,13 @@ def read_settings(config: Path | None, *, quiet: bool = False) -> Settings:
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """Run ``work`` on uvloop, whose Kafka round trips cost about half of those on asyncio's own loop."""
+    """Run ``work`` on uvloop, where a Kafka round trip costs about half of what it does on asyncio's own loop."""
     return uvloop.run(work)
 
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
-_SPAN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*")
+def milliseconds(seconds: float | None) -> int | None:
+    """``--interval`` in the unit of data sets."""
+    return None if seconds is None else round(seconds * 1000)
 
 
 def parse_span(text: str) -> float:
@@ -80,3 +89,8 @@ def parse_moment(text: str | None, now_ms: int) -> int | None:
     except ValueError:
         raise ConfigError(f"{text!r} is no time.", hint="Write 6h (ago), or an ISO time such as 2026-11-22T09:30:00Z.") from None
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def utc(moment_ms: int) -> str:
+    """Milliseconds since the epoch as ``2026-11-22 09:30:00 UTC``."""
+    return datetime.fromtimestamp(moment_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

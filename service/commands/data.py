@@ -1,18 +1,27 @@
-"""``tidewatch replay`` and ``tidewatch agent``: metrics into the topic."""
+"""``tidewatch replay`` and ``tidewatch agent``: publish metrics to the metrics topic."""
 
 from __future__ import annotations
 
 import asyncio
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from service.commands.common import ConfigOption, read_settings, run_async
+from service.commands.common import ConfigOption, Interval, milliseconds, read_settings, run_async
 from service.progress import Progress
 from service.runtime import stop_on_signals
 from service.settings import Settings
-from service.terminal import console, progress_bar
+from service.terminal import progress_bar, say, working
+
+
+class SplitChoice(StrEnum):
+    """The parts of an npz archive."""
+
+    TRAIN = "train"
+    TEST = "test"
+    ALL = "all"
 
 
 def register(app: typer.Typer) -> None:
@@ -23,28 +32,30 @@ def register(app: typer.Typer) -> None:
 
 def replay_file(
     data: Annotated[Path, typer.Argument(help="A data set: npz, csv, parquet or jsonl.")],
-    speed: Annotated[float, typer.Option(min=0, help="Times real time; 0 is as fast as Kafka takes it.")] = 1.0,
-    split: Annotated[str, typer.Option(help="Of an npz archive: train, test or all.")] = "all",
-    rebase: Annotated[bool, typer.Option("--rebase", help="Move event time so that the replay ends now.")] = False,
-    interval: Annotated[float | None, typer.Option(help="Seconds between rows. Default: measured; a minute for npz.")] = None,
+    speed: Annotated[
+        float, typer.Option(min=0, help="1 is as fast as it happened, 60 is an hour a minute, 0 is as fast as Kafka takes it.")
+    ] = 1.0,
+    split: Annotated[SplitChoice, typer.Option(help="Which part of an npz archive.")] = SplitChoice.ALL,
+    rebase: Annotated[bool, typer.Option("--rebase", help="Shift all timestamps so that the last row is due at the end.")] = False,
+    interval: Interval = None,
     config: ConfigOption = None,
 ) -> None:
-    """Publish a data set to the metrics topic."""
-    from service.sources.files import Split, read_dataset
+    """Publish a data set to the metrics topic. An npz archive holds no times, so its rows are always shifted to now."""
+    from service.sources.files import read_dataset
     from service.sources.replay import replay
 
     settings = read_settings(config, quiet=True)
-    which: Split = "train" if split == "train" else "test" if split == "test" else "all"
-    dataset = read_dataset(data, split=which, interval_ms=None if interval is None else round(interval * 1000))
+    with working(f"Reading {data.name}"):
+        dataset = read_dataset(data, split=split.value, interval_ms=milliseconds(interval))
     with progress_bar() as show:
         published = run_async(replay(dataset, settings.kafka, speed=speed, rebase=rebase, progress=show))
-    console.print(f"Published {published:,} messages of {len(dataset.series)} entities to {settings.kafka.topics.metrics}.")
+    say(f"Published {published:,} messages of {len(dataset.series):,} entities to {settings.kafka.topics.metrics}.")
 
 
 def agent(
     hz: Annotated[float, typer.Option(min=0.01, max=100, help="Samples a second.")] = 20.0,
     entity: Annotated[
-        str | None, typer.Option(help="Name to publish under. Default: this host's name.", show_default=False)
+        str | None, typer.Option(help="Entity to publish under. Default: this host's name.", show_default=False)
     ] = None,
     seconds: Annotated[float | None, typer.Option(help="Stop after this long. Default: on Ctrl-C.", show_default=False)] = None,
     config: ConfigOption = None,
@@ -53,7 +64,7 @@ def agent(
     settings = read_settings(config, quiet=True)
     with progress_bar() as show:
         sent = run_async(_sample(settings, hz, entity, seconds, show))
-    console.print(f"Published {sent:,} samples to {settings.kafka.topics.metrics}.")
+    say(f"Published {sent:,} samples to {settings.kafka.topics.metrics}.")
 
 
 async def _sample(settings: Settings, hz: float, entity: str | None, seconds: float | None, show: Progress) -> int:

@@ -1,4 +1,4 @@
-"""``tidewatch dead-letter``: what was set aside, why, and the way back once the cause is mended."""
+"""``tidewatch dead-letter``: which records were rejected, why, and how to write them back once the cause is fixed."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from service.clock import SystemClock
-from service.commands.common import ConfigOption, JsonOption, parse_moment, read_settings, run_async
-from service.errors import ConfigError
+from service.commands.common import ConfigOption, JsonOption, Since, parse_moment, read_settings, run_async
+from service.errors import NotFound
 from service.settings import Settings
-from service.terminal import console, listing
+from service.terminal import console, listing, print_json, say
 
 if TYPE_CHECKING:
     from service.state.dead_letter import Letter
 
-Reason = Annotated[str | None, typer.Option(help="Set aside for this reason; * stands for anything.", show_default=False)]
-Key = Annotated[str | None, typer.Option(help="With this key (as a rule the entity); * stands for anything.", show_default=False)]
-Since = Annotated[str | None, typer.Option(help="Set aside after this: 30m, 6h, 7d ago, or an ISO time.", show_default=False)]
+Reason = Annotated[str | None, typer.Option(help="Only those rejected for this reason; * is a wildcard.", show_default=False)]
+Key = Annotated[str | None, typer.Option(help="Only those with this key, usually the entity; * is a wildcard.", show_default=False)]
 
-dead_letter_app = typer.Typer(help="Records that were set aside.", no_args_is_help=True, rich_markup_mode=None)
+dead_letter_app = typer.Typer(
+    help="Show the records that were rejected, and write them back.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -44,18 +44,20 @@ def list_letters(
     letters = run_async(_find(settings, reason, key, since))
     counts = Counter(letter.reason for letter in letters)
     if as_json:
-        console.print_json(data={"count": counts, "letters": [_plain(letter) for letter in letters[-limit:]]})
+        print_json({"count": counts, "letters": [_fields(letter) for letter in letters[-limit:]]})
+        return
+    if not letters:
+        say("No dead letter matches.")
         return
     totals = listing("reason", "count")
     for name, count in counts.most_common():
         totals.add_row(name, f"{count:,}")
-    console.print(totals if counts else "There are no dead letters like that.")
-    if letters:
-        table = listing("at", "reason", "key", "from", "why", whole={"at"})
-        for letter in letters[-limit:]:
-            told = _plain(letter)
-            table.add_row(told["at"], told["reason"], Text(told["key"] or "–"), told["from"], Text(told["why"]))
-        console.print(table)
+    console.print(totals)
+    table = listing("at", "reason", "key", "from", "why", whole={"at"})
+    for letter in letters[-limit:]:
+        fields = _fields(letter)
+        table.add_row(fields["at"], fields["reason"], fields["key"] or "–", fields["from"], fields["why"])
+    console.print(table)
 
 
 @dead_letter_app.command("show", epilog="Example: tidewatch dead-letter show 0:41")
@@ -64,17 +66,17 @@ def show_letter(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show one dead letter whole."""
+    """Show one dead letter with its whole value."""
     letters = run_async(_find(read_settings(config, quiet=True), None, None, None))
     found = next((letter for letter in letters if letter.at == at), None)
     if found is None:
-        raise ConfigError(f"There is no dead letter at {at!r}.", hint="`tidewatch dead-letter list` shows where they lie.")
-    told = {**_plain(found), "value": (found.record.value or b"").decode(errors="backslashreplace")}
+        raise NotFound(f"There is no dead letter at {at!r}.", hint="See: tidewatch dead-letter list")
+    fields = {**_fields(found), "value": (found.record.value or b"").decode(errors="backslashreplace")}
     if as_json:
-        console.print_json(data=told)
+        print_json(fields)
         return
-    for name, value in told.items():
-        console.print(Text(f"{name}: {value}"))
+    for name, value in fields.items():
+        say(f"{name}: {value}")
 
 
 @dead_letter_app.command("replay", epilog="Example: tidewatch dead-letter replay --reason unknown-entity --since 1d --yes")
@@ -82,13 +84,12 @@ def replay_letters(
     reason: Reason = None,
     key: Key = None,
     since: Since = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; otherwise only say what would be done.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it. Without it, only shows what would be done.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Write metrics messages back to where they came from, after the cause was mended.
+    """Write rejected metrics messages back to their partition, once the cause is fixed.
 
-    They come later than they were meant to: rows older than stream.allowed_lateness_seconds are counted and dropped. The dead
-    letters stay.
+    Rows older than stream.allowed_lateness_seconds are counted and dropped, as always. The dead letters stay.
     """
     from service.state.dead_letter_writer import send_again
 
@@ -97,16 +98,16 @@ def replay_letters(
     topic = settings.kafka.topics.metrics
     able = [letter for letter in letters if letter.record.topic == topic and letter.record.partition >= 0 and not letter.truncated]
     left = len(letters) - len(able)
-    also = f" {left:,} cannot be: they were cut, or did not come from there." if left else ""
+    also = f" {left:,} cannot be written back: they were truncated, or came from another topic." if left else ""
     if not yes:
-        console.print(f"{len(able):,} messages would be written back to {topic}.{also} Add --yes to do it.")
+        say(f"{len(able):,} messages would be written back to {topic}.{also} Add --yes to do it.")
         return
     run_async(send_again(settings.kafka, [letter.record for letter in able]))
-    console.print(f"Wrote {len(able):,} messages back to {topic}.{also}")
+    say(f"Wrote {len(able):,} messages back to {topic}.{also}")
 
 
 async def _find(settings: Settings, reason: str | None, key: str | None, since: str | None) -> list[Letter]:
-    """The letters that match, oldest first."""
+    """The dead letters that match, oldest first."""
     from service.sources.topic_range import read_range
     from service.state.dead_letter import read_letter
 
@@ -124,7 +125,7 @@ def _matches(text: str, pattern: str | None) -> bool:
     return pattern is None or fnmatchcase(text, pattern)
 
 
-def _plain(letter: Letter) -> dict[str, Any]:
+def _fields(letter: Letter) -> dict[str, Any]:
     record = letter.record
     return {
         "at": letter.at,

@@ -31,7 +31,6 @@ from service.demo.service import ServiceProcess
 from service.detectors.bundle import Bundle, save_bundle
 from service.domain import Dataset
 from service.errors import LocalStackError
-from service.local.progress import shown_on
 from service.local.stack import LocalStack
 from service.progress import Progress, silent
 from service.settings import Settings, TopicSettings
@@ -91,7 +90,7 @@ async def play(console: Console, *, data: Path | None = None, speed: float | Non
 async def _acts(stage: Stage, replayed: Replayed | None, speed: float | None) -> None:
     say = stage.console.print
     _act(stage, 1, "A real Kafka and a real Elasticsearch")
-    with shown_on(stage.console) as progress:
+    with progress_bar(stage.console) as progress:
         await asyncio.to_thread(stage.stack.up, progress)
     settings = Settings(**_config(stage))
     await create_topics(settings.kafka)

@@ -22,8 +22,8 @@ from jgo.maven import MavenContext, PythonResolver
 from jgo.util import http
 
 from service.errors import LocalStackError
-from service.local.progress import Progress, silent
 from service.local.versions import COORDINATES
+from service.progress import Progress, silent
 
 LOCK = Path(__file__).with_name("jars.lock.json")
 ATTEMPTS = 6
@@ -170,8 +170,8 @@ def make_lock(progress: Progress = silent, store: Path | None = None) -> dict[st
 
 
 def _main() -> None:
-    def line(step: str, done: int = 0, total: int = 0) -> None:
-        sys.stderr.write(f"\r{step}: {done}/{total}   ")
+    def line(stage: str, done: int = 0, total: int = 0, _detail: str = "", /) -> None:
+        sys.stderr.write(f"\r{stage}: {done}/{total}   ")
 
     lock: Mapping[str, Mapping[str, str]] = make_lock(line)
     LOCK.write_text(json.dumps(lock, indent=1) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ from service.local import jars
 from service.local.elasticsearch import Elasticsearch, cluster_status
 from service.local.kafka import Kafka, metadata_brokers
 from service.local.processes import ServerProcess, free_port, port_is_free
-from service.local.progress import Progress, silent
+from service.progress import Progress, silent
 
 HOST = "127.0.0.1"
 USABLE = ("green", "yellow")

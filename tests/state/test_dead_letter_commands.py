@@ -73,7 +73,6 @@ async def test_dead_letters_are_counted_shown_and_written_back(kafka_servers: st
     assert (back.partition, back.key, back.value, back.headers) == (1, b"host-9", good.value, (("trace", b"x"),))
 
 
-@pytest.mark.xfail(strict=True, reason="Control characters in a key, a value or a reason reach the terminal")
 async def test_what_a_producer_sent_controls_no_terminal(kafka_servers: str, tmp_path: Path) -> None:
     settings = kafka_settings(kafka_servers, partitions=1)
     await create_topics(settings.kafka)

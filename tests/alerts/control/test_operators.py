@@ -93,7 +93,7 @@ async def test_a_silence_is_added_listed_and_expired(settings: Settings, tidewat
     assert expired.returncode == 0, expired.stderr
     _, muting = await said(settings.kafka)
     assert muting.reason(alert("db-7"), SystemClock().now_ms() + 1) is None
-    assert "No silence holds." in (await tidewatch("silence", "list")).stdout
+    assert "No silence is in force." in (await tidewatch("silence", "list")).stdout
     assert json.loads((await tidewatch("silence", "list", "--all", "--json")).stdout)[0]["id"] == silence["id"]
 
 
@@ -160,10 +160,10 @@ async def test_a_false_mark_is_previewed_made_and_taken_back(
     mark = ("alerts", "mark", wrong.alert_id, "false", "--author", "Ada")
 
     looked = await tidewatch(*mark, "--preview")
-    assert "2 of 3 alerts told since then" in looked.stdout
+    assert "2 of the 3 alerts that fired since then" in looked.stdout
     assert "cpu_percent" in looked.stdout
     looked = await tidewatch(*mark, "--preview", "--entity", "db-*")
-    assert "3 of 3 alerts told since then" in looked.stdout
+    assert "3 of the 3 alerts that fired since then" in looked.stdout
     assert (await said(settings.kafka))[0] == []
 
     marked = await tidewatch(*mark, "--suppress", "--note", "backup")

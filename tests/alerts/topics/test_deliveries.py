@@ -14,7 +14,7 @@ from service.alerts.history.elasticsearch import ElasticsearchAlertStore
 from service.alerts.history.reader import AlertHistory
 from service.alerts.notify.journal import Journal
 from service.alerts.topics.deliveries import Delivery, DeliveryState, decode, encode
-from service.commands.alerts import told_table, untold
+from service.commands.alerts import notifications_table
 from service.errors import InvalidMessage
 from service.settings import ElasticsearchSettings, NotificationSettings
 from tests.alerts.makers import BORN, alert, life
@@ -141,7 +141,7 @@ async def test_the_newest_state_is_kept_and_shown_with_its_alert(elasticsearch_u
         ]
         assert [each["event"]["reason"] for each in shown.notifications] == ["fired", "still firing"]
         assert "alert_id" not in shown.notifications[0]["tidewatch"]
-        assert told_table(shown.notifications).row_count == 2
+        assert notifications_table(shown.notifications).row_count == 2
         shown = await history.show(other.alert_id)
         assert shown is not None
         assert len(shown.notifications) == 1
@@ -151,9 +151,3 @@ async def test_the_newest_state_is_kept_and_shown_with_its_alert(elasticsearch_u
     finally:
         await history.close()
         await store.close()
-
-
-def test_why_nobody_was_told_is_said() -> None:
-    assert untold({"muted_by": "silenced by Ada (s1): disks"}) == "Nobody was told: silenced by Ada (s1): disks."
-    assert untold({"muted_by": None}) == "Nobody was told: it never fired."
-    assert untold({"muted_by": None, "fired_at": "2026"}).startswith("Nobody was told yet")

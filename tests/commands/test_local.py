@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from service.commands.local import local_app
 from service.local import jars
-from service.local.commands import local_app
 from service.local.kafka import metadata_brokers
 from service.local.processes import port_is_free
 

@@ -1,0 +1,203 @@
+"""``tidewatch check``: reads the settings and the bundles, reaches every server, and shows what is wrong in one table."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from service.commands.common import ConfigOption, JsonOption, read_settings, run_async
+from service.domain import Severity, SeverityBounds
+from service.errors import Stop, TidewatchError
+from service.settings import EmailReceiver, Settings, reveal
+from service.terminal import ceiling_words, console, left_out_words, listing, print_json, reach_words, say, tick
+
+if TYPE_CHECKING:
+    from service.detectors.bundle import Bundle
+    from service.detectors.decision.calibration import Calibration
+
+REACH_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One line of the table: what was checked, whether it is good, and what was found."""
+
+    what: str
+    good: bool
+    detail: str
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands to ``app``."""
+    app.command("check", epilog="Example: tidewatch check --config tidewatch.yaml")(check)
+
+
+def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Read the settings and the bundles, reach every server, and show what is wrong in one table.
+
+    Nothing is changed and nothing is sent. Exit status 1 when something is wrong.
+    """
+    settings = impatient(read_settings(config, quiet=True))
+    results = [*check_models(settings), *run_async(_check_servers(settings))]
+    if as_json:
+        print_json(results)
+    else:
+        table = listing("", "what", "detail")
+        for result in results:
+            table.add_row(tick(result.good), result.what, result.detail)
+        console.print(table)
+    wrong = sum(not result.good for result in results)
+    if wrong:
+        if not as_json:
+            say(f"{wrong} of {len(results)} need attention.")
+        raise typer.Exit(1)
+
+
+def impatient(settings: Settings) -> Settings:
+    """The same settings, with time-outs of a few seconds: a check should answer soon, also about a server that is down."""
+    kafka = settings.kafka.model_copy(update={"connect_timeout_seconds": REACH_SECONDS})
+    elasticsearch = settings.elasticsearch.model_copy(update={"request_timeout_seconds": REACH_SECONDS})
+    return settings.model_copy(update={"kafka": kafka, "elasticsearch": elasticsearch})
+
+
+def check_models(settings: Settings) -> list[CheckResult]:
+    """Every bundle: can it be read, which severity does it support, and is that enough for the receivers and routes?"""
+    from service.app import open_bundle
+
+    if not settings.models:
+        return [CheckResult("models", False, "None is configured. Train one (tidewatch train) and name it under models.")]
+    results = []
+    bundles = []
+    for rule in settings.models:
+        what = f"bundle {rule.bundle} for {rule.match}"
+        try:
+            bundle = open_bundle(rule.bundle)
+        except Stop as error:
+            results.append(CheckResult(what, False, _sentence(error)))
+            continue
+        bundles.append(bundle)
+        results.append(CheckResult(what, True, _describe(bundle, settings.alerts.bounds)))
+    return results + _check_reach(settings, bundles)
+
+
+def _describe(bundle: Bundle, bounds: SeverityBounds) -> str:
+    tail = bundle.calibration()
+    detail = (
+        f"{bundle.schema.dims} metrics, window {bundle.window} × {bundle.schema.interval_ms / 1000:g} s; "
+        f"calibrated on {tail.n_eff:,.0f} independent windows, which supports {reach_words(tail, bounds)}"
+        f"{_needed_for_more(tail, bounds, bundle.window)}"
+    )
+    return f"{detail}; left out: {left_out_words(bundle)}" if bundle.scaler.left_out else detail
+
+
+def _needed_for_more(tail: Calibration, bounds: SeverityBounds, window: int) -> str:
+    """How many calibration rows the severities need that this calibration does not support."""
+    from service.detectors.decision.calibration import windows_for
+
+    higher = [severity for severity in Severity if severity.rank > bounds.of(tail.ceiling).rank]
+    if not higher:
+        return ""
+    rows = [f"{severity} needs {math.ceil(windows_for(bounds.below(severity)) * window):,} held-out rows" for severity in higher]
+    return f"; {', '.join(rows)}, or alerts.{higher[0]}_above under {ceiling_words(tail)}"
+
+
+def _check_reach(settings: Settings, bundles: Sequence[Bundle]) -> list[CheckResult]:
+    """Receivers and routes that wait for a severity which no bundle supports."""
+    from service.alerts.control.matchers import holds
+
+    bounds = settings.alerts.bounds
+    reached = [bounds.of(bundle.calibration().ceiling) for bundle in bundles]
+    highest = max([Severity.INFO, *reached], key=lambda severity: severity.rank)
+    results = []
+    for receiver in settings.notifications.receivers:
+        if Severity(receiver.min_severity).rank > highest.rank:
+            detail = (
+                f"wants at least {receiver.min_severity}, but no bundle supports more than {highest}: it would never be notified"
+            )
+            results.append(CheckResult(f"receiver {receiver.name}", False, detail))
+    for number, route in enumerate(settings.notifications.routes, start=1):
+        wanted = [severity for severity in Severity if holds(severity, route.match.get("severity", "*"))]
+        if wanted and min(severity.rank for severity in wanted) > highest.rank:
+            detail = (
+                f"matches severity {route.match['severity']}, but no bundle supports more than {highest}: no anomaly will match"
+            )
+            results.append(CheckResult(f"route {number}", True, detail))
+    return results
+
+
+async def _check_servers(settings: Settings) -> list[CheckResult]:
+    from service.app import build_notifiers
+
+    kafka = settings.kafka
+    results = [
+        await _result(f"Kafka at {kafka.bootstrap_servers}", lambda: _check_topics(settings)),
+        await _result(f"Elasticsearch at {settings.elasticsearch.url}", lambda: _check_store(settings)),
+    ]
+    try:
+        for notifier in build_notifiers(settings).values():
+            await notifier.close()
+    except Stop as error:
+        return [*results, CheckResult("receivers", False, _sentence(error))]
+    return results + [
+        await _result(f"receiver {receiver.name}", lambda receiver=receiver: _reach(receiver))  # type: ignore[misc]  # bound now
+        for receiver in settings.notifications.receivers
+    ]
+
+
+async def _result(what: str, look: Callable[[], Awaitable[str]]) -> CheckResult:
+    try:
+        return CheckResult(what, True, await look())
+    except TidewatchError as error:
+        return CheckResult(what, False, _sentence(error))
+
+
+def _sentence(error: TidewatchError) -> str:
+    return f"{error} {error.hint if isinstance(error, Stop) else ''}".strip()
+
+
+async def _check_topics(settings: Settings) -> str:
+    from service.state.topics import inspect_topics
+
+    topics = await inspect_topics(settings.kafka)
+    missing = [topic.name for topic in topics if topic.outcome == "missing"]
+    if missing:
+        raise Stop(f"These topics are missing: {', '.join(missing)}.", hint="Run: tidewatch setup")
+    differs = [f"{topic.name}: {topic.detail}" for topic in topics if topic.outcome == "differs"]
+    return "; ".join([f"all {len(topics)} topics exist", *differs])
+
+
+async def _check_store(settings: Settings) -> str:
+    from service.app import build_alert_store
+
+    store = build_alert_store(settings)
+    try:
+        found: str = await store.check()
+        return found
+    finally:
+        await store.close()
+
+
+async def _reach(receiver: Any) -> str:
+    """Open a connection and close it again; nothing is sent."""
+    host, port = _address(receiver)
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), REACH_SECONDS)
+    except (OSError, TimeoutError) as error:
+        raise Stop(
+            f"{host}:{port} cannot be reached ({type(error).__name__}).", hint="Check its address and the network."
+        ) from error
+    writer.close()
+    return f"{receiver.type} at {host}:{port} can be reached; gets alerts from {receiver.min_severity} up"
+
+
+def _address(receiver: Any) -> tuple[str, int]:
+    if isinstance(receiver, EmailReceiver):
+        return receiver.host, receiver.port
+    url = urlsplit(reveal(receiver.url, receiver.url_file) or "")
+    return url.hostname or "", url.port or (80 if url.scheme == "http" else 443)
