@@ -7,7 +7,6 @@ question about the alert history loads neither the detectors nor Kafka's client.
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -16,12 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from service.clock import SystemClock
 from service.errors import ConfigError
-from service.observability.logging import get_logger
 from service.settings import HeartbeatSettings, Settings
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
     from service.alerts.control.operators import Operators
     from service.alerts.in_process import AlertManager
     from service.alerts.notify.base import Notifier
@@ -29,13 +25,11 @@ if TYPE_CHECKING:
     from service.alerts.notify.journal import Journal
     from service.detectors.base import Detector
     from service.detectors.bundle import Bundle
-    from service.observability.health import Health, HealthServer
+    from service.observability.health import Health
     from service.observability.metrics import Metrics
     from service.runtime import Part
     from service.sources.base import Codec
     from service.stream.models import Model, Models
-
-log = get_logger("app")
 
 DETECTORS: dict[str, str] = {
     "deep": "service.detectors.members.neural.deep:DeepAnomalyDetector",
@@ -145,13 +139,16 @@ def build_service(settings: Settings, parts: Sequence[str] = PARTS) -> list[Part
     Raises ``Stop`` (bad configuration or bundle) before anything is consumed.
     """
     from service.observability.health import Health, health_app
+    from service.observability.http_part import HttpPart
     from service.observability.metrics import Metrics
     from service.observability.watchdog import Watchdog, WatchdogPart
 
-    metrics, health = Metrics(), Health(SystemClock())
-    built: list[Part] = [WatchdogPart(Watchdog(health), metrics.loop_lag.observe, SystemClock())]
-    if settings.http.enabled:
-        built.append(_HealthPart(settings, health_app(health, metrics)))
+    clock, http = SystemClock(), settings.http
+    metrics, health = Metrics(), Health(clock)
+    built: list[Part] = [WatchdogPart(Watchdog(health), metrics.loop_lag.observe, clock)]
+    if http.enabled:
+        app = health_app(health, metrics)
+        built.append(HttpPart("health", app, http.host, http.port, setting="http.port", health=health, clock=clock))
     if settings.notifications.heartbeat is not None:
         built.append(build_heartbeat(settings.notifications.heartbeat, health))
     builders = {"scoring": build_scoring, "store": build_store, "notify": build_notify}
@@ -282,43 +279,3 @@ def build_notifiers(settings: Settings) -> dict[str, Notifier]:
         )
         for receiver in told.receivers
     }
-
-
-class _HealthPart:
-    """The health server as a part: it serves until the others stop."""
-
-    name = "health"
-
-    def __init__(self, settings: Settings, app: FastAPI) -> None:
-        self._settings = settings.http
-        self._app = app
-        self._server: HealthServer | None = None
-        self._stop = asyncio.Event()
-
-    async def start(self) -> None:
-        """Bind and serve. Raises ``ConfigError`` when the address cannot be used."""
-        from service.observability.health import HealthServer
-
-        http = self._settings
-        try:
-            self._server = HealthServer(self._app, http.host, http.port)
-        except OSError as error:
-            raise ConfigError(
-                f"Health cannot be served on {http.host}:{http.port}: {error.strerror}.",
-                hint="Set http.port to a free port (0 picks one).",
-            ) from error
-        await self._server.start()
-        log.info("health is served", url=f"http://{http.host}:{self._server.port}/healthz")
-
-    async def run(self) -> None:
-        """Serve until asked to stop."""
-        await self._stop.wait()
-
-    def request_stop(self) -> None:
-        """End ``run``."""
-        self._stop.set()
-
-    async def close(self) -> None:
-        """Stop serving."""
-        if self._server is not None:
-            await self._server.close()

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import msgspec
-import uvicorn
 from fastapi import FastAPI, Response
 
 from service.clock import Clock
@@ -99,49 +95,3 @@ def health_app(health: Health, metrics: Metrics) -> FastAPI:
         return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return app
-
-
-class _Server(uvicorn.Server):
-    """A server that leaves signals to the application (SIGTERM means: drain, then stop) and says when it accepts connections."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.accepting = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.accepting.set()
-
-
-class HealthServer:
-    """Serves an ASGI application in the running event loop."""
-
-    def __init__(self, app: FastAPI, host: str, port: int) -> None:
-        """Bind at once: raises ``OSError`` when the port is taken, so that it is said before anything is consumed."""
-        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind((host, port))
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2)
-        self._server = _Server(config)
-        self._task: asyncio.Task[None] | None = None
-
-    @property
-    def port(self) -> int:
-        """The port in use (of interest when 0 was asked for)."""
-        return int(self._socket.getsockname()[1])
-
-    async def start(self) -> None:
-        """Begin serving; returns once connections are accepted."""
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]), name="health")
-        await self._server.accepting.wait()
-
-    async def close(self) -> None:
-        """Stop serving."""
-        self._server.should_exit = True
-        if self._task is not None:
-            await self._task
-        self._socket.close()
