@@ -11,13 +11,17 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import msgspec
+
 from service.alerts.control.commands import Command, Control
 from service.alerts.control.mutes import Mutes
 from service.alerts.notify.base import Notifier
-from service.alerts.notify.grouping import Group
+from service.alerts.notify.grouping import Group, delivery_of
 from service.alerts.notify.journal import Journal
+from service.alerts.notify.numbered_routes import with_route_ids
+from service.alerts.notify.receiver_groups import Arrival
 from service.alerts.notify.receiver_queue import ReceiverQueue, Tries
-from service.alerts.notify.routing import Routes, group_key
+from service.alerts.notify.routing import Destination, Routes
 from service.clock import Clock
 from service.domain import Alert
 from service.settings import NotificationSettings
@@ -46,6 +50,7 @@ class NotificationService:
         self.control = Control()
         self._clock = clock
         self._journal = journal
+        self._on_outcome = on_outcome
         self._mutes = Mutes(settings)
         self._routes = Routes(settings)
         first, longest = retry_wait
@@ -69,17 +74,13 @@ class NotificationService:
             queue.start()
 
     def accept(self, transitions: Sequence[tuple[Alert, int]]) -> None:
-        """Route (transition, offset) pairs to their groups; never waits. Offset -1: not from a topic."""
+        """Route (transition, offset) pairs to the groups of their receivers; never waits. Offset -1: not from a topic."""
         now = self._clock.now_ms()
         for alert, _ in transitions:
             self._mutes.observe(alert)
-        gathered: dict[tuple[str, int, str], tuple[dict[str, str], list[tuple[Alert, int]]]] = {}
-        for alert, offset in transitions:
-            for receiver, number, labels in self._routes.groups_of(alert):
-                key = group_key(receiver, number, labels)
-                gathered.setdefault((receiver, number, key), (labels, []))[1].append((alert, offset))
-        for (receiver, number, key), (labels, arrived) in gathered.items():
-            self._queues[receiver].absorb(number, key, labels, arrived, now)
+        routed = [(alert, offset, self._routes.destinations_of(alert)) for alert, offset in transitions]
+        for name, queue in self._queues.items():  # also those that an alert is no longer routed to: they may hold it
+            queue.absorb([Arrival(alert, offset, to.get(name)) for alert, offset, to in routed], now)
 
     def apply(self, commands: Sequence[Command]) -> None:
         """Apply operators' commands: silences and false-alarm marks hold from now on."""
@@ -98,15 +99,19 @@ class NotificationService:
         unsent = [queue.unsent_offset() for queue in self._queues.values()]
         return min((offset for offset in unsent if offset is not None), default=None)
 
-    def restore(self, groups: Sequence[Group]) -> None:
-        """Continue with what another process recorded; groups of receivers that no longer exist are dropped."""
-        for group in groups:
-            if group.receiver in self._queues and group.route < len(self._routes):
-                self._queues[group.receiver].restore(group)
-                for entry in group.entries.values():
-                    self._mutes.observe(entry.alert)
-        for queue in self._queues.values():
-            queue.look_again()
+    def restore(self, recorded: Mapping[str, Group]) -> None:
+        """Continue with groups that another process recorded, by the key they are recorded under. The routes may have changed;
+        groups of receivers that no longer exist are dropped."""
+        groups = with_route_ids(recorded, self._routes)
+        for key, group in groups.items():
+            if group.receiver not in self._queues:
+                self._drop(key, group)
+                continue
+            for entry in group.entries.values():
+                self._mutes.observe(entry.alert)
+        for name, queue in self._queues.items():
+            of_receiver = {key: group for key, group in groups.items() if group.receiver == name}
+            queue.restore(of_receiver, partial(self._destination_of, name))
 
     def forget(self) -> None:
         """Drop all groups, because another process notifies from now on."""
@@ -135,6 +140,18 @@ class NotificationService:
         self.request_stop()
         for queue in self._queues.values():
             await queue.close()
+
+    def _destination_of(self, receiver: str, alert: Alert) -> Destination | None:
+        return self._routes.destinations_of(alert).get(receiver)
+
+    def _drop(self, key: str, group: Group) -> None:
+        """Give up what a receiver that no longer exists was still to be sent."""
+        if group.pending is not None:
+            for outcome in ("due", "gave_up"):
+                self._on_outcome(group.receiver, outcome)
+            message = msgspec.structs.replace(group.pending, problem=f"There is no receiver {group.receiver!r} any more.")
+            self._journal.note_delivery(delivery_of(message, "gave_up", self._clock.now_ms()))
+        self._journal.note_group(key, None)
 
     def _muted(self, alert: Alert) -> str | None:
         return self._mutes.reason(alert, self._clock.now_ms()) if self._mutes.active else None

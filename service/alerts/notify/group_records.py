@@ -11,12 +11,15 @@ from typing import Any
 import msgspec
 
 from service.alerts.notify.grouping import Entry, Group
+from service.alerts.notify.numbered_routes import text_of
 from service.errors import Stop
 
 
 class _GroupRecord(Group, frozen=True, kw_only=True):
-    """A group without its entries. ``pending_ids``: the alerts in the pending message, in its order."""
+    """A group without its entries. ``pending_ids``: the alerts in the pending message, in its order. ``route``: a number in the
+    records of versions before 0.2."""
 
+    route: int | str  # type: ignore[assignment]  # only here; ``_whole`` makes it text
     pending_ids: list[str] = msgspec.field(default_factory=list, name="owed_names")
 
 
@@ -50,8 +53,9 @@ def records_of(key: str, before: Group | None, now: Group | None) -> dict[bytes,
     return records
 
 
-def groups_of(records: Mapping[bytes, bytes]) -> list[Group]:
-    """The inverse: all groups that the topic holds. Raises ``Stop`` when a record cannot be read."""
+def groups_of(records: Mapping[bytes, bytes]) -> dict[str, Group]:
+    """The inverse: all groups that the topic holds, by the key they are recorded under. Raises ``Stop`` when a record cannot be
+    read."""
     groups: dict[str, _GroupRecord] = {}
     entries: dict[str, dict[str, _EntryRecord]] = {}
     try:
@@ -66,7 +70,7 @@ def groups_of(records: Mapping[bytes, bytes]) -> list[Group]:
             f"The notifier's records cannot be read: {error}.",
             hint="Delete the topic kafka.topics.notify_state to begin without them (alerts still firing are sent again).",
         ) from error
-    return [_whole(record, entries.get(key, {})) for key, record in groups.items()]
+    return {key: _whole(record, entries.get(key, {})) for key, record in groups.items()}
 
 
 def _key(*parts: str) -> bytes:
@@ -93,7 +97,7 @@ def _whole(record: _GroupRecord, entries: Mapping[str, _EntryRecord]) -> Group:
         pending = msgspec.structs.replace(pending, entries=[entry for entry in as_sent if entry is not None])
     held = {name: one.entry for name, one in entries.items() if one.entry is not None}
     kept = {name: value for name, value in _fields(record).items() if name != "pending_ids"}
-    return Group(**(kept | {"entries": held, "pending": pending}))
+    return Group(**(kept | {"route": text_of(record.route), "entries": held, "pending": pending}))
 
 
 def _fields(group: Group) -> dict[str, Any]:

@@ -29,7 +29,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     ``change_seq``: the newest transition worth sending (0: none yet); ``changed_at``: when it came. ``offset``: position in the
     alerts topic of the oldest change that was not sent. ``notified``: what the receiver knows (``None``: nothing).
-    ``muted``: the mute state at the last check.
+    ``muted``: the mute state at the last check. ``routed``: false when the routes no longer lead to this receiver; then only
+    that the alert resolved is worth sending. ``moved``: it came from another group, and this one has not sent it yet.
+    ``unconfirmed``: it was recorded by a version that could keep an alert after it resolved, so it counts as firing only once
+    its next transition says so.
     """
 
     alert: Alert
@@ -38,6 +41,14 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     offset: int = -1
     notified: Notified | None = msgspec.field(default=None, name="told")
     muted: bool = msgspec.field(default=False, name="hushed")
+    routed: bool = True
+    moved: bool = False
+    unconfirmed: bool = False
+
+    @property
+    def notified_firing(self) -> bool:
+        """True when the receiver knows this alert as firing, and it is to be told about it further."""
+        return self.notified is not None and self.routed and not self.unconfirmed
 
 
 class Notification(msgspec.Struct, frozen=True):
@@ -68,7 +79,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     receiver: str
-    route: int
+    route: str
     labels: dict[str, str]
     opened_at: int
     entries: dict[str, Entry] = {}
@@ -82,30 +93,40 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
         """Identity of the group."""
         return group_key(self.receiver, self.route, self.labels)
 
+    def holds_pending(self, alert_id: str) -> bool:
+        """True while a message about this alert is pending."""
+        return self.pending is not None and any(entry.alert.alert_id == alert_id for entry in self.pending.entries)
 
-def change_of(alert: Alert, notified: Notified | None, policy: Policy) -> str | None:
-    """Why this state of an alert is worth sending to a receiver that knows ``notified``, or ``None``."""
+
+def change_of(entry: Entry, policy: Policy) -> str | None:
+    """Why the state of this alert is worth sending to a receiver that knows ``entry.notified``, or ``None``."""
+    alert, notified = entry.alert, entry.notified
     if alert.status is Status.PENDING or alert.fired_at is None:
         return None
     if notified is None:
-        if alert.peak_severity.rank < policy.min_severity.rank:
+        if not entry.routed or alert.peak_severity.rank < policy.min_severity.rank:
             return None
         return "fired" if alert.status is Status.FIRING else "fired and already over"
     if alert.status is Status.RESOLVED:
         return "resolved" if policy.send_resolved and notified.status is Status.FIRING else None
-    return "raised" if alert.severity.rank > notified.severity.rank else None
+    return "raised" if entry.routed and alert.severity.rank > notified.severity.rank else None
 
 
 def absorb(group: Group, arrived: Sequence[tuple[Alert, int]], now: int, policy: Policy) -> Group:
-    """The group after these (transition, offset) pairs. A state older than the one held is ignored."""
+    """The group after these (transition, offset) pairs. A state older than the one held is ignored.
+
+    Before its first message a group counts its wait from when it had something to send.
+    """
     entries = dict(group.entries)
+    waits = group.last_sent_at is None and any(change_of(entry, policy) is not None for entry in entries.values())
+    opened_at = group.opened_at if waits or group.last_sent_at is not None else now
     for alert, offset in arrived:
         entry = entries.get(alert.alert_id)
         if entry is not None and alert.seq <= entry.alert.seq:
             continue
-        before = change_of(entry.alert, entry.notified, policy) if entry is not None else None
-        entry = Entry(alert=alert) if entry is None else msgspec.structs.replace(entry, alert=alert)
-        why = change_of(alert, entry.notified, policy)
+        before = change_of(entry, policy) if entry is not None else None
+        entry = Entry(alert=alert) if entry is None else msgspec.structs.replace(entry, alert=alert, unconfirmed=False)
+        why = change_of(entry, policy)
         if why is not None and why != before:
             oldest = offset if before is None else entry.offset
             entry = msgspec.structs.replace(entry, change_seq=alert.seq, changed_at=now, offset=oldest)
@@ -115,7 +136,7 @@ def absorb(group: Group, arrived: Sequence[tuple[Alert, int]], now: int, policy:
             entries.pop(alert.alert_id, None)  # nothing to send about it, now or later
         else:
             entries[alert.alert_id] = entry
-    return msgspec.structs.replace(group, entries=entries)
+    return msgspec.structs.replace(group, entries=entries, opened_at=opened_at)
 
 
 def mark_muted(group: Group, muted: MuteReason) -> Group:
@@ -139,8 +160,10 @@ def settled(group: Group, message: Notification, now: int, policy: Policy) -> Gr
         if entry is None:
             continue
         known = Notified(sent.alert.status, sent.alert.severity)
-        if entry.notified != known or entry.offset != -1:  # a reminder changes nothing, so nothing is recorded for it
-            entry = msgspec.structs.replace(entry, notified=known, offset=-1)
+        if (
+            entry.notified != known or entry.offset != -1 or entry.moved
+        ):  # a reminder changes nothing, so nothing is recorded for it
+            entry = msgspec.structs.replace(entry, notified=known, offset=-1, moved=False)
         if sent.alert.status is Status.RESOLVED:
             del entries[sent.alert.alert_id]
         else:
@@ -170,7 +193,7 @@ def unsent_offset(group: Group, policy: Policy, muted: MuteReason) -> int | None
     unsent = [
         entry.offset
         for entry in group.entries.values()
-        if entry.offset >= 0 and change_of(entry.alert, entry.notified, policy) is not None and muted(entry.alert) is None
+        if entry.offset >= 0 and change_of(entry, policy) is not None and muted(entry.alert) is None
     ]
     return min(unsent, default=None)
 

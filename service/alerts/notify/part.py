@@ -112,14 +112,13 @@ class NotifyPart:
                 except BrokerUnavailable as error:
                     log.warning("cannot take over the notifications yet", error=str(error))
                     return
-                groups = groups_of(records)
-                self._recorded = {group.key: group for group in groups}
-                self._service.restore(groups)
+                self._recorded = groups_of(records)
+                self._service.restore(self._recorded)
                 if self._watch is not None:
                     self._watch.restore(records, self._service.control.acknowledged)
                 self._reader.seek(offset)
                 self._active = True
-                log.info("active notifier from now on", groups=len(groups), offset=offset)
+                log.info("active notifier from now on", groups=len(self._recorded), offset=offset)
             self._turn = turn
 
     def _stand_by(self) -> None:

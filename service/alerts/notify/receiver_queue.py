@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import stamina
 
 from service.alerts.control.mutes import MuteReason
 from service.alerts.notify.base import Notifier
-from service.alerts.notify.grouping import (
-    Group,
-    Notification,
-    absorb,
-    change_of,
-    delivery_of,
-    mark_muted,
-    settled,
-    spent,
-    unsent_offset,
-)
+from service.alerts.notify.grouping import Group, Notification, change_of, delivery_of, mark_muted, spent, unsent_offset
 from service.alerts.notify.journal import Journal
-from service.alerts.notify.routing import Policy
+from service.alerts.notify.receiver_groups import Arrival, ReceiverGroups
+from service.alerts.notify.routing import Destination, Policy
 from service.alerts.notify.timing import REMINDER, SendDecision, decide, notification
 from service.alerts.topics.deliveries import DeliveryEnd
 from service.clock import Clock
@@ -34,7 +25,6 @@ from service.observability.logging import get_logger
 log = get_logger("notify")
 
 LONGEST_RETRY_AFTER = 900.0
-MAX_ENTRIES = 50_000  # alerts in all groups of a receiver; beyond, the newest arrivals are dropped and counted
 # Of messages: due, and then one of sent, refused, gave_up, handed_over. Of tries: retried. Of alerts: muted, dropped.
 OnReceiverOutcome = Callable[[str], None]
 
@@ -57,7 +47,7 @@ class ReceiverQueue:
         *,
         journal: Journal,
         clock: Clock,
-        policy_of: Callable[[int], Policy],
+        policy_of: Callable[[str], Policy],
         muted: MuteReason,
         on_outcome: OnReceiverOutcome,
         tries: Tries,
@@ -70,7 +60,7 @@ class ReceiverQueue:
         self._muted = muted
         self._on_outcome = on_outcome
         self._tries = tries
-        self._groups: dict[str, Group] = {}
+        self._groups = ReceiverGroups(policy_of, journal.note_group)
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -88,39 +78,31 @@ class ReceiverQueue:
     @property
     def unsettled(self) -> int:
         """Messages that are due and neither sent, refused nor given up."""
-        return sum(group.pending is not None for group in self._groups.values())
+        return sum(group.pending is not None for group in self._groups.all())
 
     def start(self) -> None:
         """Begin to send."""
         self._task = asyncio.create_task(self.run(), name=f"notify {self.name}")
 
-    def absorb(self, number: int, key: str, labels: dict[str, str], arrived: list[tuple[Alert, int]], now: int) -> None:
-        """Take (transition, offset) pairs of one group in."""
-        room = MAX_ENTRIES - sum(len(group.entries) for group in self._groups.values())
-        if room < len(arrived):
-            for _ in arrived[max(room, 0) :]:
-                self._on_outcome("dropped")
-            log.error("a receiver is too far behind; alerts dropped for it", receiver=self.name, alerts=len(arrived) - max(room, 0))
-            arrived = arrived[: max(room, 0)]
-        policy = self._policy_of(number)
-        group = self._groups.get(key)
-        if group is None or (not group.entries and group.last_sent_at is None):
-            group = Group(receiver=self.name, route=number, labels=labels, opened_at=now)
-        group = absorb(group, arrived, now, policy)
-        self._put(key, group)
-        if any(change_of(entry.alert, entry.notified, policy) for entry in group.entries.values()):
-            self._idle.clear()
-        self._wake.set()
+    def absorb(self, arrived: Sequence[Arrival], now: int) -> None:
+        """Take transitions in."""
+        dropped = self._groups.absorb(arrived, now)
+        for _ in range(dropped):
+            self._on_outcome("dropped")
+        if dropped:
+            log.error("a receiver is too far behind; alerts dropped for it", receiver=self.name, alerts=dropped)
+        self._look_at_changes()
 
-    def restore(self, group: Group) -> None:
-        """Continue with a group that another process recorded."""
-        self._groups[group.key] = group
-        if group.pending is not None:
+    def restore(self, recorded: Mapping[str, Group], destination_of: Callable[[Alert], Destination | None]) -> None:
+        """Continue with groups that another process recorded, by the key they are recorded under."""
+        self._groups.restore(recorded, destination_of, self._clock.now_ms())
+        for _ in range(self.unsettled):
             self._on_outcome("due")
+        self._look_at_changes()
 
     def forget(self) -> None:
         """Another process notifies from now on."""
-        for group in self._groups.values():
+        for group in self._groups.all():
             if group.pending is not None:
                 self._on_outcome("handed_over")
         self._groups.clear()
@@ -134,7 +116,7 @@ class ReceiverQueue:
 
     def unsent_offset(self) -> int | None:
         """Offset of the oldest transition this receiver is still to be sent, or ``None``."""
-        unsent = [unsent_offset(group, self._policy_of(group.route), self._muted) for group in self._groups.values()]
+        unsent = [unsent_offset(group, self._policy_of(group.route), self._muted) for group in self._groups.all()]
         return min((offset for offset in unsent if offset is not None), default=None)
 
     def hurry(self) -> None:
@@ -185,28 +167,37 @@ class ReceiverQueue:
         """The group due first (or the one to look at next), after dropping those that are spent."""
         now = self._clock.now_ms()
         best: tuple[Group | None, SendDecision] = (None, SendDecision(False, "nothing new"))
-        for key, group in list(self._groups.items()):
+        for group in self._groups.all():
             policy = self._policy_of(group.route)
             if group.pending is not None:  # frozen before a restart: it goes first, as it was
                 return group, SendDecision(True, group.pending.reason, now)
             if spent(group, now, policy):
-                self._put(key, None)
+                self._groups.drop(group)
                 continue
-            group = self._mark_muted(key, group)
+            group = self._mark_muted(group)
             decision = decide(group, now, policy, self._muted)
             if decision.at is not None and (best[1].at is None or decision.at < best[1].at):
                 best = (group, decision)
         return best
 
-    def _mark_muted(self, key: str, group: Group) -> Group:
+    def _mark_muted(self, group: Group) -> Group:
         marked = mark_muted(group, self._muted)
         for alert_id, entry in marked.entries.items():
             if entry.muted and not group.entries[alert_id].muted:
                 self._on_outcome("muted")
                 log.info("muted", receiver=self.name, alert_id=alert_id, why=self._muted(entry.alert))
         if marked is not group:
-            self._put(key, marked)
+            self._groups.put(marked)
         return marked
+
+    def _look_at_changes(self) -> None:
+        """Decide anew; not idle while there is something to send."""
+        for group in self._groups.all():
+            policy = self._policy_of(group.route)
+            if group.pending is not None or any(change_of(entry, policy) for entry in group.entries.values()):
+                self._idle.clear()
+                break
+        self._wake.set()
 
     async def _pause(self, until: int | None) -> None:
         """Wait for a change, or until a moment; look again at least twice a minute, because silences end by themselves."""
@@ -241,26 +232,17 @@ class ReceiverQueue:
             message = msgspec.structs.replace(message, attempts=message.attempts + 1)
         self._on_outcome(end)
         self._journal.note_delivery(delivery_of(message, end, now))
-        self._put(key, settled(current, message, now, self._policy_of(current.route)))
+        self._groups.settle(key, message, now)
 
     def _failed(self, message: Notification, error: Exception) -> None:
         """One more try failed."""
-        group = self._groups.get(message.group_key)
-        if group is not None and group.pending is not None and group.pending.key == message.key:
-            self._put_pending(
-                group, msgspec.structs.replace(group.pending, attempts=group.pending.attempts + 1, problem=str(error))
-            )
+        group = self._groups[message.group_key]
+        attempts = 1 + (group.pending or message).attempts
+        self._put_pending(group, msgspec.structs.replace(message, attempts=attempts, problem=str(error)))
 
     def _put_pending(self, group: Group, message: Notification) -> None:
-        self._put(group.key, msgspec.structs.replace(group, pending=message))
+        self._groups.put(msgspec.structs.replace(group, pending=message))
         self._journal.note_delivery(delivery_of(message, "owed", self._clock.now_ms()))
-
-    def _put(self, key: str, group: Group | None) -> None:
-        if group is None:
-            del self._groups[key]
-        else:
-            self._groups[key] = group
-        self._journal.note_group(key, group)
 
     async def _deliver(self, message: Notification, forgotten: int) -> DeliveryEnd | None:
         """How it ended; ``None`` when the service stops, or another process takes over, first."""

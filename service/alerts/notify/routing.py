@@ -1,4 +1,8 @@
-"""Which groups an alert belongs to: routes, the labels it is grouped by, and the timing of each group. Pure."""
+"""Which groups an alert belongs to: routes, the labels it is grouped by, and the timing of each group. Pure.
+
+A route is identified by its matchers. The list of routes is flat, so no two routes with the same matchers serve the same receiver
+(the first takes it), and the identity stays when routes are inserted, reordered, or given other timing.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,19 @@ class Policy(msgspec.Struct, frozen=True):
     send_resolved: bool = True
 
 
+class Destination(msgspec.Struct, frozen=True):
+    """The group of one receiver that an alert goes to. ``route``: see ``route_id``."""
+
+    receiver: str
+    route: str
+    labels: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        """Identity of the group."""
+        return group_key(self.receiver, self.route, self.labels)
+
+
 class Routes:
     """The routes of the settings: where an alert goes, and the policy of a receiver on a route."""
 
@@ -29,19 +46,18 @@ class Routes:
         self._min_severity = {receiver.name: Severity(receiver.min_severity) for receiver in settings.receivers}
         self._send_resolved = settings.send_resolved
 
-    def __len__(self) -> int:
-        return len(self._routes)
+    def destinations_of(self, alert: Alert) -> dict[str, Destination]:
+        """The group this alert goes to, by receiver."""
+        return {
+            receiver: Destination(receiver, route_id(rule), group_labels(alert, rule.group_by))
+            for receiver, rule in matching(alert, self._routes).items()
+        }
 
-    def groups_of(self, alert: Alert) -> list[tuple[str, int, dict[str, str]]]:
-        """(receiver, route number, group labels) of every group this alert goes to, one for each receiver."""
-        return [
-            (receiver, number, group_labels(alert, self._routes[number].group_by))
-            for number, receiver in route(alert, self._routes)
-        ]
-
-    def policy_of(self, receiver: str, number: int) -> Policy:
-        """The timing and filter of one receiver on one route."""
-        rule = self._routes[number]
+    def policy_of(self, receiver: str, route: str) -> Policy:
+        """The timing and filter of one receiver on one route. A group whose route is gone has the default timing: all it may
+        still send is that its alerts resolved."""
+        served = (rule for rule in self._routes if route_id(rule) == route and receiver in rule.receivers)
+        rule = next(served, RouteSettings(receivers=[receiver]))
         return Policy(
             group_wait=round(rule.group_wait_seconds * 1000),
             group_interval=round(rule.group_interval_seconds * 1000),
@@ -50,17 +66,29 @@ class Routes:
             send_resolved=self._send_resolved,
         )
 
+    def id_of(self, number: int, receiver: str, labels: Mapping[str, str]) -> str | None:
+        """Identity of the route with this number, where it serves this receiver and groups by these labels."""
+        if number >= len(self._routes):
+            return None
+        rule = self._routes[number]
+        return route_id(rule) if receiver in rule.receivers and set(labels) == set(rule.group_by) else None
 
-def route(alert: Alert, routes: Sequence[RouteSettings]) -> list[tuple[int, str]]:
-    """(route number, receiver) pairs this alert goes to, each receiver once; empty when no route matches."""
-    found: dict[str, int] = {}
-    for number, rule in enumerate(routes):
+
+def matching(alert: Alert, routes: Sequence[RouteSettings]) -> dict[str, RouteSettings]:
+    """The route by which this alert goes to each receiver: the first that matches; empty when none does."""
+    found: dict[str, RouteSettings] = {}
+    for rule in routes:
         if matches(alert, rule.match):
             for receiver in rule.receivers:
-                found.setdefault(receiver, number)
+                found.setdefault(receiver, rule)
             if not rule.continue_matching:
                 break
-    return [(number, receiver) for receiver, number in found.items()]
+    return found
+
+
+def route_id(rule: RouteSettings) -> str:
+    """Identity of a route: its matchers, as JSON."""
+    return msgspec.json.encode(dict(sorted(rule.match.items()))).decode()
 
 
 def group_labels(alert: Alert, group_by: Sequence[str]) -> dict[str, str]:
@@ -68,6 +96,6 @@ def group_labels(alert: Alert, group_by: Sequence[str]) -> dict[str, str]:
     return {name: attribute(alert, name) for name in group_by}
 
 
-def group_key(receiver: str, route_number: int, labels: Mapping[str, str]) -> str:
+def group_key(receiver: str, route: str, labels: Mapping[str, str]) -> str:
     """Identity of a group, as text."""
-    return msgspec.json.encode([receiver, route_number, dict(sorted(labels.items()))]).decode()
+    return msgspec.json.encode([receiver, route, dict(sorted(labels.items()))]).decode()

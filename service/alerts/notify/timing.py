@@ -25,21 +25,19 @@ class SendDecision(msgspec.Struct, frozen=True):
 def decide(group: Group, now: int, policy: Policy, muted: MuteReason) -> SendDecision:
     """Whether this group is due now.
 
-    A change waits ``group_wait`` in a new group and ``group_interval`` in one that was sent before. A critical alert that was
-    never sent waits only ``group_wait`` in either; the wait doubles after each message hurried like this, so that a storm of
-    critical alerts does not become a storm of messages.
+    A change waits ``group_wait`` in a new group and ``group_interval`` in one that was sent before. A critical alert that this
+    group has not sent waits only ``group_wait`` in either; the wait doubles after each message hurried like this, so that a
+    storm of critical alerts does not become a storm of messages.
     """
-    changed = [
-        (entry, why) for entry in group.entries.values() if (why := change_of(entry.alert, entry.notified, policy)) is not None
-    ]
+    changed = [(entry, why) for entry in group.entries.values() if (why := change_of(entry, policy)) is not None]
     actionable = [(entry, why) for entry, why in changed if muted(entry.alert) is None]
     if actionable:
         at = min(_due_at(group, entry, policy, now) for entry, _ in actionable)
         reason = ", ".join(sorted({why for _, why in actionable}))
         return SendDecision(now >= at, reason, at)
-    firing = [e for e in group.entries.values() if e.notified is not None and _wants_reminder(e) and muted(e.alert) is None]
-    if firing and group.last_sent_at is not None:
-        at = group.last_sent_at + policy.repeat_interval
+    firing = [entry for entry in group.entries.values() if _wants_reminder(entry) and muted(entry.alert) is None]
+    if firing:
+        at = (group.opened_at if group.last_sent_at is None else group.last_sent_at) + policy.repeat_interval
         return SendDecision(now >= at, REMINDER, at)
     return SendDecision(False, "everything new is muted" if changed else "nothing new")
 
@@ -49,14 +47,14 @@ def notification(group: Group, reason: str, policy: Policy, muted: MuteReason, n
     entries = [
         entry
         for entry in group.entries.values()
-        if (entry.notified is not None or change_of(entry.alert, entry.notified, policy) is not None) and muted(entry.alert) is None
+        if (entry.notified_firing or change_of(entry, policy) is not None) and muted(entry.alert) is None
     ]
-    has_changes = any(change_of(entry.alert, entry.notified, policy) is not None for entry in entries)
+    has_changes = any(change_of(entry, policy) is not None for entry in entries)
     identity = msgspec.json.encode(
         [
             group.key,
             sorted((entry.alert.alert_id, entry.change_seq) for entry in entries),
-            0 if has_changes else group.messages,  # each reminder is a message of its own
+            0 if has_changes else [group.messages, group.opened_at],  # each reminder is a message of its own
         ]
     )
     key = hashlib.sha256(identity).hexdigest()[:32]
@@ -69,7 +67,11 @@ def _due_at(group: Group, entry: Entry, policy: Policy, now: int) -> int:
     if group.last_sent_at is None:
         return group.opened_at + policy.group_wait
     changed_at = entry.changed_at if entry.changed_at <= now else group.last_sent_at
-    if entry.notified is None and entry.alert.severity is Severity.CRITICAL and entry.alert.status is Status.FIRING:
+    if (
+        (entry.notified is None or entry.moved)
+        and entry.alert.severity is Severity.CRITICAL
+        and entry.alert.status is Status.FIRING
+    ):
         quiet = changed_at >= group.last_sent_at + policy.group_interval
         wait = policy.group_wait << (0 if quiet else min(group.hurried, 20))
         return max(changed_at, group.last_sent_at) + max(policy.group_wait, min(wait, policy.group_interval))
@@ -77,4 +79,4 @@ def _due_at(group: Group, entry: Entry, policy: Policy, now: int) -> int:
 
 
 def _wants_reminder(entry: Entry) -> bool:
-    return entry.alert.status is Status.FIRING and entry.alert.acknowledged_by is None
+    return entry.notified_firing and entry.alert.status is Status.FIRING and entry.alert.acknowledged_by is None

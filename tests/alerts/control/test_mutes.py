@@ -149,7 +149,7 @@ def test_what_was_muted_to_its_end_is_never_told_and_what_outlives_it_is() -> No
     def audible(_: Alert) -> str | None:
         return None
 
-    group = absorb(Group(receiver="r", route=0, labels={}, opened_at=0), [(opened, 0), (fired, 1)], 0, policy)
+    group = absorb(Group(receiver="r", route="{}", labels={}, opened_at=0), [(opened, 0), (fired, 1)], 0, policy)
     muted = mark_muted(group, silent)
     assert not decide(muted, 10, policy, silent).send
     assert absorb(muted, [(resolved, 2)], 20, policy).entries == {}

@@ -82,9 +82,8 @@ class Simulation:
             retry_wait=(1.0, 20.0),
         )
         self.journal.record_with(self._record)
-        groups = groups_of(self.records)
-        self._recorded = {group.key: group for group in groups}
-        self.service.restore(groups)
+        self._recorded = groups_of(self.records)
+        self.service.restore(self._recorded)
         await self.service.start()
         await self._settle()
 

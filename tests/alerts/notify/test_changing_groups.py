@@ -16,12 +16,8 @@ CRITICAL = ({"severity": "critical"}, ["a", "b"], ["rack"])
 BY_RACK = routes(CRITICAL, ({}, ["a"], ["rack"]))
 INSERTED = routes(({"entity": "db-*"}, ["a"], []), CRITICAL, ({}, ["a"], ["rack"]))
 FIRING, RESOLVED = Status.FIRING, Status.RESOLVED
-ghost = pytest.mark.xfail(
-    strict=True, reason="the group left behind reminds of the alert for ever: its key holds the route's number"
-)
 
 
-@ghost
 async def test_severity_rises_into_another_route() -> None:
     world = Simulation(BY_RACK)
     await world.start()
@@ -36,7 +32,6 @@ async def test_severity_rises_into_another_route() -> None:
     assert world.inboxes["b"].statuses["db-1"] == [FIRING, RESOLVED]
 
 
-@ghost
 async def test_a_label_changes_that_alerts_are_grouped_by() -> None:
     world = Simulation(BY_RACK)
     await world.start()
@@ -50,7 +45,6 @@ async def test_a_label_changes_that_alerts_are_grouped_by() -> None:
     assert world.inboxes["a"].statuses["db-1"] == [FIRING, RESOLVED]
 
 
-@ghost
 @pytest.mark.parametrize("updated", [False, True])
 async def test_a_route_is_inserted_on_top(updated: bool) -> None:
     world = Simulation(BY_RACK)
@@ -125,7 +119,6 @@ async def play(steps: list[tuple[object, ...]]) -> None:
     assert not world.records  # nothing is held of what is over
 
 
-@ghost
 @settings(max_examples=60, deadline=None)
 @given(STEPS)
 def test_whatever_changes_nothing_that_is_over_is_left_firing(steps: list[tuple[object, ...]]) -> None:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.alerts.control.matchers import matches
-from service.alerts.notify.grouping import Group, Notification, Notified, absorb, change_of, settled
-from service.alerts.notify.routing import Policy, group_labels, route
+from service.alerts.notify.grouping import Entry, Group, Notification, Notified, absorb, change_of, settled
+from service.alerts.notify.routing import Policy, group_labels, matching
 from service.alerts.notify.timing import decide, notification
 from service.domain import Alert, Severity, Status
 from service.settings import NotificationSettings, RouteSettings
@@ -28,7 +28,7 @@ class Receiver:
 
     def __init__(self, policy: Policy = POLICY) -> None:
         self.policy = policy
-        self.group = Group(receiver="r", route=0, labels={}, opened_at=0)
+        self.group = Group(receiver="r", route="{}", labels={}, opened_at=0)
         self.messages: list[tuple[int, Notification]] = []
 
     def take(self, now: int, *alerts: Alert) -> None:
@@ -63,17 +63,17 @@ class Receiver:
 )
 def test_what_is_change_of(status: Status, severity: Severity, told: Notified | None, why: str | None) -> None:
     policy = msgspec.structs.replace(POLICY, min_severity=Severity.WARNING)
-    assert change_of(alert(status=status, severity=severity), told, policy) == why
+    assert change_of(Entry(alert=alert(status=status, severity=severity), notified=told), policy) == why
 
 
 def test_a_pending_alert_that_never_fired_is_never_told() -> None:
     quiet = alert(status=Status.RESOLVED, fired_at=None)
-    assert change_of(quiet, None, POLICY) is None
+    assert change_of(Entry(alert=quiet), POLICY) is None
 
 
 def test_resolved_is_not_told_where_it_is_not_wanted() -> None:
     policy = msgspec.structs.replace(POLICY, send_resolved=False)
-    assert change_of(alert(status=Status.RESOLVED), KNOWN, policy) is None
+    assert change_of(Entry(alert=alert(status=Status.RESOLVED), notified=KNOWN), policy) is None
 
 
 def test_fifty_hosts_make_one_message_and_their_end_another() -> None:
@@ -146,14 +146,14 @@ def test_a_standing_alert_is_repeated_until_acknowledged() -> None:
 
 
 def test_what_is_muted_is_not_told_until_it_no_longer_is() -> None:
-    group = absorb(Group(receiver="r", route=0, labels={}, opened_at=0), [(alert(), 0)], 0, POLICY)
+    group = absorb(Group(receiver="r", route="{}", labels={}, opened_at=0), [(alert(), 0)], 0, POLICY)
     assert decide(group, 10_000, POLICY, lambda _: "silence 7").reason == "everything new is muted"
     assert decide(group, 10_000, POLICY, not_muted).send
 
 
 def test_news_that_comes_in_while_a_message_is_on_its_way_stays_change_of() -> None:
     opened, fired, resolved = life()
-    group = absorb(Group(receiver="r", route=0, labels={}, opened_at=0), [(opened, 0), (fired, 1)], 0, POLICY)
+    group = absorb(Group(receiver="r", route="{}", labels={}, opened_at=0), [(opened, 0), (fired, 1)], 0, POLICY)
     message = notification(group, "fired", POLICY, not_muted)
     group = absorb(group, [(resolved, 2)], 6000, POLICY)
     group = settled(group, message, 7000, POLICY)
@@ -163,7 +163,7 @@ def test_news_that_comes_in_while_a_message_is_on_its_way_stays_change_of() -> N
 
 def test_the_same_news_found_again_has_the_same_key() -> None:
     def key(alerts: list[Alert], now: int) -> str:
-        group = absorb(Group(receiver="r", route=0, labels={}, opened_at=now), [(each, 0) for each in alerts], now, POLICY)
+        group = absorb(Group(receiver="r", route="{}", labels={}, opened_at=now), [(each, 0) for each in alerts], now, POLICY)
         return notification(group, "fired", POLICY, not_muted).key
 
     opened, fired, _ = life()
@@ -194,10 +194,10 @@ def test_the_first_route_wins_unless_it_goes_on() -> None:
         RouteSettings(match={"entity": "db-*"}, receivers=["dba", "pager"]),
         RouteSettings(receivers=["everyone"]),
     ]
-    assert route(alert("db-7"), routes) == [(0, "pager"), (1, "dba")]
-    assert route(alert("db-7", severity=Severity.INFO), routes) == [(1, "dba"), (1, "pager")]
-    assert route(alert("web-1", severity=Severity.INFO), routes) == [(2, "everyone")]
-    assert route(alert("web-1"), routes[1:2]) == []
+    assert matching(alert("db-7"), routes) == {"pager": routes[0], "dba": routes[1]}
+    assert matching(alert("db-7", severity=Severity.INFO), routes) == {"dba": routes[1], "pager": routes[1]}
+    assert matching(alert("web-1", severity=Severity.INFO), routes) == {"everyone": routes[2]}
+    assert matching(alert("web-1"), routes[1:2]) == {}
 
 
 def test_groups_follow_entity_model_and_labels() -> None:
@@ -235,4 +235,4 @@ def test_everybody_who_fired_is_told_once_and_no_interval_is_broken(moments: lis
     assert len(keys) == len(set(keys))
     gaps = [b - a for (a, _), (b, _) in zip(group.messages, group.messages[1:], strict=False)]
     assert all(gap >= POLICY.group_wait for gap in gaps)
-    assert all(change_of(entry.alert, entry.notified, POLICY) is None for entry in group.group.entries.values())
+    assert all(change_of(entry, POLICY) is None for entry in group.group.entries.values())
