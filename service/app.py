@@ -259,15 +259,20 @@ def build_alert_manager(settings: Settings, *, store: bool) -> AlertManager:
     """Episodes, store and notifications in one object, joined by calls: what the library form uses instead of topics."""
     from service.alerts.in_process import AlertManager
     from service.alerts.lifecycle.episodes import Episodes
-    from service.alerts.notify.journal import Journal
 
-    episodes = Episodes(settings.alerts, settings.config_hash())
-    notifications = build_notifications(settings, Journal(), on_outcome=_unheard) if settings.notifications.receivers else None
-    return AlertManager(episodes, build_alert_store(settings) if store else None, notifications)
+    def make_notifications(journal: Journal) -> NotificationService:
+        return build_notifications(settings, journal, on_outcome=_not_counted)
+
+    return AlertManager(
+        Episodes(settings.alerts, settings.config_hash()),
+        clock=SystemClock(),
+        make_store=partial(build_alert_store, settings) if store else None,
+        make_notifications=make_notifications if settings.notifications.receivers else None,
+    )
 
 
-def _unheard(receiver: str, outcome: str) -> None:
-    """The library form serves no metrics, so nobody counts outcomes."""
+def _not_counted(receiver: str, outcome: str) -> None:
+    """The library form serves no metrics."""
 
 
 def build_notifiers(settings: Settings) -> dict[str, Notifier]:

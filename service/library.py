@@ -18,13 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from service.alerts.in_process import AlertManager
 from service.app import build_alert_manager, build_model, make_detector, open_bundle
 from service.detectors.bundle import Bundle
 from service.domain import Dataset, Samples, Schema, Series, Verdict
 from service.errors import ConfigError
 from service.progress import Progress, silent
-from service.settings import Settings
+from service.settings import Settings, settings_from
 from service.stream.models import Model
 from service.stream.processor import rows_to_samples
 from service.training.train import train
@@ -41,10 +40,12 @@ class RealTimeAnomalyDetector:
     - ``window_size``, ``stride`` (rows); ``interval_seconds`` between rows (1); ``entity`` (``"stream"``); ``metrics``: names.
     - ``deep_config``, ``stat_config``: options of the deep and the statistical detector, or ``None`` to leave one out.
     - ``alert_config``: ``notification`` and ``storage`` as under ``notifications`` and ``elasticsearch`` in the settings, and
-      ``episodes`` as under ``alerts``. Without it nothing is stored and nobody is told.
+      ``episodes`` as under ``alerts``. Without it nothing is stored and nobody is notified.
     - ``bundle``: a trained bundle's directory. Without one, call ``fit``, or the stream's own first ``learn_rows`` rows
       (30 windows by default) are taken as normal, learned from and not scored.
     - ``training``, ``detection``, ``stream``: as in the settings.
+
+    Nothing else is read: no settings file and no environment variable.
 
     Raises ``ConfigError`` for keys that are unknown or wrong, ``BundleError`` for a bundle that does not fit.
     """
@@ -56,6 +57,8 @@ class RealTimeAnomalyDetector:
             raise ConfigError(f"There is no key {unknown[0]!r}.", hint=f"Known: {', '.join((*KEYS, *SECTIONS))}.")
         self._settings = _settings(self._config)
         self._entity = str(self._config.get("entity", "stream"))
+        self._alerts = build_alert_manager(self._settings, store="storage" in (self._config.get("alert_config") or {}))
+        self._next_row = 0
         self._model: Model | None = None
         if "bundle" in self._config:
             self._use(open_bundle(Path(self._config["bundle"])))
@@ -83,21 +86,29 @@ class RealTimeAnomalyDetector:
     async def process_stream(self, data_stream: AsyncIterator[NDArray[Any]]) -> AsyncIterator[Verdict]:
         """One result per window that comes due: ``is_anomaly``, ``score``, ``severity``, ``p``, ``metrics``, ``members``.
 
-        Alerts are followed, stored and told on the way when ``alert_config`` says so; what is owed is delivered before the
-        iterator ends. Raises ``ValueError`` for rows of another width.
+        Alerts are stored and notified on the way when ``alert_config`` says so; before the iterator ends, what is pending is
+        stored and sent, for 30 seconds at most. While a store or receiver is away, alerts wait in memory, and a log line says so.
+
+        A further stream of the same detector continues the series: its first row is the one after the last row taken, and open
+        alerts stay open. Streams of several entities need a detector each.
+
+        Raises ``ConfigError`` before a row is taken when the store refuses the credentials, ``ValueError`` for rows of another
+        width.
         """
-        if self._model is None:
-            data_stream = await self._learn_from(data_stream)
-        model, manager = self._model, self._alerts()
-        assert model is not None
-        await manager.start()
+        await self._alerts.start()
         try:
-            async for samples in rows_to_samples(data_stream, model.schema, entity=self._entity):
+            if self._model is None:
+                data_stream = await self._learn_from(data_stream)
+            model = self._model
+            assert model is not None
+            async for rows in data_stream:
+                samples = rows_to_samples(rows, model.schema, entity=self._entity, first_row=self._next_row)
+                self._next_row += len(samples)
                 for verdict in await self._judge(model, samples):
-                    await manager.handle([verdict])
+                    self._alerts.handle([verdict])
                     yield verdict
         finally:
-            await manager.close()
+            await self._alerts.close()
 
     async def _judge(self, model: Model, samples: Samples) -> list[Verdict]:
         due, _ = model.processor.add(samples, {})
@@ -121,10 +132,6 @@ class RealTimeAnomalyDetector:
     def _use(self, bundle: Bundle) -> None:
         self._model = build_model(bundle, self._settings)
 
-    def _alerts(self) -> AlertManager:
-        told = self._config.get("alert_config") or {}
-        return build_alert_manager(self._settings, store="storage" in told)
-
 
 def _settings(config: Mapping[str, Any]) -> Settings:
     """The settings that the plain mapping stands for."""
@@ -146,7 +153,7 @@ def _settings(config: Mapping[str, Any]) -> Settings:
         "elasticsearch": alerts.get("storage") or {},
     }
     try:
-        return Settings.model_validate(sections)
+        return settings_from(sections)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
         raise ConfigError(f"The config is wrong: {wrong}.", hint="See the docstring of RealTimeAnomalyDetector.") from error

@@ -80,6 +80,29 @@ def _file_source(settings_cls: type[BaseSettings]) -> tuple[PydanticBaseSettings
     return (YamlConfigSettingsSource(settings_cls, yaml_file=path),)
 
 
+class _GivenSettings(Settings):
+    """Settings from what is given alone."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the names are pydantic-settings' own
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def settings_from(sections: Mapping[str, Any]) -> Settings:
+    """The settings of these sections and the defaults; neither a file nor the environment is read.
+
+    Raises ``ValidationError`` naming every key that is wrong.
+    """
+    return _GivenSettings(**sections)
+
+
 def load_settings(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
     """Read the settings from ``config`` (or the file named by ``TIDEWATCH_CONFIG``), the environment and ``overrides``.
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from service.clock import Clock, SystemClock
 from service.detectors.windowing.early_windows import EarlyWindows
-from service.domain import F32, I64, Mask, Record, Rejected, Sample, Samples, Schema, WindowBatch, phase_of
+from service.domain import I64, Mask, Record, Rejected, Sample, Samples, Schema, WindowBatch, phase_of
 from service.settings import StreamSettings
 from service.stream.window_buffers import DUPLICATE, EMPTY, LATE, LOW_COVERAGE, NEWEST, PARTITION, RESETS, START
 from service.stream.windows import Due, Shape, Windows
@@ -264,21 +266,18 @@ class StreamProcessor:
         )
 
 
-async def rows_to_samples(rows: AsyncIterator[F32], schema: Schema, *, entity: str, start_ms: int = 0) -> AsyncIterator[Samples]:
-    """The rows of a plain async iterator as samples of one entity, one grid row after the other.
+def rows_to_samples(rows: NDArray[Any], schema: Schema, *, entity: str, first_row: int = 0) -> Samples:
+    """Rows without a topic as samples of one entity, one grid row after the other from ``first_row`` on.
 
-    Each item is (dims,) or (n, dims), NaN where missing. Raises ``ValueError`` for any other shape.
+    ``rows`` is (dims,) or (n, dims), NaN where missing. Raises ``ValueError`` for any other shape.
     """
-    row = start_ms // schema.interval_ms
-    async for item in rows:
-        values = np.atleast_2d(np.asarray(item, np.float32))
-        if values.ndim != 2 or values.shape[1] != schema.dims:
-            raise ValueError(f"each item must be ({schema.dims},) or (n, {schema.dims}), not {np.shape(item)}")
-        numbers = np.arange(row, row + len(values), dtype=np.int64)
-        row += len(values)
-        times = numbers * schema.interval_ms
-        records = [Record("", 0, int(at), int(time), None, None) for at, time in zip(numbers, times, strict=True)]
-        yield Samples(schema, [entity] * len(values), times, numbers, values, records)
+    values = np.atleast_2d(np.asarray(rows, np.float32))
+    if values.ndim != 2 or values.shape[1] != schema.dims:
+        raise ValueError(f"each item must be ({schema.dims},) or (n, {schema.dims}), not {np.shape(rows)}")
+    numbers = np.arange(first_row, first_row + len(values), dtype=np.int64)
+    times = numbers * schema.interval_ms
+    records = [Record("", 0, int(at), int(time), None, None) for at, time in zip(numbers, times, strict=True)]
+    return Samples(schema, [entity] * len(values), times, numbers, values, records)
 
 
 def _chosen(columns: Samples, chosen: Mask) -> Samples:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -71,12 +70,5 @@ def test_a_new_detector_is_one_file_and_one_line(tmp_path: Path, monkeypatch: py
 
 
 async def _judge(model: Model, rows: F32) -> list[Verdict]:
-    async def stream() -> AsyncIterator[F32]:
-        yield rows
-
-    verdicts: list[Verdict] = []
-    async for samples in rows_to_samples(stream(), model.schema, entity="pump"):
-        due, _ = model.processor.add(samples, {})
-        for windows in due:
-            verdicts += await model.detector.detect(windows)
-    return verdicts
+    due, _ = model.processor.add(rows_to_samples(rows, model.schema, entity="pump"), {})
+    return [verdict for windows in due for verdict in await model.detector.detect(windows)]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
 
 from service.clock import ManualClock
 from service.detectors.windowing.early_windows import EarlyWindows
-from service.domain import F32, Record, Sample, Samples, Schema, WindowBatch
+from service.domain import Record, Sample, Samples, Schema, WindowBatch
 from service.settings import StreamSettings
 from service.stream.processor import StreamProcessor, rows_to_samples
 
@@ -200,22 +199,16 @@ def test_memory_follows_the_entities_up_to_the_cap() -> None:
     assert one.nbytes == full
 
 
-async def test_plain_rows_become_samples_of_one_entity() -> None:
-    async def rows() -> AsyncIterator[F32]:
-        yield np.array([1, 2], np.float32)
-        yield np.array([[3, 4], [5, np.nan]], np.float32)
-
-    got = [one async for part in rows_to_samples(rows(), SCHEMA, entity="stream", start_ms=5000) for one in part]
-    assert [(one.entity, one.row, one.timestamp) for one in got] == [("stream", row, row * 1000) for row in (5, 6, 7)]
-    assert got[2].mask.tolist() == [True, False]
+def test_plain_rows_become_samples_of_one_entity() -> None:
+    assert [one.row for one in rows_to_samples(np.array([1, 2]), SCHEMA, entity="stream")] == [0]
+    got = rows_to_samples(np.array([[3, 4], [5, np.nan]]), SCHEMA, entity="stream", first_row=5)
+    assert [(one.entity, one.row, one.timestamp) for one in got] == [("stream", row, row * 1000) for row in (5, 6)]
+    assert got[1].mask.tolist() == [True, False]
 
 
-async def test_rows_of_another_width_are_refused() -> None:
-    async def rows() -> AsyncIterator[F32]:
-        yield np.zeros((2, 3), np.float32)
-
+def test_rows_of_another_width_are_refused() -> None:
     with pytest.raises(ValueError, match=r"must be \(2,\) or \(n, 2\)"):
-        _ = [part async for part in rows_to_samples(rows(), SCHEMA, entity="stream")]
+        rows_to_samples(np.zeros((2, 3)), SCHEMA, entity="stream")
 
 
 def test_early_windows_make_batches_of_fewer_records_and_not_larger_ones() -> None:
