@@ -73,7 +73,7 @@ class AlertManager:
                     await self._close_notifications()
                     raise
                 if self._notifications is not None:
-                    self._notifications.restore(list(self._groups.values()))
+                    self._notifications.restore(dict(self._groups))
                     await self._notifications.start()
             self._started += 1
 
