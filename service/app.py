@@ -193,7 +193,7 @@ def build_store(settings: Settings, metrics: Metrics, health: Health) -> Part:
 
     marking = MuteAnnotator(settings.kafka, settings.notifications)
     store = build_alert_store(settings, muted=marking.reason, on_refused=lambda document, why: part.refused(document, why))
-    letters = DeadLetterWriter(settings.kafka)
+    letters = DeadLetterWriter(settings.kafka, on_written=metrics.count_dead_letters)
     part: StorePart = StorePart(settings.kafka, store, metrics=metrics, health=health, marking=marking, letters=letters)
     return part
 
@@ -243,7 +243,7 @@ def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
         monitor = TopicMonitor(settings.kafka, settings.data_health, clock=clock)
         watch = DataWatch(DataHealth(settings.data_health, settings.kafka.topics.metrics), monitor, clock=clock)
     store = NotifyJournal(settings.kafka)
-    return NotifyPart(settings.kafka, service, journal, store, metrics=metrics, health=health, watch=watch)
+    return NotifyPart(settings.kafka, service, journal, store, health=health, watch=watch)
 
 
 def build_notifications(settings: Settings, journal: Journal, *, on_outcome: OnOutcome) -> NotificationService:

@@ -1,4 +1,4 @@
-"""The settings every Kafka client of ours is made with, how it is connected, and what its failures mean."""
+"""Options, connecting and disconnecting of every Kafka client, and which error its failures become."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ _REFUSED = (
 
 
 async def connect(make: Callable[[], Client], kafka: KafkaSettings) -> Client:
-    """Make and start an aiokafka client, trying again for ``connect_timeout_seconds`` while nothing answers.
+    """Make and start an aiokafka client, retrying for ``connect_timeout_seconds`` while nothing answers.
 
-    Raises ``BrokerUnavailable`` when nothing answered in that time, and ``ConfigError`` at once when the credentials or
-    certificates are refused.
+    Raises ``BrokerUnavailable`` when nothing answered in that time, and ``ConfigError`` at once when credentials or certificates
+    are refused.
     """
     async for attempt in stamina.retry_context(
         on=BrokerUnavailable, attempts=None, timeout=kafka.connect_timeout_seconds, wait_max=2.0
@@ -75,18 +75,18 @@ async def connect(make: Callable[[], Client], kafka: KafkaSettings) -> Client:
 
 
 async def disconnect(stop: Coroutine[Any, Any, None], seconds: float = 5.0) -> None:
-    """Await a client's ``stop`` for a bounded time, whatever it raises: without a broker aiokafka's may hang, or raise the
-    cancellation of its own tasks as if it were ours."""
+    """Await a client's ``stop`` for a bounded time and ignore what it raises: without a broker aiokafka's may hang, or raise the
+    cancellation of its own tasks as if it were ours. After ``seconds`` it is cancelled."""
     stopping = asyncio.ensure_future(stop)
-    await asyncio.wait([stopping], timeout=seconds)
-    if not stopping.done():
+    stopping.add_done_callback(retrieve_exception)
+    try:
+        await asyncio.wait([stopping], timeout=seconds)
+    finally:
         stopping.cancel()
-    else:
-        retrieve_exception(stopping)
 
 
 def retrieve_exception(future: Any) -> None:
-    """Look at a future's failure: of many the first is told, and asyncio complains about those that nobody looked at."""
+    """Mark a future's exception as retrieved. Of several failures only the first is raised; asyncio logs those nobody retrieved."""
     if not future.cancelled():
         future.exception()
 
@@ -109,7 +109,7 @@ async def _start(client: Client, kafka: KafkaSettings) -> Client:
 
 
 async def _explain(kafka: KafkaSettings) -> None:
-    """aiokafka hides why it could not bootstrap, so ask one server again. Raises ``ConfigError`` when waiting will not help."""
+    """aiokafka hides why it could not bootstrap: connect to one server again. Raises ``ConfigError`` when retrying cannot help."""
     host, _, port = kafka.bootstrap_servers.split(",")[0].strip().rpartition(":")
     options = kafka_client_options(kafka)
     del options["bootstrap_servers"]
@@ -135,10 +135,10 @@ async def _explain(kafka: KafkaSettings) -> None:
 
 
 class Commit(msgspec.Struct, frozen=True):
-    """What is committed for one input partition: the next offset to score, and the oldest one that windows still need.
+    """The commit of one input partition: the next offset to score, and the oldest offset that windows still need.
 
-    ``oldest`` is None when no window needs anything before ``offset``. Its text in Kafka has always the same size: the
-    broker refuses a commit whose metadata grew too long.
+    ``oldest`` is None when no window needs anything before ``offset``. The metadata has a fixed size, because the broker refuses
+    a commit with too much of it.
     """
 
     offset: int
@@ -146,18 +146,20 @@ class Commit(msgspec.Struct, frozen=True):
 
     @property
     def metadata(self) -> str:
-        """The text kept beside the committed offset."""
+        """The text that Kafka stores with the offset."""
         return f"oldest={self.offset if self.oldest is None else self.oldest:020d}"
 
     @classmethod
     def read(cls, offset: int, metadata: str) -> Commit:
-        """The inverse; metadata written by anything else means that nothing older is needed."""
+        """A commit as read from Kafka; metadata in another format means that nothing older is needed."""
         name, _, number = (metadata or "").partition("=")
         oldest = int(number) if name == "oldest" and number.isdecimal() else offset
         return cls(offset, min(oldest, offset))
 
 
 def check_topic_exists(topics: Collection[str], topic: str) -> None:
-    """Raise ``ConfigError`` when Kafka has no such topic; a consumer that asks for it would wait for ever."""
+    """Raises ``ConfigError`` when ``topic`` is not among Kafka's ``topics``: a consumer would wait for it for ever."""
     if topic not in topics:
-        raise ConfigError(f"The topic {topic} does not exist.", hint="Make it, and the others: tidewatch setup")
+        raise ConfigError(
+            f"The topic {topic} does not exist.", hint="Run `tidewatch setup`, which makes every topic that is missing."
+        )

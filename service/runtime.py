@@ -7,12 +7,14 @@ import contextlib
 import gc
 import signal
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from service.observability.logging import get_logger
 
 log = get_logger("run")
+
+Closer = Callable[[], Awaitable[object] | None]
 
 
 class Part(Protocol):
@@ -40,39 +42,89 @@ class Part(Protocol):
 async def run_parts(parts: Sequence[Part], stop: asyncio.Event, *, grace: float = 30.0) -> None:
     """Start ``parts`` in order, run them until ``stop`` is set or one of them ends or fails, then stop and close all.
 
-    A part that has not drained ``grace`` seconds after it was asked to is cancelled. Raises what the first failing part
-    raised, after the others were closed.
+    A part that has not drained ``grace`` seconds after it was asked to is cancelled. One that ends although nothing stopped it
+    has failed (``RuntimeError``). Raises the first failure, after all parts were closed; the others are logged.
     """
     started: list[Part] = []
     tasks: list[asyncio.Task[None]] = []
+    failures: list[Exception] = []
     try:
         for part in parts:
             started.append(part)
             await _unless(stop, part.start())
             if stop.is_set():
-                return
+                break
             log.info("part started", part=part.name)
-        tasks = [asyncio.create_task(part.run(), name=part.name) for part in parts]
-        waiting = asyncio.create_task(stop.wait())
-        await asyncio.wait([*tasks, waiting], return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        else:
+            tasks = [asyncio.create_task(part.run(), name=part.name) for part in parts]
+            failures += await _first_to_end(tasks, stop)
+    except Exception as error:  # noqa: BLE001 - raised below, when everything is closed
+        failures.append(error)
     finally:
-        for part in started:
-            part.request_stop()
-        if tasks and (late := (await asyncio.wait(tasks, timeout=grace))[1]):
-            log.warning("parts did not drain in time", parts=[task.get_name() for task in late], seconds=grace)
-            for task in late:
-                task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        for part in reversed(started):
-            await part.close()
-    failures = [result for result in results if isinstance(result, Exception)]
+        running = [task for task in tasks if not task.done()]
+        failures += await _call_each(part.request_stop for part in started)
+        failures += await _drain(running, grace)
+        failures += await _call_each(part.close for part in reversed(started))
+    _raise_first(failures)
+
+
+async def close_all(*closers: Closer) -> None:
+    """Call every closer in order, also when one before it raised; then raise the first failure. The others are logged."""
+    _raise_first(await _call_each(closers))
+
+
+async def _call_each(calls: Iterable[Closer]) -> list[Exception]:
+    failures: list[Exception] = []
+    for call in calls:
+        try:
+            result = call()
+            if result is not None:
+                await result
+        except Exception as error:  # noqa: BLE001 - returned to the caller
+            failures.append(error)
+        except asyncio.CancelledError as error:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            failures.append(RuntimeError(f"Closing awaited a task that had been cancelled: {error!r}."))
+    return failures
+
+
+def _raise_first(failures: Sequence[Exception]) -> None:
+    for failure in failures[1:]:
+        log.error("failed after the first failure", error=str(failure), exc_info=failure)
     if failures:
         raise failures[0]
 
 
+async def _first_to_end(tasks: Sequence[asyncio.Task[None]], stop: asyncio.Event) -> list[Exception]:
+    """Wait for ``stop`` or for the first of ``tasks`` to end; the failures of those that ended."""
+    waiting = asyncio.create_task(stop.wait())
+    await asyncio.wait([*tasks, waiting], return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    failures = []
+    for task in tasks:
+        if not task.done():
+            continue
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            failures.append(error)
+        elif not stop.is_set():
+            failures.append(RuntimeError(f"The part {task.get_name()!r} ended although nothing stopped it."))
+    return failures
+
+
+async def _drain(tasks: Sequence[asyncio.Task[None]], grace: float) -> list[Exception]:
+    """Wait for ``tasks`` to end, ``grace`` seconds at most, then cancel them; what they raised."""
+    if tasks and (late := (await asyncio.wait(tasks, timeout=grace))[1]):
+        log.warning("parts did not drain in time", parts=[task.get_name() for task in late], seconds=grace)
+        for task in late:
+            task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    return [result for result in results if isinstance(result, Exception)]
+
+
 async def _unless(stop: asyncio.Event, work: Coroutine[object, object, None]) -> None:
-    """Await ``work`` unless ``stop`` is set first: a server that is away must not keep a process from stopping."""
+    """Await ``work``, or cancel it when ``stop`` is set first: a server that is away must not keep a process from stopping."""
     task = asyncio.create_task(work)
     waiting = asyncio.create_task(stop.wait())
     await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
@@ -86,11 +138,11 @@ async def _unless(stop: asyncio.Event, work: Coroutine[object, object, None]) ->
 
 
 def settle_interpreter() -> None:
-    """Once everything is wired: never again walk what stays for good (torch, numba, the bundles), collect more rarely, and let a
-    thread that comes back from compiled code have the interpreter sooner.
+    """Freeze the start-up heap (torch, numba, the bundles) out of the garbage collector, raise its thresholds, and switch
+    threads more often. Call once, when everything is wired.
 
-    With its own thresholds the collector took a sixth of the time of decoding. With its own 5 ms between switches a thread waited
-    that long after each of its many compiled calls: docs/performance.md has the figures.
+    With its default thresholds the collector took a sixth of the time of decoding. With the default interval of 5 ms a thread
+    waited that long for the interpreter after each of its many compiled calls: docs/performance.md has the figures.
     """
     sys.setswitchinterval(0.001)
     gc.collect()

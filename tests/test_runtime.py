@@ -7,17 +7,18 @@ import asyncio
 import pytest
 
 from service.errors import BrokerUnavailable, ConfigError
-from service.runtime import run_parts
+from service.runtime import close_all, run_parts
 
 
 class RecordedPart:
     """A part that writes down what is done to it."""
 
-    def __init__(self, name: str, log: list[str], *, fails_at: str = "", stubborn: bool = False) -> None:
+    def __init__(self, name: str, log: list[str], *, fails_at: str = "", stubborn: bool = False, close_fails: bool = False) -> None:
         self.name = name
         self._log = log
         self._fails_at = fails_at
         self._stubborn = stubborn
+        self._close_fails = close_fails
         self._stop = asyncio.Event()
 
     async def start(self) -> None:
@@ -40,6 +41,8 @@ class RecordedPart:
 
     async def close(self) -> None:
         self._log.append(f"{self.name} close")
+        if self._close_fails:
+            raise OSError(f"{self.name} cannot be closed")
 
 
 async def test_a_stop_drains_then_closes_in_reverse() -> None:
@@ -78,3 +81,71 @@ async def test_a_part_that_does_not_drain_is_cancelled() -> None:
     asyncio.get_running_loop().call_later(0.05, stop.set)
     await run_parts([RecordedPart("a", log, stubborn=True)], stop, grace=0.05)
     assert log == ["a start", "a close"]
+
+
+async def test_a_close_that_raises_neither_hides_the_first_failure_nor_leaves_the_others_open() -> None:
+    log: list[str] = []
+    parts = [
+        RecordedPart("a", log),
+        RecordedPart("b", log, fails_at="run", close_fails=True),
+        RecordedPart("c", log, close_fails=True),
+    ]
+    with pytest.raises(BrokerUnavailable):
+        await run_parts(parts, asyncio.Event())
+    assert log[-3:] == ["c close", "b close", "a close"]
+
+
+async def test_a_close_that_raises_does_not_hide_why_a_part_could_not_start() -> None:
+    log: list[str] = []
+    with pytest.raises(ConfigError, match="wrong password"):
+        await run_parts([RecordedPart("a", log), RecordedPart("b", log, fails_at="start", close_fails=True)], asyncio.Event())
+    assert log == ["a start", "b start", "b close", "a close"]
+
+
+async def test_a_close_that_raises_is_reported_when_nothing_else_failed() -> None:
+    log: list[str] = []
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.05, stop.set)
+    with pytest.raises(OSError, match="b cannot be closed"):
+        await run_parts([RecordedPart("a", log), RecordedPart("b", log, close_fails=True)], stop)
+    assert log[-2:] == ["b close", "a close"]
+
+
+async def test_a_part_that_ends_by_itself_is_a_failure() -> None:
+    log: list[str] = []
+    ending = RecordedPart("b", log)
+    ending.request_stop()
+    with pytest.raises(RuntimeError, match="b"):
+        await run_parts([RecordedPart("a", log), ending], asyncio.Event())
+    assert log[-2:] == ["b close", "a close"]
+
+
+async def test_a_failure_while_draining_does_not_hide_the_first() -> None:
+    log: list[str] = []
+
+    class FailsLate(RecordedPart):
+        async def run(self) -> None:
+            await super().run()
+            raise OSError("failed while draining")
+
+    with pytest.raises(BrokerUnavailable):
+        await run_parts([FailsLate("a", log), RecordedPart("b", log, fails_at="run")], asyncio.Event())
+
+
+async def test_close_all_closes_everything_and_raises_the_first_failure() -> None:
+    closed: list[str] = []
+
+    async def awaits_a_cancelled_task() -> None:
+        closed.append("awaits")
+        task = asyncio.create_task(asyncio.sleep(60))
+        task.cancel()
+        await task
+
+    async def fails() -> None:
+        closed.append("fails")
+        raise OSError("second")
+
+    await close_all()
+    with pytest.raises(RuntimeError, match="cancelled"):
+        await close_all(awaits_a_cancelled_task, fails, lambda: closed.append("last"))
+    assert closed == ["awaits", "fails", "last"]

@@ -6,6 +6,7 @@ Metrics belong to an instance, not to the module, so that tests and the library 
 from __future__ import annotations
 
 import collections
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -23,7 +24,9 @@ class Metrics:
         self.registry = CollectorRegistry()
         r = self.registry
         self.consumed = Counter("tidewatch_records_consumed", "Records read from the metrics topic.", registry=r)
-        self.rejected = Counter("tidewatch_records_dead_lettered", "Records sent to the dead-letter topic.", ["reason"], registry=r)
+        self.dead_letters = Counter(
+            "tidewatch_records_dead_lettered", "Records and documents written to the dead-letter topic.", ["reason"], registry=r
+        )
         self.skipped = Counter(
             "tidewatch_samples_skipped", "Valid samples not used, by reason (late, duplicate).", ["reason"], registry=r
         )
@@ -62,8 +65,13 @@ class Metrics:
             registry=r,
         )
 
+    def count_dead_letters(self, reasons: Iterable[str]) -> None:
+        """Count what the dead-letter topic holds now, one reason a letter; called when the write was confirmed."""
+        for reason, count in collections.Counter(reasons).items():
+            self.dead_letters.labels(reason).inc(count)
+
     def count_windows(self, bundle: str, verdicts: Verdicts) -> None:
-        """Count what a bundle said of one batch: windows scored and not, anomalies, and detectors that had no score."""
+        """Count one batch of a bundle: windows scored and not, anomalies, and windows for which a detector had no score."""
         scored = calm = sum(verdicts.calm)
         failed = collections.Counter({(member.name, member.state): calm for member in verdicts.silent if calm})
         for verdict in verdicts.notable():

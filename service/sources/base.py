@@ -1,4 +1,4 @@
-"""What the scoring part asks of anything that brings records."""
+"""What the scoring part requires of a source and of a codec."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from service.kafka_options import Commit
 class RecordBatch(msgspec.Struct, frozen=True):
     """Records of any partitions, in offset order within each.
 
-    ``resume_at``: per partition, the first offset that was not yet committed when the partition was taken over. Records
-    before it only refill windows; they are never scored again.
+    ``resume_at``: per partition, the first offset that was not committed when the partition was taken over. Records before it
+    only refill windows; they are not scored again.
     """
 
     records: Sequence[Record]
@@ -23,37 +23,37 @@ class RecordBatch(msgspec.Struct, frozen=True):
 
 
 class Owner(Protocol):
-    """Whoever works on the source's partitions, told by its main loop when they come and go."""
+    """What processes the source's partitions. The source's main loop calls it when they are assigned and revoked."""
 
     async def take_over(self, partitions: Collection[int]) -> Mapping[int, Commit | None]:
-        """Become the only one who works on them and remember what was known of them; what is committed, None if never.
+        """Fence the former owner and load the state of these partitions; what is committed for each, None if nothing ever was.
 
-        Raises ``BrokerUnavailable`` to be asked again, and ``Stop`` to end the process.
+        Raises ``BrokerUnavailable`` to be called again, and ``Stop`` to end the process.
         """
         ...
 
     async def release(self, partitions: Collection[int]) -> None:
-        """Forget them: they went to another member, or will be taken over anew."""
+        """Drop all state of these partitions: another member owns them now, or they will be taken over again."""
         ...
 
 
 class Source(Protocol):
-    """Brings records, and forgets partitions that another process took over."""
+    """Yields batches of records, and drives its owner through assignments."""
 
     async def start(self) -> None:
         """Connect. Raises ``BrokerUnavailable`` when nothing answers, ``ConfigError`` when credentials are refused."""
         ...
 
     def batches(self) -> AsyncIterator[RecordBatch]:
-        """Batches until ``stop`` is called; empty ones are yielded when idle so that time-driven work goes on."""
+        """Batches until ``request_stop``; empty ones when idle, so that time-driven work goes on."""
         ...
 
     def batch_done(self) -> None:
-        """One batch more is committed, or will never be. To be said for each."""
+        """One batch is finished: committed, or given up. To be called once for each."""
         ...
 
     def request_stop(self) -> None:
-        """End ``batches`` after the batch in hand."""
+        """End ``batches`` after the current one."""
         ...
 
     async def close(self) -> None:
@@ -67,6 +67,6 @@ class Codec(Protocol):
     name: str
 
     def decode(self, records: Sequence[Record]) -> tuple[Sequence[Sample], list[Rejected]]:
-        """Samples in the records' order (as ``Samples`` where one schema serves all of them), and the records that cannot
-        become one, with their reasons. Never raises."""
+        """Samples in the records' order (``Samples`` where all have one schema), and the records that are no valid sample, with
+        the reasons. Never raises."""
         ...

@@ -16,10 +16,10 @@ from service.domain import I64, Dataset, Record, Schema, Series
 from service.errors import DatasetError, InvalidMessage
 from service.sources.codecs.message import EARLIEST_MS, unnamed_metrics
 from service.sources.grid import to_dataset
-from service.sources.topic_dataset import Messages
+from service.sources.topic_dataset import MessageRows
 
 Split = Literal["train", "test", "all"]
-DEFAULT_INTERVAL_MS = 60_000  # of a NumPy archive, which tells no times
+DEFAULT_INTERVAL_MS = 60_000  # of a NumPy archive, which has no times
 _RESERVED = ("timestamp", "entity", "label")
 _TABLE_HINT = "A table needs a column timestamp, numeric columns for the metrics and, for several entities, a column entity."
 
@@ -27,15 +27,15 @@ _TABLE_HINT = "A table needs a column timestamp, numeric columns for the metrics
 def read_dataset(path: Path, *, split: Split = "all", interval_ms: int | None = None) -> Dataset:
     """Read ``path``.
 
-    ``.npz`` holds ``train`` and ``test`` (rows × metrics) and perhaps ``label`` (of the test rows); its test rows follow
-    its training rows in time, metrics are named m00, m01, … and the interval is a minute unless given. The other formats
-    have no split and are read whole; their interval is the median step unless given.
+    ``.npz`` holds ``train`` and ``test`` (rows × metrics) and optionally ``label`` (of the test rows). Its test rows follow its
+    training rows in time, metrics are named m00, m01, … and the interval is a minute unless given. The other formats have no
+    split and are read whole; their interval is the median step unless given.
 
     Raises ``DatasetError`` with a hint.
     """
     suffix = path.suffix.lower()
     if suffix not in (".npz", *_TABLES):
-        raise DatasetError(f"{path.name} is no data set that can be read.", hint=f"Give one of .npz, {', '.join(_TABLES)}.")
+        raise DatasetError(f"{path.name} is not in a format that can be read.", hint=f"Give one of .npz, {', '.join(_TABLES)}.")
     if not path.is_file():
         raise DatasetError(f"The file {path} does not exist.", hint="Check the path.")
     try:
@@ -50,11 +50,11 @@ def read_dataset(path: Path, *, split: Split = "all", interval_ms: int | None = 
 def _read_npz(path: Path, split: Split, interval_ms: int | None) -> Dataset:
     with np.load(path, allow_pickle=False) as archive:
         parts = {name: archive[name] for name in ("train", "test", "label") if name in archive}
-        held = ", ".join(archive.files) or "nothing"
+        names = ", ".join(archive.files) or "nothing"
     wanted = ("train", "test") if split == "all" else (split,)
     if not any(name in parts for name in wanted):
         raise DatasetError(
-            f"{path.name} holds {held}, not {' or '.join(wanted)}.", hint="An archive needs train and test, rows × metrics."
+            f"{path.name} holds {names}, not {' or '.join(wanted)}.", hint="An archive needs train and test, rows × metrics."
         )
     for name in ("train", "test"):
         if name in parts and (parts[name].ndim != 2 or parts[name].dtype.kind not in "fiu"):
@@ -78,12 +78,12 @@ def _read_npz(path: Path, split: Split, interval_ms: int | None) -> Dataset:
 
 
 def _labels(path: Path, name: str, parts: dict[str, Any], rows: int) -> Any:
-    """The test rows' labels; the training rows are taken as normal."""
+    """The labels of the test rows; training rows count as normal."""
     if name == "train" or "label" not in parts:
         return np.zeros(rows, np.uint8)
     if parts["label"].shape != (rows,):
         raise DatasetError(
-            f"label in {path.name} has the shape {parts['label'].shape}.", hint=f"It must be ({rows},), one a test row."
+            f"label in {path.name} has the shape {parts['label'].shape}.", hint=f"It must be ({rows},), one per test row."
         )
     return parts["label"].astype(np.uint8)
 
@@ -120,7 +120,7 @@ def _from_table(path: Path, table: pa.Table, interval_ms: int | None) -> Dataset
 
 
 def _times(path: Path, column: pa.ChunkedArray) -> I64:
-    """Milliseconds; a zone that is not told is UTC, and numbers too small for milliseconds are seconds."""
+    """Milliseconds. Times without a zone are UTC; numbers too small for milliseconds are seconds."""
     if column.null_count:
         raise DatasetError(f"{path.name} has rows without a timestamp.", hint="Remove them.")
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
@@ -132,18 +132,18 @@ def _times(path: Path, column: pa.ChunkedArray) -> I64:
 
 
 def _read_jsonl(path: Path, interval_ms: int | None) -> Dataset:
-    messages = Messages()
+    rows = MessageRows()
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                messages.add(Record(path.name, 0, number, 0, None, line))
+                rows.add(Record(path.name, 0, number, 0, None, line))
             except InvalidMessage as error:
                 raise DatasetError(
                     f"Line {number} of {path.name}: {error}", hint="Every line must be a metrics message."
                 ) from error
-    return messages.dataset(interval_ms)
+    return rows.dataset(interval_ms)
 
 
 _TABLES: dict[str, Callable[[Path, int | None], Dataset]] = {".csv": _read_csv, ".parquet": _read_parquet, ".jsonl": _read_jsonl}

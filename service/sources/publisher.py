@@ -1,4 +1,4 @@
-"""Writes metrics messages to the metrics topic: every entity always to the same partition."""
+"""Publishes metrics messages: all messages of one entity go to one partition."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ BATCH_BYTES = 256 << 10
 
 
 class MetricsMessage(msgspec.Struct, frozen=True):
-    """A metrics message that is ready to go; ``value`` is the codec's (see ``codecs.message.encode``)."""
+    """An encoded metrics message; ``value`` comes from ``codecs.message.encode``."""
 
     entity: str
     value: bytes
 
 
 def partition_of(entity: str, partitions: int) -> int:
-    """Where an entity's messages go. Explicit, because every client library hashes keys in its own way."""
+    """The partition of an entity's messages. Explicit, because client libraries hash keys differently."""
     return zlib.crc32(entity.encode()) % partitions
 
 
@@ -51,10 +51,10 @@ class MetricsPublisher:
     async def publish(self, messages: Iterable[MetricsMessage]) -> None:
         """Write the messages, in order within each entity, and wait until Kafka has them.
 
-        Raises ``BrokerUnavailable`` when it takes none (some may have arrived), ``ConfigError`` when it must not be asked.
+        Raises ``BrokerUnavailable`` when writing failed (some may have arrived), and ``ConfigError`` when Kafka refuses them.
         """
         builders: dict[int, Any] = {}
-        waiting: list[Any] = []
+        sent: list[Any] = []
         try:
             for message in messages:
                 partition = partition_of(message.entity, self._partitions)
@@ -62,23 +62,24 @@ class MetricsPublisher:
                 builder = builders.get(partition)
                 if builder is None or builder.append(key=key, value=message.value, timestamp=None) is None:
                     if builder is not None:
-                        waiting.append(await self._producer.send_batch(builder, self._topic, partition=partition))
+                        sent.append(await self._producer.send_batch(builder, self._topic, partition=partition))
                     builder = builders[partition] = self._producer.create_batch()
-                    builder.append(key=key, value=message.value, timestamp=None)  # the first one always fits
+                    builder.append(key=key, value=message.value, timestamp=None)  # the first message always fits
             for partition, builder in builders.items():
-                waiting.append(await self._producer.send_batch(builder, self._topic, partition=partition))
-            for future in waiting:
+                sent.append(await self._producer.send_batch(builder, self._topic, partition=partition))
+            for future in sent:
                 await future
         except MessageSizeTooLargeError as error:
             raise ConfigError(
-                f"Kafka finds a message too large for {self._topic}.", hint="Send fewer metrics, or raise its max.message.bytes."
+                f"Kafka refuses a message as too large for {self._topic}.",
+                hint="Send fewer metrics, or raise its max.message.bytes.",
             ) from error
         except TopicAuthorizationFailedError as error:
             raise ConfigError(f"Kafka does not let us write to {self._topic}.", hint="Grant the user WRITE on it.") from error
         except (KafkaError, OSError, TimeoutError) as error:
-            raise BrokerUnavailable(f"Kafka at {self._kafka.bootstrap_servers} takes no messages: {error}.") from error
+            raise BrokerUnavailable(f"Kafka at {self._kafka.bootstrap_servers} does not accept messages: {error}.") from error
         finally:
-            for future in waiting:
+            for future in sent:
                 future.add_done_callback(retrieve_exception)
 
     async def close(self) -> None:

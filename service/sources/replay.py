@@ -1,4 +1,4 @@
-"""Publishes a data set to the metrics topic, as fast as it happened or faster."""
+"""Publishes a data set to the metrics topic, in real time or faster."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ async def replay(
 ) -> int:
     """Publish every row with a value; returns how many messages that made.
 
-    ``speed``: 1 is real time, 10 ten times faster, 0 as fast as Kafka takes them. ``rebase`` moves event time so that the
-    last row is due when the replay ends (or now, if that is later than the replay would reach); a data set without real
-    times (a NumPy archive) is always moved. Raises ``BrokerUnavailable`` or ``ConfigError``.
+    ``speed``: 1 is real time, 10 ten times faster, 0 as fast as Kafka accepts them. ``rebase`` shifts event time so that no row
+    lies in the future while it is published (see ``time_shift``); a data set without real times (a NumPy archive) is always
+    shifted. Raises ``BrokerUnavailable`` or ``ConfigError``.
     """
     clock = clock or SystemClock()
     shift = time_shift(dataset, now_ms=clock.now_ms(), speed=speed, rebase=rebase)
@@ -42,12 +42,12 @@ async def replay(
     done = 0
     try:
         for elapsed_ms, rows, messages in _steps(
-            dataset, shift, together=1 if speed else max(1, CHUNK_ROWS // len(dataset.series))
+            dataset, shift, chunk_rows=1 if speed else max(1, CHUNK_ROWS // len(dataset.series))
         ):
             if speed:
-                behind = started + elapsed_ms / 1000 / speed - clock.monotonic()
-                if behind > 0:
-                    await clock.sleep(behind)
+                wait = started + elapsed_ms / 1000 / speed - clock.monotonic()
+                if wait > 0:
+                    await clock.sleep(wait)
             await publisher.publish(messages)
             done += rows
             published += len(messages)
@@ -58,7 +58,8 @@ async def replay(
 
 
 def time_shift(dataset: Dataset, *, now_ms: int, speed: float, rebase: bool) -> int:
-    """Grid rows to add to every row of the data set, so that no event lies in the future while it is published."""
+    """Grid rows to add to every row, so that no row lies in the future while it is published: in real time or slower the first
+    row becomes now; faster, the last row becomes the end of the replay; 0 without ``rebase`` where times are real."""
     interval = dataset.schema.interval_ms
     first = min(series.start_row for series in dataset.series)
     last = max(series.start_row + len(series.values) for series in dataset.series)
@@ -69,21 +70,21 @@ def time_shift(dataset: Dataset, *, now_ms: int, speed: float, rebase: bool) -> 
     return int((now_ms - max(0.0, lead_ms)) // interval) - first
 
 
-def _steps(dataset: Dataset, shift: int, *, together: int) -> Iterator[tuple[int, int, list[MetricsMessage]]]:
-    """(ms since the first row, rows, messages) of ``together`` grid rows of all series at a time, in time order."""
+def _steps(dataset: Dataset, shift: int, *, chunk_rows: int) -> Iterator[tuple[int, int, list[MetricsMessage]]]:
+    """Per ``chunk_rows`` grid rows of all series, in time order: (ms since the first row, rows, messages)."""
     interval, metrics = dataset.schema.interval_ms, dataset.schema.metrics
     first = min(series.start_row for series in dataset.series)
     last = max(series.start_row + len(series.values) for series in dataset.series)
-    for row in range(first, last, together):
+    for row in range(first, last, chunk_rows):
         messages: list[MetricsMessage] = []
         rows = 0
         for series in dataset.series:
             begin = max(row - series.start_row, 0)
-            values = series.values[begin : max(0, row + together - series.start_row)]
+            values = series.values[begin : max(0, row + chunk_rows - series.start_row)]
             rows += len(values)
             for at in np.flatnonzero(np.isfinite(values).any(axis=1)).tolist():
                 timestamp = (series.start_row + begin + at + shift) * interval
-                told = dict(zip(metrics, values[at].tolist(), strict=True))
-                messages.append(MetricsMessage(series.entity, encode(series.entity, timestamp, told)))
+                named = dict(zip(metrics, values[at].tolist(), strict=True))
+                messages.append(MetricsMessage(series.entity, encode(series.entity, timestamp, named)))
         if rows:
             yield (row - first) * interval, rows, messages

@@ -1,4 +1,4 @@
-"""Metrics messages gathered into a data set, with no schema known beforehand: what training reads."""
+"""Metrics messages as a data set, without a schema known in advance: the input of training."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from service.sources.grid import to_dataset
 from service.sources.topic_range import read_range
 
 
-class Messages:
-    """Rows read so far, of the entities that match a glob.
+class MessageRows:
+    """Collects the rows of messages whose entity matches a glob.
 
-    Metrics are named as the messages name them, in order of appearance; those of array values m00, m01, …
+    Metrics are named as in the messages, in order of appearance; those of array values are named m00, m01, …
     """
 
     def __init__(self, entities: str = "*") -> None:
         self.rejected = 0
-        self._wanted = entities
+        self._glob = entities
         self._metrics: dict[str, int] = {}
         self._entities: list[str] = []
         self._timestamps: list[int] = []
@@ -41,7 +41,7 @@ class Messages:
         entity, timestamp = entity_of(message, record.key), timestamp_of(message)
         if max_ahead_ms is not None:
             check_time(timestamp, record.timestamp, max_ahead_ms)
-        if not fnmatch.fnmatchcase(entity, self._wanted):
+        if not fnmatch.fnmatchcase(entity, self._glob):
             return
         row = {}
         for name, value in values_by_name(message).items():
@@ -52,7 +52,7 @@ class Messages:
         self._values.append(row)
 
     def dataset(self, interval_ms: int | None = None) -> Dataset:
-        """The rows on the grid. Raises ``NotEnoughData`` without any, ``DatasetError`` when the interval cannot be told."""
+        """The rows on the grid. Raises ``NotEnoughData`` without any, ``DatasetError`` when the interval cannot be measured."""
         if not self._metrics:
             raise NotEnoughData("There are no messages with values to learn from.", hint="Publish some first, or go further back.")
         values = np.full((len(self._values), len(self._metrics)), np.nan, np.float32)
@@ -77,21 +77,21 @@ async def read_topic(
 ) -> Dataset:
     """The last part of the metrics topic, up to where it ends now, for training.
 
-    ``last_seconds`` counts in the records' own time; ``entities`` is a glob. Bad messages are passed over. Raises
+    ``last_seconds`` goes by the records' timestamps; ``entities`` is a glob. Invalid messages are skipped. Raises
     ``NotEnoughData``, ``DatasetError``, ``ConfigError`` or ``BrokerUnavailable``.
     """
     now = (clock or SystemClock()).now_ms()
     since = None if last_seconds is None else now - round(last_seconds * 1000)
     max_ahead_ms = round(settings.stream.max_ahead_seconds * 1000)
-    messages = Messages(entities)
+    rows = MessageRows(entities)
     done = 0
     topic = settings.kafka.topics.metrics
     async for records in read_range(settings.kafka, topic, since_ms=since, last_records=last_records):
         done += len(records)
         for record in records:
             try:
-                messages.add(record, max_bytes=settings.stream.max_message_bytes, max_ahead_ms=max_ahead_ms)
+                rows.add(record, max_bytes=settings.stream.max_message_bytes, max_ahead_ms=max_ahead_ms)
             except InvalidMessage:
-                messages.rejected += 1
-        progress("reading", done, 0, f"{messages.rejected} bad messages" if messages.rejected else "")
-    return messages.dataset(interval_ms)
+                rows.rejected += 1
+        progress("reading", done, 0, f"{rows.rejected} bad messages" if rows.rejected else "")
+    return rows.dataset(interval_ms)

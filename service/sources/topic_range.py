@@ -1,4 +1,4 @@
-"""What a topic holds now, read once from a beginning to the end: for training, and for looking at dead letters."""
+"""Reads a range of a topic once, up to its present end: for training, and for listing dead letters."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ async def require_topic(kafka: KafkaSettings, topic: str) -> list[Any]:
 async def read_range(
     kafka: KafkaSettings, topic: str, *, since_ms: int | None, last_records: int | None
 ) -> AsyncIterator[list[Record]]:
-    """The records of all partitions from ``since_ms`` (record time) on, or the last ones, up to where the topic ends now.
+    """The records of all partitions from ``since_ms`` (record time) on, or the last ones, up to the present end of the topic.
 
-    At most ``last_records`` of them, an equal share of each partition. Raises ``BrokerUnavailable`` or ``ConfigError``.
+    At most ``last_records`` of them, an equal share per partition. Raises ``BrokerUnavailable`` or ``ConfigError``.
     """
     partitions = await require_topic(kafka, topic)
     options = kafka_client_options(kafka)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from service.domain import Record, Rejected
 from service.settings import KafkaSettings
@@ -14,7 +14,9 @@ from service.state.writer import Writer
 class DeadLetterWriter:
     """Keeps what was rejected until ``flush``. At least once: a process that dies before it commits writes it again."""
 
-    def __init__(self, kafka: KafkaSettings) -> None:
+    def __init__(self, kafka: KafkaSettings, *, on_written: Callable[[Iterable[str]], None]) -> None:
+        """``on_written(reasons)`` is called when letters lie in the topic, with the reason of each."""
+        self._on_written = on_written
         self._topic = kafka.topics.dead_letter
         self._kept: list[Rejected] = []
         self._writer = Writer(kafka, "dead letters")
@@ -29,6 +31,7 @@ class DeadLetterWriter:
             letter = dead_letter(rejected)
             await self._writer.write([Outgoing(self._topic, 0, letter.key, letter.value, letter.headers)])
             self._kept.remove(rejected)
+            self._on_written([rejected.reason])
 
     async def close(self) -> None:
         """Disconnect; bounded in time."""

@@ -214,10 +214,9 @@ class ScoringPart:
     def _count(self, batch: RecordBatch, found: Sequence[tuple[Model, Verdicts]], outcomes: Sequence[PartitionOutcome]) -> None:
         metrics = self._metrics
         metrics.consumed.inc(len(batch.records))
-        rejected = Counter(item.reason for outcome in outcomes for item in outcome.rejected)
-        for reason, count in rejected.items():
-            metrics.rejected.labels(reason).inc(count)
-        if "too-many-entities" in rejected:
+        reasons = [item.reason for outcome in outcomes for item in outcome.rejected]
+        metrics.count_dead_letters(reasons)
+        if "too-many-entities" in reasons:
             self._warn_of_too_many()
         for model, verdicts in found:
             metrics.count_windows(model.detector.bundle.name, verdicts)

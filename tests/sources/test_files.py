@@ -105,7 +105,7 @@ def test_a_table_without_entities_is_one_entity_and_a_long_hole_begins_a_new_ser
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("x.txt", b"1,2", "no data set that can be read"),
+        ("x.txt", b"1,2", "not in a format that can be read"),
         ("x.csv", b"time,cpu\n1,2\n", "has no column timestamp (it has time, cpu)"),
         ("x.csv", b"timestamp,entity\n1,a\n", "no column with a metric"),
         ("x.csv", b"timestamp,cpu\n1763769600000,high\n1763769601000,low\n", "The column cpu of x.csv is not numeric"),

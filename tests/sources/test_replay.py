@@ -9,6 +9,8 @@ import zlib
 import msgspec
 import numpy as np
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from service.clock import ManualClock, SystemClock
 from service.domain import Dataset, Schema, Series
@@ -180,3 +182,16 @@ async def test_the_agent_stops_when_asked(kafka_servers: str) -> None:
     stop = asyncio.Event()
     running = asyncio.create_task(run_agent(settings.kafka, hz=50, stop=stop, progress=lambda *_: stop.set()))
     assert await asyncio.wait_for(running, 10) == 1
+
+
+@pytest.mark.kafka
+async def test_the_agent_says_so_when_its_last_samples_are_refused(kafka_servers: str) -> None:
+    settings = kafka_settings(kafka_servers)
+    await create_topics(settings.kafka)
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_servers)
+    await admin.start()
+    topic = ConfigResource(ConfigResourceType.TOPIC, settings.kafka.topics.metrics, configs={"max.message.bytes": "100"})
+    await admin.alter_configs([topic])
+    await admin.close()
+    with pytest.raises(ConfigError, match="too large"):
+        await run_agent(settings.kafka, hz=20, seconds=0.05)  # one sample: the sender fails while the queue is drained

@@ -20,6 +20,7 @@ from service.errors import BrokerUnavailable, StoreUnavailable
 from service.observability.health import Health
 from service.observability.logging import get_logger
 from service.observability.metrics import Metrics
+from service.runtime import close_all
 from service.settings import KafkaSettings
 
 log = get_logger("store")
@@ -101,12 +102,7 @@ class StorePart:
 
     async def close(self) -> None:
         """Leave the group, close the store."""
-        await self._reader.close()
-        if self._marking is not None:
-            await self._marking.close()
-        if self._letters is not None:
-            await self._letters.close()
-        await self._store.close()
+        await close_all(*(each.close for each in (self._reader, self._marking, self._letters, self._store) if each is not None))
 
     async def _keep_words(self) -> bool:
         """Store what people said since. Nothing is committed for it: a restart hears every word again, and repeating is safe."""
@@ -142,7 +138,6 @@ class StorePart:
         return True
 
     def _poison(self, rejected: Rejected) -> None:
-        self._metrics.rejected.labels(rejected.reason).inc()
         log.warning("skipped a record", topic=rejected.record.topic, offset=rejected.record.offset, why=rejected.message)
         if self._letters is not None:
             self._letters.keep(rejected)
@@ -150,7 +145,6 @@ class StorePart:
     def refused(self, document: Mapping[str, Any], reason: str) -> None:
         """The store's word that it will never take this document: it is kept as a dead letter, and the others go on."""
         name = str(document["event"]["id"])  # of an alert, of what somebody said, or of a message
-        self._metrics.rejected.labels("document-refused").inc()
         log.error("document refused for good", id=name, why=reason)
         if self._letters is not None:
             record = Record(self._topic, 0, -1, 0, name.encode(), msgspec.json.encode(document))

@@ -25,7 +25,7 @@ from service.domain import Alert, Rejected
 from service.errors import BrokerUnavailable
 from service.observability.health import Health
 from service.observability.logging import get_logger
-from service.observability.metrics import Metrics
+from service.runtime import close_all
 from service.settings import KafkaSettings
 
 log = get_logger("notify")
@@ -43,7 +43,6 @@ class NotifyPart:
         journal: Journal,
         store: JournalStore,
         *,
-        metrics: Metrics,
         health: Health,
         watch: DataWatch | None = None,
     ) -> None:
@@ -56,7 +55,6 @@ class NotifyPart:
         self._service = service
         self._journal = journal
         self._store = store
-        self._metrics = metrics
         self._health = health
         self._turn = -1
         self._active = False
@@ -95,12 +93,8 @@ class NotifyPart:
         if self._watch is not None and self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
-            await self._watch.close()
-        await self._service.close()
-        await self._record()
-        await self._store.close()
-        await self._reader.close()
-        await self._control.close()
+        watch = [] if self._watch is None else [self._watch.close]
+        await close_all(*watch, self._service.close, self._record, self._store.close, self._reader.close, self._control.close)
 
     async def _take_over(self, turn: int) -> None:
         """After every rebalance: forget, and, if the partition is ours, continue from what the last notifier recorded."""
@@ -176,5 +170,4 @@ class NotifyPart:
         return "nothing to send" if unsent is None else f"to send from offset {unsent}"
 
     def _poison(self, rejected: Rejected) -> None:
-        self._metrics.rejected.labels(rejected.reason).inc()
         log.warning("alerts topic holds a record that is no alert; skipped", offset=rejected.record.offset, why=rejected.message)

@@ -1,1 +1,1 @@
-"""One file for each format of metrics message."""
+"""One file per format of metrics message."""

@@ -1,6 +1,6 @@
-"""The rules of a metrics message, one function a field: what it must be, and the sentence for what it is not.
+"""The rules of a metrics message, one function per field, each with the sentence that says what is wrong.
 
-Nothing here is fast; ``native`` reads good messages by itself and comes here for all others.
+Slow and complete: ``native`` reads valid messages by faster means and comes here for all others.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from service.domain import F32, Record, Schema
 from service.errors import InvalidMessage
 
 MAX_NAME = 256  # characters in an entity's name, a label's name or a label's value
-MAX_LABELS_TOGETHER = 2048  # characters of all labels of a message: they are kept for every entity
-# As milliseconds 1973 and 5138: a number outside this range is surely in another unit.
+MAX_LABELS_LENGTH = 2048  # characters of all labels of a message: they are kept per entity
+# The years 1973 and 5138: a number outside this range is not in milliseconds.
 EARLIEST_MS = 100_000_000_000
 LATEST_MS = 100_000_000_000_000
 _NOT_FINITE = re.compile(rb"NaN|Infinity|nan|inf").search
@@ -80,23 +80,23 @@ def entity_of(message: Mapping[str, Any], key: bytes | None) -> str:
 
 def timestamp_of(message: Mapping[str, Any]) -> int:
     """Event time in ms. Raises ``InvalidMessage``: ``bad-timestamp``."""
-    told = message.get("timestamp")
-    if isinstance(told, str):
+    value = message.get("timestamp")
+    if isinstance(value, str):
         try:
-            moment = datetime.fromisoformat(told)
+            moment = datetime.fromisoformat(value)
         except ValueError:
-            raise InvalidMessage("bad-timestamp", f"timestamp {told[:64]!r} is neither milliseconds nor ISO 8601.") from None
+            raise InvalidMessage("bad-timestamp", f"timestamp {value[:64]!r} is neither milliseconds nor ISO 8601.") from None
         if moment.tzinfo is None:
-            raise InvalidMessage("bad-timestamp", f"timestamp {told[:64]!r} has no time zone; end it with Z or an offset.")
+            raise InvalidMessage("bad-timestamp", f"timestamp {value[:64]!r} has no time zone; end it with Z or an offset.")
         return math.floor(moment.timestamp() * 1000 + 1e-6)
-    if told is None or isinstance(told, bool) or not isinstance(told, int | float):
-        raise InvalidMessage("bad-timestamp", f"timestamp is {_kind(told)}; it must be milliseconds or ISO 8601.")
-    # Clipped only so that it fits int64; check_time refuses it by its own sentence.
-    return int(max(-1, min(told, 2**62)))
+    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidMessage("bad-timestamp", f"timestamp is {_kind(value)}; it must be milliseconds or ISO 8601.")
+    # Clipped to fit int64; check_time refuses it.
+    return int(max(-1, min(value, 2**62)))
 
 
 def check_time(timestamp: int, record_timestamp: int, max_ahead_ms: int) -> None:
-    """Raises ``InvalidMessage`` for a time that cannot be: ``bad-timestamp``, ``too-far-ahead``."""
+    """Raises ``InvalidMessage`` for an impossible time: ``bad-timestamp``, ``too-far-ahead``."""
     if timestamp < 0:
         raise InvalidMessage("bad-timestamp", "timestamp is negative.")
     if timestamp < EARLIEST_MS:
@@ -104,8 +104,8 @@ def check_time(timestamp: int, record_timestamp: int, max_ahead_ms: int) -> None
     if timestamp > LATEST_MS:
         raise InvalidMessage("bad-timestamp", f"timestamp {timestamp} is after the year 5138; it must be milliseconds.")
     if timestamp > record_timestamp + max_ahead_ms:
-        ahead, most = (timestamp - record_timestamp) / 1000, max_ahead_ms / 1000
-        raise InvalidMessage("too-far-ahead", f"timestamp is {ahead:,.0f} s ahead of the record's own; {most:g} s are allowed.")
+        ahead, allowed = (timestamp - record_timestamp) / 1000, max_ahead_ms / 1000
+        raise InvalidMessage("too-far-ahead", f"timestamp is {ahead:,.0f} s ahead of the record's own; {allowed:g} s are allowed.")
 
 
 def values_of(message: Mapping[str, Any], schema: Schema) -> list[float | None]:
@@ -123,12 +123,12 @@ def values_of(message: Mapping[str, Any], schema: Schema) -> list[float | None]:
 
 
 def unnamed_metrics(dims: int) -> tuple[str, ...]:
-    """Names for metrics that nobody named."""
+    """The names of the metrics of an array."""
     return tuple(f"m{at:02d}" for at in range(dims))
 
 
 def values_by_name(message: Mapping[str, Any]) -> dict[str, float | None]:
-    """Values of a message whose schema nobody knows; those of an array are named m00, m01, …
+    """Values of a message without a known schema; those of an array are named m00, m01, …
 
     Raises ``InvalidMessage``: ``wrong-type``, ``not-finite``.
     """
@@ -150,31 +150,31 @@ def check_values(values: F32, schema: Schema) -> None:
         raise InvalidMessage("unknown-shape", f"values has none of the metrics that the model reads ({wanted}).")
 
 
-def labels_of(message: Mapping[str, Any], most: int) -> dict[str, str] | None:
+def labels_of(message: Mapping[str, Any], max_labels: int) -> dict[str, str] | None:
     """The labels, if any. Raises ``InvalidMessage``: ``wrong-type``, ``bad-labels``."""
     labels = message.get("labels")
     if labels is None:
         return None
     if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
         raise InvalidMessage("wrong-type", "labels must be an object of strings.")
-    if len(labels) > most:
-        raise InvalidMessage("bad-labels", f"The message has {len(labels)} labels; at most {most} are taken.")
-    if not labels_fit(labels, most):
-        sentence = f"A label's name or value is longer than {MAX_NAME} characters, or all of them than {MAX_LABELS_TOGETHER:,}."
+    if len(labels) > max_labels:
+        raise InvalidMessage("bad-labels", f"The message has {len(labels)} labels; at most {max_labels} are taken.")
+    if not labels_fit(labels, max_labels):
+        sentence = f"A label's name or value is longer than {MAX_NAME} characters, or all of them than {MAX_LABELS_LENGTH:,}."
         raise InvalidMessage("bad-labels", sentence)
     return labels
 
 
-def labels_fit(labels: Mapping[str, str], most: int) -> bool:
-    """Whether there are at most ``most`` labels, and neither one of them nor all together are too long."""
-    if len(labels) > most:
+def labels_fit(labels: Mapping[str, str], max_labels: int) -> bool:
+    """Whether there are at most ``max_labels``, none of them too long, nor all of them together."""
+    if len(labels) > max_labels:
         return False
-    together = 0
+    length = 0
     for name, value in labels.items():
         if len(name) > MAX_NAME or len(value) > MAX_NAME:
             return False
-        together += len(name) + len(value)
-    return together <= MAX_LABELS_TOGETHER
+        length += len(name) + len(value)
+    return length <= MAX_LABELS_LENGTH
 
 
 def _number(name: str, value: Any) -> float | None:

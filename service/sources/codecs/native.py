@@ -9,9 +9,9 @@
 missing metric is ``null`` or absent; metrics the schema does not know are ignored; ``labels`` and, when the record has a
 key, ``entity`` may be left out.
 
-Three readers, each for what the one before will not take: ``scanner`` reads whole batches of the ordinary form without the
-interpreter; msgspec with types generated from the schema reads all of JSON, message by message; and a plain one takes the
-rest. Only the plain one refuses a message, so every refusal has its own reason and sentence.
+Three readers, each for the messages that the one before leaves: ``scanner`` reads whole batches of the common form in compiled
+code; msgspec with types generated from the schema reads all of JSON, message by message; a plain reader takes the rest. Only
+the plain reader rejects a message, so every rejection has its own reason and sentence.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from service.domain import F32, I64, Record, Rejected, Sample, Samples, Schema
 from service.errors import InvalidMessage
 from service.settings import StreamSettings
+from service.sources.codecs.json_kernels import Bytes
 from service.sources.codecs.message import (
     EARLIEST_MS,
     LATEST_MS,
@@ -41,18 +42,19 @@ from service.sources.codecs.message import (
     timestamp_of,
     values_of,
 )
-from service.sources.codecs.scanner import LEFT, READ, Bytes, Scanner
+from service.sources.codecs.scanner import LEFT, READ, Scanner
 
 _decode_labels = msgspec.json.Decoder(dict[str, str]).decode
-_REMEMBERED_LABELS = 10_000  # the same holds for labels, which are shared by the samples that carry them
 _astuple = msgspec.structs.astuple
-_REMEMBERED_KEYS = 200_000  # beyond it the memory of keys is emptied and filled anew, so that random keys cannot fill the process
+# Both caches are emptied at their limit, so that random keys or labels cannot fill the memory.
+_MAX_CACHED_KEYS = 200_000
+_MAX_CACHED_LABELS = 10_000
 
 Fields = tuple[str, int, Sequence[float | None], Mapping[str, str] | None]  # entity, timestamp, values in order, labels
 
 
 class _Reader:
-    """The fast path of one schema."""
+    """The fast readers of one schema."""
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
@@ -70,7 +72,7 @@ class _Reader:
 
     def matrix(self, rows: Sequence[Sequence[float | None]]) -> F32:
         """Float32 (n, dims); None becomes NaN, and what is too large for float32 becomes infinite."""
-        try:  # four times faster than np.array, but does not know None
+        try:  # four times faster than np.array, but rejects None
             exact = np.frombuffer(b"".join([self._pack(*row) for row in rows]))
         except struct.error:
             exact = np.frombuffer(b"".join([self._packed(row) for row in rows]))
@@ -85,7 +87,7 @@ class _Reader:
 
 
 class _Columns:
-    """Samples of one schema: those that came scanned, and those that were read one by one."""
+    """Samples of one schema: first those that the scanner read, then those that were read one by one."""
 
     def __init__(self) -> None:
         self.at: list[int] = []
@@ -93,14 +95,15 @@ class _Columns:
         self.timestamps: list[int] = []
         self.values: list[Sequence[float | None]] = []
         self.labels: list[Mapping[str, str] | None] = []
-        self.scanned: tuple[I64, F32] | None = None  # the first of ``at``: timestamps and values
+        self.scanned: tuple[I64, F32] | None = None  # timestamps and values of the first of ``at``
 
     def append(self, at: int, fields: Fields) -> None:
+        entity, timestamp, values, labels = fields
         self.at.append(at)
-        self.entities.append(fields[0])
-        self.timestamps.append(fields[1])
-        self.values.append(fields[2])
-        self.labels.append(fields[3])
+        self.entities.append(entity)
+        self.timestamps.append(timestamp)
+        self.values.append(values)
+        self.labels.append(labels)
 
     def arrays(self, reader: _Reader) -> tuple[I64, F32]:
         """Timestamps, int64 (n,), and values, float32 (n, dims), of all samples."""
@@ -109,11 +112,12 @@ class _Columns:
         timestamps, values = np.array(self.timestamps, np.int64), reader.matrix(self.values)
         if self.scanned is None:
             return timestamps, values
-        return np.concatenate([self.scanned[0], timestamps]), np.concatenate([self.scanned[1], values])
+        scanned_timestamps, scanned_values = self.scanned
+        return np.concatenate([scanned_timestamps, timestamps]), np.concatenate([scanned_values, values])
 
 
 class NativeCodec:
-    """Reads metrics messages. ``schemas(entity)`` is the schema its model reads, or None where no model matches."""
+    """Reads metrics messages. ``schemas(entity)``: the schema of the entity's model, or None where no model matches."""
 
     name = "native"
 
@@ -122,11 +126,11 @@ class NativeCodec:
         self._limits = limits
         self._max_ahead_ms = int(limits.max_ahead_seconds * 1000)
         self._readers: dict[Schema, _Reader] = {}
-        self._known: dict[bytes, tuple[str, _Reader]] = {}
-        self._seen_labels: dict[bytes, Mapping[str, str]] = {}
+        self._by_key: dict[bytes, tuple[str, _Reader]] = {}  # entity and reader
+        self._cached_labels: dict[bytes, Mapping[str, str]] = {}
 
     def decode(self, records: Sequence[Record]) -> tuple[Sequence[Sample], list[Rejected]]:
-        """Samples in the records' order, and the records refused with their reasons. Never raises."""
+        """Samples in the records' order, and the rejected records with their reasons. Never raises."""
         rejected: list[Rejected] = []
         columns: dict[_Reader, _Columns] = defaultdict(_Columns)
         for at in self._scan(records, columns):
@@ -138,26 +142,29 @@ class NativeCodec:
                 except InvalidMessage as error:
                     rejected.append(Rejected(record, error.reason, str(error)))
                     continue
-            columns[read[0]].append(at, read[1])
+            reader, fields = read
+            columns[reader].append(at, fields)
         parts = [self._assemble(reader, column, records, rejected) for reader, column in columns.items()]
         if len(parts) == 1:
-            return parts[0][1], rejected
-        ordered = sorted(((at, sample) for ats, samples in parts for at, sample in zip(ats, samples, strict=True)), key=_position)
+            ((_, samples),) = parts
+            return samples, rejected
+        ordered = sorted(((at, sample) for ats, samples in parts for at, sample in zip(ats, samples, strict=True)), key=_place)
         return [sample for _, sample in ordered], rejected
 
     def _scan(self, records: Sequence[Record], columns: dict[_Reader, _Columns]) -> list[int]:
-        """Scan all records whose key was seen before; the places of those that are left to be read one by one."""
+        """Scan all records with a cached key; the places of those that must be read one by one."""
         left: list[int] = []
-        known, most = self._known, self._limits.max_message_bytes
+        by_key, max_bytes = self._by_key, self._limits.max_message_bytes
         groups = defaultdict[_Reader, tuple[list[int], list[str]]](lambda: ([], []))
         for at, record in enumerate(records):
-            told = known.get(record.key)  # type: ignore[arg-type]  # a null key is simply never known
-            if told is None or record.value is None or len(record.value) > most:
+            cached = by_key.get(record.key)  # type: ignore[arg-type]  # a null key is never cached
+            if cached is None or record.value is None or len(record.value) > max_bytes:
                 left.append(at)
             else:
-                places, entities = groups[told[1]]
+                entity, reader = cached
+                places, entities = groups[reader]
                 places.append(at)
-                entities.append(told[0])
+                entities.append(entity)
         for reader, (places, entities) in groups.items():
             left += self._scan_group(reader, places, entities, records, columns[reader])
         left.sort()
@@ -167,7 +174,7 @@ class NativeCodec:
         self, reader: _Reader, places: list[int], entities: list[str], records: Sequence[Record], column: _Columns
     ) -> list[int]:
         some = records if len(places) == len(records) else [records[at] for at in places]
-        keys: list[bytes] = [record.key for record in some]  # type: ignore[misc]  # all of them have one
+        keys: list[bytes] = [record.key for record in some]  # type: ignore[misc]  # all of them have a key
         states, timestamps, values, spans, text = reader.scanner.scan([record.value for record in some], keys)  # type: ignore[misc]
         labels = self._labels(spans, text, states)
         left: list[int] = []
@@ -181,29 +188,29 @@ class NativeCodec:
         return left
 
     def _labels(self, spans: I64, text: Bytes, states: NDArray[np.int8]) -> list[Mapping[str, str] | None]:
-        """Each sample's labels; one whose labels are not to be taken is marked as ``LEFT``."""
+        """Each sample's labels; a message whose labels are invalid is marked ``LEFT``."""
         labels: list[Mapping[str, str] | None] = [None] * len(spans)
         for at in np.flatnonzero((spans[:, 1] > 0) & (states == READ)).tolist():
-            told = text[spans[at, 0] : spans[at, 1]].tobytes()
-            taken = self._seen_labels.get(told)
-            if taken is None:
+            encoded = text[spans[at, 0] : spans[at, 1]].tobytes()
+            decoded = self._cached_labels.get(encoded)
+            if decoded is None:
                 try:
-                    taken = _decode_labels(told)
+                    decoded = _decode_labels(encoded)
                 except (msgspec.MsgspecError, UnicodeDecodeError):
-                    taken = None
-                if taken is None or not labels_fit(taken, self._limits.max_labels):
+                    decoded = None
+                if decoded is None or not labels_fit(decoded, self._limits.max_labels):
                     states[at] = LEFT
                     continue
-                if len(self._seen_labels) >= _REMEMBERED_LABELS:
-                    self._seen_labels.clear()
-                self._seen_labels[told] = taken
-            labels[at] = taken
+                if len(self._cached_labels) >= _MAX_CACHED_LABELS:
+                    self._cached_labels.clear()
+                self._cached_labels[encoded] = decoded
+            labels[at] = decoded
         return labels
 
     def _assemble(
         self, reader: _Reader, column: _Columns, records: Sequence[Record], rejected: list[Rejected]
     ) -> tuple[Sequence[int], Samples]:
-        """Columns of the samples that pass what is checked for all rows at once, in the records' order."""
+        """The samples that pass the checks of times and values, and their places; the others go to ``rejected``."""
         timestamps, values = column.arrays(reader)
         if column.scanned is not None and column.values:
             order = np.argsort(np.array(column.at), kind="stable")
@@ -211,7 +218,7 @@ class NativeCodec:
             for each in (column.at, column.entities, column.labels):
                 each[:] = [each[at] for at in order]
         kept = records if len(column.at) == len(records) else [records[at] for at in column.at]
-        # A record's own time is the producer's word too: cut off before anything is added to it, so that it cannot run over.
+        # A record's timestamp comes from the producer too: capped before the sum, which could overflow.
         latest = np.minimum(np.array([record.timestamp for record in kept], np.int64), LATEST_MS) + self._max_ahead_ms
         infinite, empty = np.isinf(values).any(axis=1), np.isnan(values).all(axis=1)
         outside = (timestamps < EARLIEST_MS) | (timestamps > np.minimum(latest, LATEST_MS))
@@ -240,12 +247,12 @@ class NativeCodec:
         return [column.at[at] for at in good], samples
 
     def _read_quickly(self, record: Record) -> tuple[_Reader, Fields] | None:
-        """Read a message of the ordinary form whose key was seen before; None for every other."""
+        """Read a message of the common form with a cached key; None for every other."""
         value = record.value
-        known = self._known.get(record.key)  # type: ignore[arg-type]  # a null key is simply never known
-        if known is None or value is None or len(value) > self._limits.max_message_bytes:
+        cached = self._by_key.get(record.key)  # type: ignore[arg-type]  # a null key is never cached
+        if cached is None or value is None or len(value) > self._limits.max_message_bytes:
             return None
-        entity, reader = known
+        entity, reader = cached
         try:
             message = reader.decode(value)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -262,14 +269,14 @@ class NativeCodec:
         return reader, (entity, message.timestamp, values, labels)
 
     def _read_plainly(self, record: Record) -> tuple[_Reader, Fields]:
-        """Read one message without shortcuts. Raises ``InvalidMessage`` with the reason."""
+        """Read one message by the rules of ``message``. Raises ``InvalidMessage`` with the reason."""
         message = parse(record, self._limits.max_message_bytes)
         entity = entity_of(message, record.key)
         reader = self._reader_of(entity)
         if record.key is not None:
-            if len(self._known) >= _REMEMBERED_KEYS:
-                self._known.clear()
-            self._known[record.key] = (entity, reader)
+            if len(self._by_key) >= _MAX_CACHED_KEYS:
+                self._by_key.clear()
+            self._by_key[record.key] = (entity, reader)
         labels = labels_of(message, self._limits.max_labels)
         return reader, (entity, timestamp_of(message), values_of(message, reader.schema), labels)
 
@@ -282,5 +289,6 @@ class NativeCodec:
         return self._readers[schema]
 
 
-def _position(item: tuple[int, Sample]) -> int:
-    return item[0]
+def _place(item: tuple[int, Sample]) -> int:
+    place, _ = item
+    return place

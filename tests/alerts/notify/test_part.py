@@ -70,7 +70,7 @@ def part(kafka: KafkaSettings, server: HttpReceiver, metrics: Metrics) -> Notify
         on_outcome=lambda name, outcome: metrics.notifications.labels(name, outcome).inc(),
         retry_wait=(0.05, 0.2),
     )
-    return NotifyPart(kafka, service, journal, NotifyJournal(kafka), metrics=metrics, health=Health(SystemClock()))
+    return NotifyPart(kafka, service, journal, NotifyJournal(kafka), health=Health(SystemClock()))
 
 
 async def _until(count: int, server: HttpReceiver) -> None:
@@ -114,6 +114,24 @@ async def test_what_a_dying_notifier_owed_is_told_by_the_next_under_the_same_key
     assert server.requests[0].body == server.requests[1].body
     assert [request.json["alerts"][0]["status"] for request in server.requests[1:3]] == ["firing", "resolved"]
     assert metrics.notifications.labels("hook", "sent")._value.get() == 2
+
+
+async def test_a_record_that_is_no_alert_is_passed_over_and_no_dead_letter_is_counted(kafka: KafkaSettings) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers)
+    await producer.start()
+    await producer.send_and_wait(kafka.topics.alerts, b"no alert", partition=0)
+    await producer.stop()
+    await publish(kafka, life("host-1")[:2])
+    metrics = Metrics()
+    async with http_receiver() as server:
+        notify = part(kafka, server, metrics)
+        await notify.start()
+        work = asyncio.create_task(notify.run())
+        await _until(1, server)
+        notify.request_stop()
+        await work
+        await notify.close()
+    assert b"tidewatch_records_dead_lettered_total{" not in metrics.exposition()
 
 
 async def test_a_notifier_that_was_fenced_tells_nobody_until_it_took_over_again(kafka: KafkaSettings) -> None:

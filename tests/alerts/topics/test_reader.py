@@ -298,7 +298,8 @@ async def test_what_will_never_be_stored_lies_in_the_dead_letter_before_anything
     kafka = kafka.model_copy(update={"topics": kafka.topics.model_copy(update={"dead_letter": dead})})
     settings, metrics = ElasticsearchSettings(url=elasticsearch_url, index_prefix=kafka.topics.alerts), Metrics()
     store = ElasticsearchAlertStore(settings, on_refused=lambda document, why: part.refused(document, why))
-    part: StorePart = StorePart(kafka, store, metrics=metrics, health=Health(SystemClock()), letters=DeadLetterWriter(kafka))
+    letters_writer = DeadLetterWriter(kafka, on_written=metrics.count_dead_letters)
+    part: StorePart = StorePart(kafka, store, metrics=metrics, health=Health(SystemClock()), letters=letters_writer)
     await part.start()
     task = asyncio.create_task(part.run())
     await producer.send_and_wait(kafka.topics.alerts, b"no alert", partition=0)
@@ -310,6 +311,9 @@ async def test_what_will_never_be_stored_lies_in_the_dead_letter_before_anything
     letters = await read_all(kafka.bootstrap_servers, dead)
     reasons = [dict(letter.headers)["tidewatch.reason"] for letter in letters]
     assert reasons == [b"not-an-alert", b"document-refused", b"document-refused"]  # the alert's state and its event
+    counted = metrics.exposition().decode()
+    assert 'tidewatch_records_dead_lettered_total{reason="not-an-alert"} 1.0' in counted
+    assert 'tidewatch_records_dead_lettered_total{reason="document-refused"} 2.0' in counted
     assert letters[0].value == b"no alert"
     assert [msgspec.json.decode(letter.value or b"")["tidewatch"]["entity"] for letter in letters[1:]] == ["bad", "bad"]
     history = AlertHistory(settings)
