@@ -1,1 +1,1 @@
-"""Windows over every entity's series, and the scoring part that reads like the drawing."""
+"""Sliding windows over every entity, and the scoring part."""

@@ -1,8 +1,8 @@
-"""Large arrays that are used again.
+"""A pool of large arrays.
 
-The windows of a batch are some tens of megabytes. Asked of the operating system anew for each batch and given back after it, they
-cost more time in page faults than all detectors together (docs/performance.md). So their memory is lent, and comes home by
-itself when the last array that looks at it is gone.
+The windows of a batch take some tens of megabytes. Allocated for each batch and freed after it, they cost more time in page faults
+than all detectors together (docs/performance.md). So their memory is pooled: a block returns to the pool by itself when the last
+array that refers to it is gone.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ Bytes = NDArray[np.uint8]
 
 
 class ArrayPool:
-    """Blocks of ``size`` bytes; at most ``most_kept`` of those that came home are kept. Safe to use from several threads."""
+    """Blocks of ``size`` bytes; at most ``max_free`` returned ones are kept. Safe to use from several threads."""
 
-    def __init__(self, size: int, most_kept: int) -> None:
+    def __init__(self, size: int, max_free: int) -> None:
         self._size = size
-        self._most_kept = most_kept
-        self._home: list[Bytes] = []
+        self._max_free = max_free
+        self._free: list[Bytes] = []
 
-    def lend(self) -> Bytes:
-        """uint8 (size,), not cleared: one that came home, or a new one, which takes up memory only where it is written."""
+    def borrow(self) -> Bytes:
+        """uint8 (size,), not cleared: a returned block, or a new one, which takes up memory only where it is written."""
         try:
-            block = self._home.pop()
+            block = self._free.pop()
         except IndexError:
             block = np.empty(self._size, np.uint8)
-        return np.asarray(_Lent(block, self))
+        return np.asarray(_Loan(block, self))
 
-    def take_back(self, block: Bytes) -> None:
-        """Keep it for the next borrower, if there is room."""
-        if len(self._home) < self._most_kept:
-            self._home.append(block)
+    def return_block(self, block: Bytes) -> None:
+        """Keep the block for the next borrower, if there is room."""
+        if len(self._free) < self._max_free:
+            self._free.append(block)
 
 
-class _Lent:
-    """What every array that looks at a block holds on to, as its base; its end is the end of the loan."""
+class _Loan:
+    """The base of every array that refers to a block; when it is deleted, the block returns to its pool."""
 
     __slots__ = ("__array_interface__", "_block", "_owner")
 
@@ -48,4 +48,4 @@ class _Lent:
         self._owner = owner
 
     def __del__(self) -> None:
-        self._owner.take_back(self._block)
+        self._owner.return_block(self._block)

@@ -1,5 +1,5 @@
-"""From records to the windows that are due, in a thread of its own: whatever a batch holds, the event loop stays free for
-heartbeats, and the batch before is scored meanwhile."""
+"""From records to due windows, in one thread of its own: the event loop stays free for heartbeats, and the batch before is scored
+meanwhile."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Result = TypeVar("Result")
 
 
 class IntakeResult(msgspec.Struct, frozen=True):
-    """What a batch brought: the windows that came due, the records refused, by partition where it goes on, and who was forgotten
-    for having been silent (model, partition, entity).
+    """The result of one batch: windows that came due, rejected records, the commit of each partition, and the entities that expired
+    (model, partition, entity).
 
-    All of it is as of this batch; the windows themselves may have gone on with the next one.
+    It holds no reference to the windows, which the next batch may already change.
     """
 
     due: list[tuple[Model, WindowBatch]]
@@ -32,7 +32,7 @@ class IntakeResult(msgspec.Struct, frozen=True):
 
 
 class Intake:
-    """Decodes records and slides windows over them, one batch after the other."""
+    """Decodes records and feeds them to the windows, one batch after the other."""
 
     def __init__(self, codec: Codec, models: Models) -> None:
         self._codec = codec
@@ -40,15 +40,15 @@ class Intake:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="intake")
 
     async def process(self, batch: RecordBatch) -> IntakeResult:
-        """The batch's windows. Never while windows are dropped or filled anew."""
+        """Decode and feed a batch. Must not overlap ``release`` or a refill; the caller serialises them."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._process, batch)
 
     async def run_between_batches(self, function: Callable[..., Result], *arguments: object) -> Result:
-        """Do something with the windows between two batches."""
+        """Call ``function`` in the intake's thread, where no batch is being processed."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
     def close(self) -> None:
-        """Let the thread go."""
+        """Stop the thread, after what it is working on."""
         self._thread.shutdown(wait=False)
 
     def _process(self, batch: RecordBatch) -> IntakeResult:
@@ -63,11 +63,10 @@ class Intake:
         return IntakeResult(due, new, self._commits(batch), expired)
 
     def _commits(self, batch: RecordBatch) -> dict[int, Commit]:
-        """Where each partition of the batch goes on, and the oldest record that its windows still need; nothing while it is
-        being refilled."""
-        behind: dict[int, int] = {record.partition: record.offset + 1 for record in batch.records}
+        """By partition: the next offset, and the oldest one that windows still need; left out while the partition is refilled."""
+        next_offset: dict[int, int] = {record.partition: record.offset + 1 for record in batch.records}
         commits = {}
-        for partition, offset in behind.items():
+        for partition, offset in next_offset.items():
             if offset > batch.resume_at[partition]:
                 needed = [model.processor.oldest_offset(partition) for model in self._models.all]
                 commits[partition] = Commit(offset, min((one for one in needed if one is not None), default=None))
@@ -75,5 +74,5 @@ class Intake:
 
 
 def _is_new(item: Rejected, batch: RecordBatch) -> bool:
-    """False for a record that only refilled windows: it was set aside when it was first read."""
+    """False for a record that only refilled windows: it was dead-lettered when it was first read."""
     return item.record.offset >= batch.resume_at.get(item.record.partition, 0)

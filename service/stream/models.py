@@ -10,13 +10,12 @@ from service.detectors.window_scorer import WindowScorer
 from service.domain import Sample, Schema
 from service.stream.processor import StreamProcessor
 
-# How many entity names are remembered with their model; beyond that the memory is emptied and filled anew.
-_REMEMBERED = 200_000
+_MAX_CACHED_ENTITIES = 200_000  # the cache is emptied at its limit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """One bundle at work: its schema, the windows it slides over its entities, and its detector."""
+    """One bundle in use: its schema, the windows of its entities, and its detector."""
 
     name: str
     schema: Schema
@@ -25,22 +24,22 @@ class Model:
 
 
 class Models:
-    """The rules of the settings, in order: the first glob that matches an entity's name says which model serves it."""
+    """The rules of ``models`` in the settings, in order: the first glob that matches an entity decides which model serves it."""
 
     def __init__(self, rules: Sequence[tuple[str, Model]]) -> None:
         self._rules = tuple(rules)
-        self._of: dict[str, Model | None] = {}
+        self._cache: dict[str, Model | None] = {}
         self.all: tuple[Model, ...] = tuple(dict.fromkeys(model for _, model in rules))
 
     def of(self, entity: str) -> Model | None:
         """The model that serves ``entity``, or None when no rule matches it."""
         try:
-            return self._of[entity]
+            return self._cache[entity]
         except KeyError:
-            if len(self._of) >= _REMEMBERED:
-                self._of.clear()
+            if len(self._cache) >= _MAX_CACHED_ENTITIES:
+                self._cache.clear()
             found = next((model for glob, model in self._rules if fnmatch.fnmatchcase(entity, glob)), None)
-            self._of[entity] = found
+            self._cache[entity] = found
             return found
 
     def schema_of(self, entity: str) -> Schema | None:

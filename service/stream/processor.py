@@ -1,4 +1,4 @@
-"""From samples to the windows that are due: names, partitions and limits around the pure windows."""
+"""From samples to due windows: adds entity names, partitions, labels, limits and expiry to the pure windows."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _NO_LABELS: Mapping[str, str] = {}
 
 
 class StreamCounts(msgspec.Struct, frozen=True):
-    """Totals since the start: rows dropped as too late or seen before, runs ended by a long gap, windows that came due
-    with too little in them, entities forgotten because they were silent, and entities known now and at most."""
+    """Totals since the start: rows dropped as too late or as duplicates, runs ended by a long gap, windows below ``min_coverage``,
+    and entities expired for silence; then the entities known now and their limit."""
 
     late: int
     duplicate: int
@@ -36,8 +36,9 @@ class StreamProcessor:
     """Slides windows over every entity of one model. The semantics are those of ``windows.py``.
 
     An entity belongs to the partition it was first seen on. Memory: ``Shape.bytes_per_slot`` for each of at most
-    ``max_entities`` entities, whatever their number of rows. When all places are taken, newcomers are refused, and those who fell
-    silent before they ever filled a window are forgotten at once: made-up names cannot keep the places, nor push out who has one.
+    ``max_entities`` entities, whatever their number of rows. When all slots are in use, samples of new entities are rejected, and
+    entities that fell silent before they filled a window expire early. So invented names neither keep slots nor evict entities
+    that have one.
     """
 
     def __init__(
@@ -62,43 +63,43 @@ class StreamProcessor:
             lateness=min(window, int(settings.allowed_lateness_seconds * 1000) // schema.interval_ms),
             min_coverage=settings.min_coverage,
         )
-        # An entity silent for more than max_gap begins a new run anyway, so forgetting it changes nothing.
-        self._broken_rows = shape.max_gap + shape.lateness + 1
-        self._idle_rows = max(int(settings.idle_after_seconds * 1000) // schema.interval_ms, self._broken_rows)
-        self._full = False  # somebody was refused a place
+        # After more than max_gap silent rows a new run begins anyway, so expiry after that changes no window.
+        self._run_ended_rows = shape.max_gap + shape.lateness + 1
+        self._idle_rows = max(int(settings.idle_after_seconds * 1000) // schema.interval_ms, self._run_ended_rows)
+        self._full = False  # the newest sample of a new entity was rejected: no free slot
         self._settings = settings
-        self._windows = Windows(shape, most_slots=settings.max_entities, early=early)
+        self._windows = Windows(shape, max_slots=settings.max_entities, early=early)
         self._slots: dict[str, int] = {}
         self._entities: list[str] = []  # by slot
-        # The newest of each entity that has some, also from before a restart, of entities not seen since. By name and not by slot:
-        # they are asked for while the next batch is taken in.
+        # The newest labels of each entity, also those restored for entities not seen since. By name and not by slot: they are read
+        # while the next batch is processed.
         self._labels: dict[str, Mapping[str, str]] = {}
         self._newest_row: dict[int, int] = {}  # by partition: partitions may be replayed at different speeds
         self._swept_at: dict[int, int] = {}
-        self._expired = 0
-        self._silent: list[tuple[int, str]] = []
+        self._expired_count = 0
+        self._expired_entities: list[tuple[int, str]] = []
 
     @property
     def counts(self) -> StreamCounts:
-        """What became of the samples so far."""
+        """Totals since the start."""
         counts = self._windows.counts
         return StreamCounts(
             late=int(counts[LATE]),
             duplicate=int(counts[DUPLICATE]),
             gap_resets=int(counts[RESETS]),
             low_coverage=int(counts[LOW_COVERAGE]),
-            expired=self._expired,
+            expired=self._expired_count,
             entities=len(self._slots),
             max_entities=self._settings.max_entities,
         )
 
     @property
     def windows(self) -> Windows:
-        """The windows by slot. To be read only, and by whoever ``add`` waits for."""
+        """The windows by slot. Read-only, and never while ``add`` runs."""
         return self._windows
 
     def entity_of(self, slot: int) -> str:
-        """Who has a slot."""
+        """The entity of a slot."""
         return self._entities[slot]
 
     def slot_of(self, entity: str, partition: int) -> int | None:
@@ -107,14 +108,14 @@ class StreamProcessor:
         return slot if slot is not None and self._windows.heads[slot, PARTITION] == partition else None
 
     def newest_row(self, partition: int) -> int | None:
-        """The newest row of a partition; what claims to be from the future moves it no further than to now."""
+        """The newest row of a partition, at most the present one: samples from the future do not move it further."""
         return self._newest_row.get(partition)
 
     def max_records_for(self, nbytes: int) -> int:
-        """How many records make due windows of so many bytes; at least one. Where all metrics of all entities jump from row to row
-        that is so as well (the windows that follow early ones fall on those rows, too), elsewhere they make fewer."""
+        """How many records make at most ``nbytes`` of windows due; at least one. Counts the worst case, in which every row ends as
+        many early windows as it may."""
         shape = self._windows.shape
-        return max(nbytes // shape.bytes_per_window, 1) * shape.stride // self._windows.most_per_stride
+        return max(nbytes // shape.bytes_per_window, 1) * shape.stride // self._windows.max_due_per_stride
 
     @property
     def nbytes(self) -> int:
@@ -122,7 +123,7 @@ class StreamProcessor:
         return self._windows.nbytes
 
     def add(self, samples: Sequence[Sample], resume_at: Mapping[int, int]) -> tuple[list[WindowBatch], list[Rejected]]:
-        """Take samples in arrival order; give the windows that came due and the samples refused.
+        """Feed samples in arrival order; the windows that came due, and the rejected samples.
 
         Samples before their partition's ``resume_at`` only refill. Reasons: ``split-entity``, ``too-many-entities``.
         """
@@ -130,16 +131,17 @@ class StreamProcessor:
             return [], []
         columns = Samples.of(self.schema, samples)
         partitions = np.array([record.partition for record in columns.records], np.int64)
-        taken = self._take(columns, partitions, resume_at)
-        # Only now: whoever is in this batch is as new as his last row in it, and what he led to is told before he is forgotten.
+        due_and_rejected = self._feed(columns, partitions, resume_at)
+        # Expire after processing, so that rows in this batch refresh their entity first and its windows are emitted before it is
+        # dropped.
         self._expire_idle(partitions, columns.rows)
-        return taken
+        return due_and_rejected
 
-    def _take(self, columns: Samples, partitions: I64, resume_at: Mapping[int, int]) -> tuple[list[WindowBatch], list[Rejected]]:
+    def _feed(self, columns: Samples, partitions: I64, resume_at: Mapping[int, int]) -> tuple[list[WindowBatch], list[Rejected]]:
         slots, rejected = self._find_slots(columns, partitions)
-        chosen = slots >= 0
-        if not chosen.all():
-            columns, partitions, slots = _chosen(columns, chosen), partitions[chosen], slots[chosen]
+        accepted = slots >= 0
+        if not accepted.all():
+            columns, partitions, slots = _select(columns, accepted), partitions[accepted], slots[accepted]
             if not len(columns):
                 return [], rejected
         if columns.labels is not None:
@@ -149,10 +151,10 @@ class StreamProcessor:
         return [self._batch(part, columns.records[0].topic) for part in due], rejected
 
     def drop_partitions(self, partitions: Collection[int]) -> list[str]:
-        """Forget every entity of partitions that another process took over; their names."""
+        """Drop every entity of these partitions; their names."""
         dropped: list[str] = []
         for partition in partitions:
-            dropped += self._forget(np.flatnonzero(self._windows.heads[:, PARTITION] == partition).tolist())
+            dropped += self._close(np.flatnonzero(self._windows.heads[:, PARTITION] == partition).tolist())
             self._newest_row.pop(partition, None)
             self._swept_at.pop(partition, None)
         return dropped
@@ -162,48 +164,47 @@ class StreamProcessor:
         return self._labels.get(entity, _NO_LABELS)
 
     def restore_labels(self, entity: str, labels: Mapping[str, str]) -> None:
-        """Labels from before a restart: they hold until a message brings newer ones."""
+        """Set labels from a state record: they apply until a sample brings newer ones."""
         self._labels[entity] = labels
 
     def drop_restored_labels(self, entities: Collection[str]) -> None:
-        """Drop labels from before a restart of entities that were not seen since."""
+        """Drop the restored labels of entities that were not seen since."""
         for entity in entities:
             if entity not in self._slots:
                 self._labels.pop(entity, None)
 
     def take_expired(self) -> list[tuple[int, str]]:
-        """The entities forgotten for their silence since this was last asked, each behind its partition."""
-        expired, self._silent = self._silent, []
+        """The entities that expired since the last call, as (partition, entity)."""
+        expired, self._expired_entities = self._expired_entities, []
         return expired
 
     def oldest_offset(self, partition: int) -> int | None:
-        """The oldest record of this partition that windows still need; None when none is. Cheap enough for every commit."""
+        """The oldest offset of this partition that windows still need, None when none is. Cheap enough for every commit."""
         return self._windows.oldest_offset(partition)
 
     def _find_slots(self, columns: Samples, partitions: I64) -> tuple[I64, list[Rejected]]:
-        """The slot of each sample, -1 where it is refused."""
+        """The slot of each sample, -1 where it is rejected; and the rejected samples."""
         known = self._slots
         slots = np.array([known.get(entity, -1) for entity in columns.entities], np.int64)
         rejected: list[Rejected] = []
         for at in np.flatnonzero(slots < 0).tolist():
-            slot = self._slot_of(columns.entities[at], int(partitions[at]))
+            slot = self._find_or_open(columns.entities[at], int(partitions[at]))
             if slot is None:
-                most = self._settings.max_entities
-                sentence = f"{most:,} entities are followed already, which is stream.max_entities."
+                sentence = f"{self._settings.max_entities:,} entities are followed already, which is stream.max_entities."
                 rejected.append(Rejected(columns.records[at], "too-many-entities", sentence))
             else:
                 slots[at] = slot
-        home = self._windows.heads[slots, PARTITION] if len(self._windows.heads) else partitions
-        for at in np.flatnonzero((home != partitions) & (slots >= 0)).tolist():
+        owners = self._windows.heads[slots, PARTITION] if len(self._windows.heads) else partitions
+        for at in np.flatnonzero((owners != partitions) & (slots >= 0)).tolist():
             sentence = (
-                f"The entity {columns.entities[at]!r} is also on partition {home[at]}; give its messages one key, so that they"
+                f"The entity {columns.entities[at]!r} is also on partition {owners[at]}; give its messages one key, so that they"
                 " all go to one partition."
             )
             rejected.append(Rejected(columns.records[at], "split-entity", sentence))
             slots[at] = -1
         return slots, rejected
 
-    def _slot_of(self, entity: str, partition: int) -> int | None:
+    def _find_or_open(self, entity: str, partition: int) -> int | None:
         slot = self._slots.get(entity)
         if slot is not None:
             return slot
@@ -218,11 +219,11 @@ class StreamProcessor:
         return slot
 
     def _expire_idle(self, partitions: I64, rows: I64) -> None:
-        """Forget entities that are far behind their partition's newest row, looking again each tenth of that distance; and where
-        places are wanting also those that broke off before they ever filled a window.
+        """Expire entities whose newest row is ``_idle_rows`` behind their partition's; checked each tenth of that distance. When
+        all slots are in use, also those that fell silent before they filled a window.
 
-        What claims to be from the future moves nobody: a producer whose clock is wrong stamps its records wrongly too, and
-        would make everybody else look silent.
+        Samples from the future do not move the partition's newest row: a producer whose clock is wrong would make all other
+        entities look silent.
         """
         now = self._clock.now_ms() // self.schema.interval_ms
         latest = now + int(self._settings.max_ahead_seconds * 1000) // self.schema.interval_ms
@@ -236,12 +237,12 @@ class StreamProcessor:
             silent = head[:, NEWEST] < newest - self._idle_rows
             if self._full:
                 unfilled = head[:, NEWEST] - head[:, START] + 1 < self._windows.shape.window
-                silent |= unfilled & ((head[:, NEWEST] < newest - self._broken_rows) | (head[:, NEWEST] > latest))
+                silent |= unfilled & ((head[:, NEWEST] < newest - self._run_ended_rows) | (head[:, NEWEST] > latest))
             idle = np.flatnonzero((head[:, PARTITION] == partition) & silent)
-            self._expired += len(idle)
-            self._silent += [(partition, entity) for entity in self._forget(idle.tolist())]
+            self._expired_count += len(idle)
+            self._expired_entities += [(partition, entity) for entity in self._close(idle.tolist())]
 
-    def _forget(self, slots: Sequence[int]) -> list[str]:
+    def _close(self, slots: Sequence[int]) -> list[str]:
         names = [self._entities[slot] for slot in slots]
         for slot, name in zip(slots, names, strict=True):
             del self._slots[name]
@@ -280,8 +281,8 @@ def rows_to_samples(rows: NDArray[Any], schema: Schema, *, entity: str, first_ro
     return Samples(schema, [entity] * len(values), times, numbers, values, records)
 
 
-def _chosen(columns: Samples, chosen: Mask) -> Samples:
-    at = np.flatnonzero(chosen).tolist()
+def _select(columns: Samples, accepted: Mask) -> Samples:
+    at = np.flatnonzero(accepted).tolist()
     return Samples(
         columns.schema,
         [columns.entities[i] for i in at],

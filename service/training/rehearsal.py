@@ -16,7 +16,7 @@ from service.detectors.windowing.early_windows import MOST_EARLY, early_windows
 from service.domain import F32, F64, I64, Alert, Mask, Series, Status, WindowBatch, phase_of
 from service.rarity import rarity
 from service.settings import Settings
-from service.stream.window_buffers import due_places
+from service.stream.window_buffers import due_mask
 
 CHUNK = 2048  # windows per batch
 
@@ -90,7 +90,7 @@ def due_rows(bundle: Bundle, entity: str, first_row: int, values: F32) -> I64:
     if jump is not None:
         filled, mask = carry_forward(values)
         table = jump.tables.get(entity, 0)
-        due = due_places(filled, mask, phase, table, bundle.stride, jump.inverse, jump.threshold, MOST_EARLY)
+        due = due_mask(filled, mask, phase, table, bundle.stride, jump.inverse, jump.threshold, MOST_EARLY)
     places: I64 = np.flatnonzero(due)
     return places[np.searchsorted(places, bundle.window - 1) :]
 

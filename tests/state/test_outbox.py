@@ -20,7 +20,7 @@ from service.local.stack import LocalStack
 from service.settings import Settings
 from service.state import entity_records, takeover, transactions
 from service.state.dead_letter import TRUNCATED
-from service.state.entity_records import BUCKETS, PAGE_BYTES, StateBook, bucket_of
+from service.state.entity_records import BUCKETS, PAGE_BYTES, EntityRecords, bucket_of
 from service.state.topics import create_topics
 from service.state.transactions import PartitionOutcome, TransactionalOutbox
 from tests.sources.rig import kafka_settings
@@ -267,14 +267,14 @@ async def test_an_outage_ends_the_wait_and_taking_over_shows_what_arrived(own_st
 
 
 def test_only_the_buckets_that_changed_are_written() -> None:
-    book = StateBook()
+    book = EntityRecords()
     names = [f"host-{at}" for at in range(3000)]
     records = book.change(0, {name: msgspec.msgpack.encode(name) for name in names})
     assert set(records) == {b"%05d" % bucket_of(name) for name in names}
     changed = book.change(0, {"host-7": msgspec.msgpack.encode(7)})
     assert list(changed) == [b"%05d" % bucket_of("host-7")]
     known = {key: value for key, value in (records | changed).items() if value is not None}
-    other = StateBook()
+    other = EntityRecords()
     assert other.load(0, known) == {name: msgspec.msgpack.encode(7 if name == "host-7" else name) for name in names}
     assert sorted(other.entities(0)) == sorted(names)
     alone = [name for name in names if sum(bucket_of(name) == bucket_of(other) for other in names) == 1]
@@ -288,7 +288,7 @@ def test_names_chosen_to_fall_into_one_bucket_make_no_record_too_large(monkeypat
     monkeypatch.setattr(entity_records, "BUCKETS", 1000)  # such names are then found sooner
     names = [name for at in range(400_000) if bucket_of(name := f"host-{at}") == 7]
     chance = random.Random(3)
-    book, held, topic = StateBook(), dict[str, bytes](), dict[bytes, bytes]()
+    book, held, topic = EntityRecords(), dict[str, bytes](), dict[bytes, bytes]()
     for _ in range(300):
         memories: dict[str, bytes | None] = {}
         for name in chance.sample(names, 20):
@@ -302,12 +302,12 @@ def test_names_chosen_to_fall_into_one_bucket_make_no_record_too_large(monkeypat
                 topic[key] = value
         held = {name: memory for name, memory in (held | memories).items() if memory is not None}
     assert len(topic) > 5
-    again = StateBook()
+    again = EntityRecords()
     assert again.load(0, topic) == held
     assert sorted(again.entities(0)) == sorted(held)
     one = next(iter(held))
     assert again.change(0, {one: held[one]}).keys() == {key for key, value in topic.items() if one.encode() in value}
-    large = StateBook().change(0, {names[0]: msgspec.msgpack.encode(bytes(3 * PAGE_BYTES)), names[1]: b"\x00"})
+    large = EntityRecords().change(0, {names[0]: msgspec.msgpack.encode(bytes(3 * PAGE_BYTES)), names[1]: b"\x00"})
     assert sorted(len(value or b"") > PAGE_BYTES for value in large.values()) == [False, True]
 
 
@@ -325,5 +325,5 @@ def test_entities_of_one_bucket_come_due_on_the_same_rows() -> None:
 )
 def test_a_state_that_cannot_be_read_ends_the_process_with_a_sentence(value: bytes) -> None:
     with pytest.raises(Stop, match="The state of partition 3") as error:
-        StateBook().load(3, {b"0001": value})
+        EntityRecords().load(3, {b"0001": value})
     assert "kafka.topics.state" in error.value.hint

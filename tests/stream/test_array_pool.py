@@ -15,35 +15,35 @@ def address(array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> int:
 
 
 def test_a_block_comes_home_only_when_the_last_array_that_looks_at_it_is_gone() -> None:
-    buffers = ArrayPool(4096, most_kept=2)
-    first = buffers.lend()
+    buffers = ArrayPool(4096, max_free=2)
+    first = buffers.borrow()
     at = address(first)
     view = first[100:200].view(np.float32)
     view[:] = 7.0
     del first
     gc.collect()
-    second = buffers.lend()
+    second = buffers.borrow()
     assert address(second) != at
     assert (view == 7.0).all()
     del view
     gc.collect()
-    assert address(buffers.lend()) == at
+    assert address(buffers.borrow()) == at
 
 
 def test_no_more_blocks_are_kept_than_was_said() -> None:
-    buffers = ArrayPool(1 << 12, most_kept=1)
-    lent = [buffers.lend() for _ in range(3)]
+    buffers = ArrayPool(1 << 12, max_free=1)
+    lent = [buffers.borrow() for _ in range(3)]
     homes = {address(one) for one in lent}
     del lent
     gc.collect()
-    again = [buffers.lend() for _ in range(3)]
+    again = [buffers.borrow() for _ in range(3)]
     assert len(again) == 3
-    assert len(buffers._home) == 0
+    assert len(buffers._free) == 0
     assert address(again[0]) in homes
 
 
 def test_windows_somebody_still_looks_at_are_not_written_over() -> None:
-    windows = Windows(Shape(dims=3, window=4, stride=1), most_slots=1)
+    windows = Windows(Shape(dims=3, window=4, stride=1), max_slots=1)
     slot = windows.open(phase=0, partition=0)
     assert slot is not None
     held = []

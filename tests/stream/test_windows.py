@@ -15,7 +15,7 @@ from service.stream.windows import Due, Shape, Windows
 
 def feed(shape: Shape, rows: str, *, phase: int = 0, resume_at: int = 0, step: int = 1000) -> tuple[list[str], Windows]:
     """Feed rows (numbers divided by blanks) to one slot; the value of row r is r % 10, its offset the place in ``rows``."""
-    windows = Windows(shape, most_slots=1)
+    windows = Windows(shape, max_slots=1)
     slot = windows.open(phase=phase, partition=0)
     assert slot == 0
     numbers = [int(row) for row in rows.split()]
@@ -117,7 +117,7 @@ def test_a_row_from_before_the_run_is_late() -> None:
 
 
 def test_a_metric_never_seen_in_this_run_is_nan_and_one_seen_before_is_carried() -> None:
-    windows = Windows(Shape(2, window=3, stride=1), most_slots=1)
+    windows = Windows(Shape(2, window=3, stride=1), max_slots=1)
     slot = windows.open(phase=0, partition=0)
     assert slot == 0
     nan = np.nan
@@ -135,7 +135,7 @@ def test_records_before_resume_at_only_refill() -> None:
 
 
 def test_a_window_names_the_records_that_reproduce_it() -> None:
-    windows = Windows(Shape(1, window=3, stride=1, max_gap=2), most_slots=1)
+    windows = Windows(Shape(1, window=3, stride=1, max_gap=2), max_slots=1)
     windows.open(phase=0, partition=0)
     zeros = np.zeros(4, np.int64)
     (due,) = windows.push(zeros, np.array([0, 1, 3, 4]), np.array([40, 41, 45, 49]), np.ones((4, 1), np.float32), zeros)
@@ -165,7 +165,7 @@ def test_windows_of_many_rows_survive_the_end_of_the_tape() -> None:
 
 def test_more_windows_than_one_batch_holds_come_in_several() -> None:
     shape = Shape(2, window=4, stride=1)
-    windows = Windows(shape, most_slots=1, batch_bytes=5 * 4 * 2 * 10)
+    windows = Windows(shape, max_slots=1, batch_bytes=5 * 4 * 2 * 10)
     windows.open(phase=0, partition=0)
     zeros = np.zeros(64, np.int64)
     due = windows.push(zeros, np.arange(64), np.arange(64), np.ones((64, 2), np.float32), zeros)
@@ -174,7 +174,7 @@ def test_more_windows_than_one_batch_holds_come_in_several() -> None:
 
 
 def test_slots_are_bounded_and_used_again() -> None:
-    windows = Windows(Shape(1, window=2, stride=1), most_slots=2)
+    windows = Windows(Shape(1, window=2, stride=1), max_slots=2)
     assert [windows.open(phase=0, partition=at) for at in (0, 1, 2)] == [0, 1, None]
     one = np.ones(1, np.int64)
     windows.push(one, one, one * 7, np.ones((1, 1), np.float32), one)
@@ -187,7 +187,7 @@ def test_slots_are_bounded_and_used_again() -> None:
 
 def test_memory_is_what_the_shape_says() -> None:
     shape = Shape(8, window=100, stride=10, max_gap=5)
-    windows = Windows(shape, most_slots=1000)
+    windows = Windows(shape, max_slots=1000)
     for _ in range(1000):
         windows.open(phase=0, partition=0)
     tapes = (windows._head, windows._values, windows._mask, windows._offsets)

@@ -133,7 +133,7 @@ def run(
 ) -> tuple[list[Window], Windows]:
     """Feed the arrivals from ``begin`` on; the offset of one is its place in the list."""
     early = EarlyWindows(np.full((1, shape.dims), UNIT, np.float32), beyond) if beyond is not None else None
-    windows = Windows(shape, most_slots=3, early=early)
+    windows = Windows(shape, max_slots=3, early=early)
     for entity in range(3):
         assert windows.open(phase=entity, partition=0) == entity
     out: list[Window] = []

@@ -31,7 +31,7 @@ def standing(windows: Windows, slots: I64, moves: Mask, filled: Mask) -> tuple[U
     window, dims = windows.shape.window, windows.shape.dims
     states, since = np.full((len(slots), dims), MOVES, np.uint8), np.zeros((len(slots), dims), np.int64)
     if moves.any() or filled.any():
-        look_back(slots, moves, filled, window, least_observed_rows(window), *windows.tapes, states, since)
+        look_back(slots, moves, filled, window, least_observed_rows(window), *windows.buffers, states, since)
     return states, since
 
 

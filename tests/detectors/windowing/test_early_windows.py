@@ -8,7 +8,7 @@ import pytest
 from service.detectors.features.scaler import Scaler
 from service.detectors.windowing.early_windows import MOST_EARLY, EarlyWindows, early_windows, learn_mean_change
 from service.domain import F32, Series, phase_of
-from service.stream.window_buffers import due_places
+from service.stream.window_buffers import due_mask
 from service.stream.windows import Shape, Windows
 
 WINDOW, STRIDE = 40, 10
@@ -25,7 +25,7 @@ def learned(*series: Series, share: float = 0.05, stride: int = STRIDE) -> tuple
 
 def due(values: F32, told: EarlyWindows, entity: str = "a") -> list[int]:
     seen, table = np.isfinite(values), told.tables.get(entity, 0)
-    due = due_places(values, seen, phase_of(entity), table, STRIDE, told.inverse, told.threshold, MOST_EARLY)
+    due = due_mask(values, seen, phase_of(entity), table, STRIDE, told.inverse, told.threshold, MOST_EARLY)
     return np.flatnonzero(due).tolist()
 
 
@@ -85,12 +85,12 @@ def test_the_stream_looks_where_evaluation_looks(gaps: float) -> None:
     values = noise(3000, seed=3)
     values[1000:1500] *= 3
     values[np.random.default_rng(4).random(values.shape) < gaps] = np.nan
-    windows = Windows(Shape(6, window=WINDOW, stride=STRIDE), most_slots=1, early=told)
+    windows = Windows(Shape(6, window=WINDOW, stride=STRIDE), max_slots=1, early=told)
     windows.open(phase=phase_of("a"), partition=0)
     rows, zeros = np.arange(3000), np.zeros(3000, np.int64)
     ends = [end for part in windows.push(zeros, rows, rows, values, zeros) for end in part.end_rows.tolist()]
     filled = np.where(np.isfinite(values), values, np.float32(0))  # what is carried is not looked at
     seen = np.isfinite(values)
-    expected = np.flatnonzero(due_places(filled, seen, phase_of("a"), 0, STRIDE, told.inverse, told.threshold, MOST_EARLY))
+    expected = np.flatnonzero(due_mask(filled, seen, phase_of("a"), 0, STRIDE, told.inverse, told.threshold, MOST_EARLY))
     assert ends == expected[expected >= WINDOW - 1].tolist()
     assert len(ends) > 330

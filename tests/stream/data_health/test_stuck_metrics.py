@@ -18,7 +18,7 @@ Rows = list[float | None]  # NaN: a null; None: no row
 
 def fed(rows: Rows, window: int, *, max_gap: int = 3) -> Windows:
     """One entity's rows, the first of them row 100."""
-    windows = Windows(Shape(1, window=window, stride=1, max_gap=max_gap, slack=2), most_slots=1)
+    windows = Windows(Shape(1, window=window, stride=1, max_gap=max_gap, slack=2), max_slots=1)
     windows.open(phase=0, partition=0)
     at = [place for place, value in enumerate(rows) if value is not None]
     values: F32 = np.array([[rows[place]] for place in at], np.float32).reshape(len(at), 1)
