@@ -21,7 +21,7 @@ from service.alerts.topics import deliveries
 from service.alerts.topics.transitions import decode_transition, encode_transition
 from service.domain import Status
 from service.settings import DataHealthSettings, EpisodeSettings
-from service.state.entity_records import StateBook
+from service.state.entity_records import EntityRecords
 from service.state.health_topic import read_report
 from tests.alerts.makers import drawn, life
 
@@ -75,7 +75,7 @@ def test_commands_are_read_and_keep_their_keys() -> None:
 
 def test_the_open_episode_in_an_entity_s_state_is_read_and_goes_on() -> None:
     records = {key.encode(): base64.b64decode(value) for key, value in WRITTEN["entity_state"].items()}
-    (encoded,) = StateBook().load(0, records).values()
+    (encoded,) = EntityRecords().load(0, records).values()
     before = msgspec.msgpack.decode(encoded)[3]
     state = msgspec.convert(before, EpisodeState)
     assert_kept(before, msgspec.to_builtins(state))
