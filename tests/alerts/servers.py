@@ -19,6 +19,7 @@ class Request(msgspec.Struct):
 
     headers: dict[str, str]
     body: bytes
+    target: str = ""  # path and query
 
     @property
     def json(self) -> Any:
@@ -55,7 +56,7 @@ class HttpReceiver:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:] if line)}
             body = await reader.readexactly(int(headers.get("content-length", "0")))
-            self.requests.append(Request(headers, body))
+            self.requests.append(Request(headers, body, head[0].split(" ")[1]))
             now = self.script.pop(0) if self.script else self.otherwise
             if now.kind == "hang":
                 await self._released.wait()
