@@ -8,8 +8,8 @@ from typing import Literal
 
 import structlog
 
-_NOISY = ("aiokafka", "elastic_transport", "elasticsearch", "httpx", "httpcore", "matplotlib", "asyncio", "uvicorn")
-
+_NOISY = ("aiokafka", "elastic_transport", "elasticsearch", "httpx", "matplotlib", "asyncio", "uvicorn")
+_SECRETIVE = ("httpcore",)  # at debug it logs response headers, and a redirect's Location repeats the webhook's secret URL
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
 Form = Literal["auto", "pretty", "json"]
@@ -35,6 +35,8 @@ def configure_logging(level: Level, form: Form) -> None:
     root.setLevel(threshold)
     for name in _NOISY:
         logging.getLogger(name).setLevel(threshold if level == "debug" else max(threshold, logging.WARNING))
+    for name in _SECRETIVE:
+        logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

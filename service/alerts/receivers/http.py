@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -16,12 +15,21 @@ from pydantic import SecretStr
 from service.errors import ConfigError, DeliveryFailed, DeliveryRefused
 from service.settings import reveal
 
-WORDS_KEPT = 120
-SECRET_LENGTH = 5
+ANSWER_LENGTH = 120
+SECRET_LENGTH = 5  # shorter pieces of a URL are no secrets, and redacting them would garble an answer
 
 
-def _drop(_record: logging.LogRecord) -> bool:
-    return False
+class SecretURL(httpx.URL):
+    """A URL that prints without its path and query, which for an incoming webhook are the secret.
+
+    httpx logs the URL of every request. To silence its logger would change the logging of the process that uses the library.
+    """
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.netloc.decode()}/***"
+
+    def __repr__(self) -> str:
+        return f"SecretURL({str(self)!r})"
 
 
 class Post:
@@ -46,12 +54,10 @@ class Post:
             raise ConfigError(
                 f"The receiver {name!r} needs an https URL with a host.", hint="Set allow_http for it only on a network you trust."
             )
-        # httpx logs every request's whole URL, which for an incoming webhook is the secret itself.
-        logging.getLogger("httpx").addFilter(_drop)
         self._name = name
         self._url = revealed
         self._host = parts.hostname
-        # a webhook's secret is a part of its path or query; longest first, so that no rest of one stays
+        # A server may repeat parts of the URL in its answer. Longest first, so that no rest of one stays.
         pieces = {piece for piece in re.split(r"[/?&=]", f"{parts.path}?{parts.query}") if len(piece) >= SECRET_LENGTH}
         self._secrets = sorted(pieces, key=len, reverse=True)
         self._client = httpx.AsyncClient(timeout=timeout, follow_redirects=False, transport=transport)
@@ -59,7 +65,9 @@ class Post:
     async def send(self, body: bytes, headers: Mapping[str, str]) -> None:
         """One attempt. 2xx is delivered; 408, 425, 429 and 5xx raise ``DeliveryFailed``; everything else ``DeliveryRefused``."""
         try:
-            response = await self._client.post(self._url, content=body, headers=dict(headers))
+            request = self._client.build_request("POST", self._url, content=body, headers=dict(headers))
+            request.url = SecretURL(request.url)
+            response = await self._client.send(request)
         except httpx.InvalidURL:
             raise DeliveryRefused(f"{self._name}: its URL is not usable.") from None
         except httpx.HTTPError as error:  # from None: the chained request would carry the URL into a traceback
@@ -71,8 +79,8 @@ class Post:
             raise DeliveryFailed(f"{self._name}: {self._host} answered {status}.", retry_after=retry_after(response.headers))
         if 300 <= status < 400:
             raise DeliveryRefused(f"{self._name}: {self._host} answered {status}; redirects are not followed.")
-        said = self._without_secrets(" ".join(response.text.split()))[:WORDS_KEPT]
-        raise DeliveryRefused(f"{self._name}: {self._host} answered {status}{': ' + said if said else ''}.")
+        answer = self._without_secrets(" ".join(response.text.split()))[:ANSWER_LENGTH]
+        raise DeliveryRefused(f"{self._name}: {self._host} answered {status}{': ' + answer if answer else ''}.")
 
     async def close(self) -> None:
         """Close the connections."""
@@ -86,14 +94,14 @@ class Post:
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
     """Seconds named by a ``Retry-After`` header (a number or a date), or ``None``."""
-    told = headers.get("retry-after")
-    if told is None:
+    value = headers.get("retry-after")
+    if value is None:
         return None
     try:
-        return max(0.0, float(told))
+        return max(0.0, float(value))
     except ValueError:
         pass
     try:
-        return max(0.0, (parsedate_to_datetime(told) - (now or datetime.now(UTC))).total_seconds())
+        return max(0.0, (parsedate_to_datetime(value) - (now or datetime.now(UTC))).total_seconds())
     except (ValueError, TypeError):
         return None
