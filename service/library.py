@@ -25,7 +25,7 @@ from service.errors import ConfigError
 from service.progress import Progress, silent
 from service.settings import Settings, settings_from
 from service.stream.models import Model
-from service.stream.processor import rows_to_samples
+from service.stream.samples import rows_to_samples
 from service.training.train import train
 
 KEYS = ("window_size", "stride", "interval_seconds", "metrics", "entity", "bundle", "learn_rows")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from service.clock import Clock, SystemClock
 from service.detectors.windowing.early_windows import EarlyWindows
-from service.domain import I64, Mask, Record, Rejected, Sample, Samples, Schema, WindowBatch, phase_of
+from service.domain import I64, Rejected, Sample, Samples, Schema, WindowBatch, phase_of
 from service.settings import StreamSettings
+from service.stream.samples import select
 from service.stream.window_buffers import DUPLICATE, EMPTY, LATE, LOW_COVERAGE, NEWEST, PARTITION, RESETS, START
 from service.stream.windows import Due, Shape, Windows
 
@@ -141,7 +140,7 @@ class StreamProcessor:
         slots, rejected = self._find_slots(columns, partitions)
         accepted = slots >= 0
         if not accepted.all():
-            columns, partitions, slots = _select(columns, accepted), partitions[accepted], slots[accepted]
+            columns, partitions, slots = select(columns, accepted), partitions[accepted], slots[accepted]
             if not len(columns):
                 return [], rejected
         if columns.labels is not None:
@@ -265,33 +264,6 @@ class StreamProcessor:
             last_offsets=due.last_offsets,
             labels=tuple([self._labels.get(name, _NO_LABELS) for name in entities]),
         )
-
-
-def rows_to_samples(rows: NDArray[Any], schema: Schema, *, entity: str, first_row: int = 0) -> Samples:
-    """Rows without a topic as samples of one entity, one grid row after the other from ``first_row`` on.
-
-    ``rows`` is (dims,) or (n, dims), NaN where missing. Raises ``ValueError`` for any other shape.
-    """
-    values = np.atleast_2d(np.asarray(rows, np.float32))
-    if values.ndim != 2 or values.shape[1] != schema.dims:
-        raise ValueError(f"each item must be ({schema.dims},) or (n, {schema.dims}), not {np.shape(rows)}")
-    numbers = np.arange(first_row, first_row + len(values), dtype=np.int64)
-    times = numbers * schema.interval_ms
-    records = [Record("", 0, int(at), int(time), None, None) for at, time in zip(numbers, times, strict=True)]
-    return Samples(schema, [entity] * len(values), times, numbers, values, records)
-
-
-def _select(columns: Samples, accepted: Mask) -> Samples:
-    at = np.flatnonzero(accepted).tolist()
-    return Samples(
-        columns.schema,
-        [columns.entities[i] for i in at],
-        columns.timestamps[at],
-        columns.rows[at],
-        columns.values[at],
-        [columns.records[i] for i in at],
-        None if columns.labels is None else [columns.labels[i] for i in at],
-    )
 
 
 def _resume_column(partitions: I64, resume_at: Mapping[int, int]) -> I64:

@@ -66,8 +66,7 @@ class ScoringPart:
         self._clock = clock
         self._acknowledgements = acknowledgements
         self._control = control
-        self._reporter = Reporter(settings, models, self._intake, self._source, reports, clock=clock)
-        self._reporting: asyncio.Task[None] | None = None
+        self._reporter = Reporter(settings, models, self._intake, self._source, reports, health=health, clock=clock)
         self._skipped: Counter[str] = Counter()
         self._expired = 0
         self._warn_again_at = 0.0
@@ -80,7 +79,6 @@ class ScoringPart:
         await self._outbox.start()
         await self._reporter.start()
         await self._source.start()
-        self._reporting = asyncio.create_task(self._reporter.run(), name="reporting")
 
     async def run(self) -> None:
         """Work until asked to stop. Behind, a batch is committed while the next one is scored and the one after that decoded.
@@ -114,9 +112,6 @@ class ScoringPart:
 
     async def close(self) -> None:
         """Leave the group and disconnect."""
-        if self._reporting is not None:
-            self._reporting.cancel()
-            await asyncio.gather(self._reporting, return_exceptions=True)
         await self._reporter.close()
         await self._source.close()
         await self._outbox.close()

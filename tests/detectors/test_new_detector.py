@@ -13,7 +13,7 @@ from service.detectors.bundle import save_bundle
 from service.domain import F32, Dataset, Schema, Series, Verdict
 from service.settings import Settings
 from service.stream.models import Model
-from service.stream.processor import rows_to_samples
+from service.stream.samples import rows_to_samples
 from service.training.train import train
 
 ONE_FILE = '''

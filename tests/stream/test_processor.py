@@ -11,7 +11,8 @@ from service.clock import ManualClock
 from service.detectors.windowing.early_windows import EarlyWindows
 from service.domain import Record, Sample, Samples, Schema, WindowBatch
 from service.settings import StreamSettings
-from service.stream.processor import StreamProcessor, rows_to_samples
+from service.stream.processor import StreamProcessor
+from service.stream.samples import rows_to_samples
 
 SCHEMA = Schema(("cpu", "mem"), 1000)
 

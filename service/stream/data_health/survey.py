@@ -1,7 +1,7 @@
-"""Who of a partition is silent, which metrics stand still or are empty: one look at everybody, in small pieces. Pure.
+"""Which entities of a partition are silent, and which metrics are constant or all null: one pass over all slots, in chunks. Pure.
 
-What was said before is said until the contrary is seen. A window that begins anew, or that a restart could not refill, says
-nothing about what it held: whoever was named stays named until it sends again, moves again, or is forgotten for its silence.
+A finding of the former report is kept until it is refuted. A window that begins a new run, or that a restart could not refill,
+proves nothing, so an entity stays named until it sends again, its metric varies again, or it expires.
 """
 
 from __future__ import annotations
@@ -13,39 +13,40 @@ import numpy as np
 
 from service.domain import I64, HealthItem, HealthItems, HealthReport, Mask
 from service.settings import DataHealthSettings
-from service.stream.data_health.stuck_metrics import FEW, NULLS, STILL, UNKNOWN, standing
+from service.stream.data_health.stuck_metrics import ALL_NULL, CONSTANT, TOO_FEW, UNKNOWN, stuck_states
 from service.stream.models import Model, Models
 from service.stream.window_buffers import EMPTY, NEWEST, PARTITION
 
-MOST_NAMED = 100  # of each list
-PIECE = 1024  # slots looked at between two batches: a millisecond, or, where all of 38 metrics stand still, some ten
+MAX_NAMED = 100  # of each list
+CHUNK_SLOTS = 1024  # between two batches: takes 1 ms, or 10 ms where all of 38 metrics are constant
 
-# What keeps somebody named who was: the states that are no proof of the contrary.
-_STAYS = {"still": {STILL, UNKNOWN, FEW}, "empty": {NULLS, UNKNOWN}}
+# The lists of a report: their state, and the states that do not refute an item named before.
+_STATE_OF = {"still": CONSTANT, "empty": ALL_NULL}
+_NOT_REFUTED = {"still": {CONSTANT, UNKNOWN, TOO_FEW}, "empty": {ALL_NULL, UNKNOWN}}
 
 
 @dataclass
 class Tally:
-    """The oldest of a kind so far, and how many there are of it."""
+    """How many items of a kind there are, and the oldest of them."""
 
     count: int = 0
     oldest: list[HealthItem] = field(default_factory=list)
 
     def add(self, count: int, some: Iterable[HealthItem]) -> None:
-        """``count`` more, the oldest of which are ``some``."""
+        """Add ``count`` items, the oldest of which are ``some``."""
         self.count += count
-        self.oldest = sorted([*self.oldest, *some], key=_age)[:MOST_NAMED]
+        self.oldest = sorted([*self.oldest, *some], key=_by_age)[:MAX_NAMED]
 
 
-def _age(one: HealthItem) -> tuple[int, str, str]:
+def _by_age(one: HealthItem) -> tuple[int, str, str]:
     return one.since, one.entity, one.metric
 
 
 @dataclass
 class Survey:
-    """One look at one partition. ``latest``: what its time (event time, ms) would be now had rows gone on to come; None: unknown.
+    """One pass over one partition. ``latest``: the event time (ms) that rows arriving now would have; None: unknown.
 
-    Call ``look`` for each of ``pieces``, then ``settle``, all of it where nothing else uses the windows.
+    Call ``scan`` for each of ``chunks``, then ``merge``; nothing else may use the windows meanwhile.
     """
 
     models: Models
@@ -57,76 +58,78 @@ class Survey:
     empty: Tally = field(default_factory=Tally)
     _masks: dict[str, tuple[Mask, Mask]] = field(default_factory=dict)
 
-    def pieces(self) -> Iterator[tuple[Model, int]]:
-        """The pieces of everybody, each a model and the first of its slots."""
+    def chunks(self) -> Iterator[tuple[Model, int]]:
+        """The chunks of all slots, each as a model and its first slot."""
         for model in self.models.all:
-            for begin in range(0, len(model.processor.windows.heads), PIECE):
+            for begin in range(0, len(model.processor.windows.heads), CHUNK_SLOTS):
                 yield model, begin
 
-    def look(self, model: Model, begin: int) -> None:
-        """Take in one piece."""
+    def scan(self, model: Model, begin: int) -> None:
+        """Survey one chunk."""
         windows, interval = model.processor.windows, model.schema.interval_ms
-        head = windows.heads[begin : begin + PIECE]
+        head = windows.heads[begin : begin + CHUNK_SLOTS]
         slots: I64 = np.flatnonzero((head[:, PARTITION] == self.partition) & (head[:, NEWEST] != EMPTY)) + begin
         newest = windows.heads[slots, NEWEST] * interval
         self._add(self.silent, model, slots, None, newest, newest < self._silent_before(model))
         moves, filled = self._watched(model)
-        states, since = standing(windows, slots, moves, filled)
-        for tally, state in ((self.still, STILL), (self.empty, NULLS)):
+        states, since = stuck_states(windows, slots, moves, filled)
+        for tally, state in ((self.still, CONSTANT), (self.empty, ALL_NULL)):
             at, metric = np.nonzero(states == state)
             self._add(tally, model, slots[at], metric, since[at, metric] * interval, np.ones(len(at), np.bool_))
 
-    def settle(self, before: HealthReport, met: set[str], *, unmet_are_gone: bool) -> tuple[Mapping[str, HealthItems], set[str]]:
-        """The lists by name, and who of those named ``before`` is gone: known once (``met``) and no more. Nobody knows where the
-        others are, until that is so long ago that they are gone too."""
-        gone: set[str] = set()
+    def merge(self, former: HealthReport, seen: set[str], *, unseen_expired: bool) -> tuple[Mapping[str, HealthItems], set[str]]:
+        """The lists by name, and the entities named in ``former`` that have expired: those we had ``seen`` and no longer know.
+
+        The others may still send; ``unseen_expired`` says that they have had the time to, and have expired too.
+        """
+        expired: set[str] = set()
         lists: dict[str, HealthItems] = {}
         for name, tally, watched in (
             ("silent", self.silent, self.settings.max_entity_silence_seconds is not None),
             ("still", self.still, self.settings.still_metrics),
             ("empty", self.empty, self.settings.empty_metrics),
         ):
-            known: HealthItems = getattr(before, name)
+            known: HealthItems = getattr(former, name)
             kept: dict[tuple[str, str], HealthItem] = {}
-            unseen = 0
+            uncounted = 0  # kept items that this survey did not find itself
             for one in known.named if watched else ():
-                stays, seen = self._stays(name, one)
-                if stays is None and (unmet_are_gone or one.entity in met):
-                    gone.add(one.entity)
-                elif stays is None or stays:
+                holds, counted = self._still_holds(name, one)
+                if holds is None and (unseen_expired or one.entity in seen):
+                    expired.add(one.entity)
+                elif holds is None or holds:
                     kept[one.entity, one.metric] = one
-                    unseen += not seen
+                    uncounted += not counted
             new = [one for one in tally.oldest if (one.entity, one.metric) not in kept]
-            named = [*sorted(kept.values(), key=_age), *new][:MOST_NAMED]
-            lists[name] = HealthItems(tuple(named), tally.count + unseen)
-        return lists, gone
+            named = [*sorted(kept.values(), key=_by_age), *new][:MAX_NAMED]
+            lists[name] = HealthItems(tuple(named), tally.count + uncounted)
+        return lists, expired
 
     def knows(self, entity: str) -> bool:
-        """Whether somebody's rows are held here."""
-        return self._place(entity) is not None
+        """Whether the entity has a slot in this partition."""
+        return self._find(entity) is not None
 
-    def _place(self, entity: str) -> tuple[Model, int] | None:
+    def _find(self, entity: str) -> tuple[Model, int] | None:
         model = self.models.of(entity)
         slot = None if model is None else model.processor.slot_of(entity, self.partition)
         return None if model is None or slot is None else (model, slot)
 
-    def _stays(self, name: str, one: HealthItem) -> tuple[bool | None, bool]:
-        """Whether somebody named before stays so, None where nothing is known of the entity; and whether ``look`` saw it too."""
-        place = self._place(one.entity)
-        if place is None:
+    def _still_holds(self, name: str, one: HealthItem) -> tuple[bool | None, bool]:
+        """Whether an item named before still holds, None where the entity is unknown; and whether ``scan`` counted it too."""
+        found = self._find(one.entity)
+        if found is None:
             return None, False
-        model, slot = place
+        model, slot = found
         if name == "silent":
             newest = int(model.processor.windows.heads[slot, NEWEST]) * model.schema.interval_ms
             return newest <= one.since, newest <= one.since and newest < self._silent_before(model)
         if one.metric not in model.schema.metrics:
             return False, False
-        states, _ = standing(model.processor.windows, np.array([slot], np.int64), *self._watched(model))
+        states, _ = stuck_states(model.processor.windows, np.array([slot], np.int64), *self._watched(model))
         state = int(states[0, model.schema.metrics.index(one.metric)])
-        return state in _STAYS[name], state == {"still": STILL, "empty": NULLS}[name]
+        return state in _NOT_REFUTED[name], state == _STATE_OF[name]
 
     def _silent_before(self, model: Model) -> int:
-        """Who has no row since this time is silent; and nobody is before a second row of his is wanting."""
+        """An entity without a row since this time is silent; only after it has missed at least two intervals."""
         if self.latest is None or self.settings.max_entity_silence_seconds is None:
             return EMPTY
         return self.latest - max(round(self.settings.max_entity_silence_seconds * 1000), 2 * model.schema.interval_ms)
@@ -143,8 +146,8 @@ class Survey:
     def _add(self, tally: Tally, model: Model, slots: I64, metrics: I64 | None, since: I64, chosen: Mask) -> None:
         at = np.flatnonzero(chosen)
         count = len(at)
-        if count > MOST_NAMED:
-            at = at[np.argpartition(since[at], MOST_NAMED)[:MOST_NAMED]]
+        if count > MAX_NAMED:
+            at = at[np.argpartition(since[at], MAX_NAMED)[:MAX_NAMED]]
         tally.add(count, [
             HealthItem(
                 model.processor.entity_of(int(slots[i])),

@@ -11,11 +11,12 @@ import msgspec
 import pytest
 
 from service.app import build_model
-from service.clock import ManualClock
+from service.clock import ManualClock, SystemClock
 from service.detectors.bundle import Bundle
 from service.detectors.windowing.metric_activity import MetricActivity
 from service.domain import HealthItem, HealthItems, HealthReport, Record
 from service.errors import BrokerUnavailable
+from service.observability.health import Health
 from service.settings import Settings
 from service.sources.base import RecordBatch
 from service.sources.codecs.message import encode
@@ -36,6 +37,7 @@ class Kept:
     def __init__(self) -> None:
         self.newest_of: dict[int, HealthReport] = {}
         self.away = False
+        self.defect: Exception | None = None
         self.writes = 0
 
     async def start(self) -> None:
@@ -47,6 +49,8 @@ class Kept:
     async def write(self, reports: Collection[HealthReport]) -> None:
         if self.away:
             raise BrokerUnavailable("Kafka is away.")
+        if self.defect is not None:
+            raise self.defect
         self.writes += 1
         for report in reports:
             again = msgspec.json.decode(msgspec.json.encode(report), type=HealthReport)
@@ -73,7 +77,9 @@ class Worker:
         self.models = Models([("*", build_model(replace(bundle, metric_activity=usual, trained_at=77), settings))])
         self.models.all[0].processor._clock = clock
         self.intake = Intake(NativeCodec(self.models.schema_of, settings.stream), self.models)
-        self.reporter = Reporter(settings, self.models, self.intake, self, kept, clock=clock)
+        self.health = Health(SystemClock())
+        self.health.beat("scoring", ready=True)
+        self.reporter = Reporter(settings, self.models, self.intake, self, kept, health=self.health, clock=clock)
         self.reporter.begin_ownership([0])
 
     def refilled(self) -> dict[int, int]:
@@ -153,12 +159,12 @@ async def test_our_own_being_late_makes_nobody_silent(worker: Worker) -> None:
     worker.offset, worker.behind = worker.offset + 1, 10  # reading on, with more to come
     assert (await worker.report()).silent.count == 0
     worker.kept.away = True
-    task, began = asyncio.create_task(worker.reporter.run()), worker.clock.now_ms()
+    began = worker.clock.now_ms()
+    await worker.reporter.start()
     while worker.clock.now_ms() < began + 600_000:  # the reporter's own sleep moves it
         await asyncio.sleep(0.001)
     worker.kept.away = False
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await worker.reporter.close()
     told = await worker.report()
     assert told.silent.count == 0, "Kafka was away, so nothing could come"
 
@@ -248,8 +254,8 @@ async def test_late_samples_are_counted_from_when_the_partition_was_taken(worker
 
 
 async def test_of_many_the_oldest_are_named_and_all_are_counted(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(survey, "MOST_NAMED", 5)
-    monkeypatch.setattr(survey, "PIECE", 4)
+    monkeypatch.setattr(survey, "MAX_NAMED", 5)
+    monkeypatch.setattr(survey, "CHUNK_SLOTS", 4)
     names = [f"host-{number:02}" for number in range(20)]
     await worker.send(range(30), sending(names))
     for number in range(12):  # one after the other breaks off
@@ -278,3 +284,19 @@ async def test_nothing_is_said_of_a_partition_that_goes_while_it_is_looked_at(
     monkeypatch.setattr(worker.intake, "run_between_batches", run_then_drop)
     await worker.reporter.report(worker.kept)
     assert worker.kept.newest_of == {}
+
+
+async def test_a_reporter_that_fails_turns_its_part_red_and_reports_again(worker: Worker) -> None:
+    await worker.send(range(100), {"a": {}})
+    worker.kept.defect = RuntimeError("a defect")
+    await worker.reporter.start()
+    async with asyncio.timeout(30):
+        while worker.health.ready():
+            await asyncio.sleep(0.001)
+        assert "data-health reports" in str(worker.health.describe()["scoring"])
+        assert "a defect" in str(worker.health.describe()["scoring"])
+        worker.kept.defect = None
+        while not (worker.health.ready() and worker.kept.newest_of):
+            await asyncio.sleep(0.001)
+    assert worker.kept.newest_of[0].taken == 100
+    await worker.reporter.close()

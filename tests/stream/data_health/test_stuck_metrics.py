@@ -1,4 +1,4 @@
-"""How metrics stand, read from the tapes, against the rows as they came; and by the words that training used."""
+"""The states of metrics, read from the window buffers, against the rows as they came; and by the rules of training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from service.detectors.windowing.metric_activity import count_activity, least_observed_rows
 from service.domain import F32, Series
-from service.stream.data_health.stuck_metrics import FEW, MOVES, NULLS, STILL, UNKNOWN, standing
+from service.stream.data_health.stuck_metrics import ALL_NULL, CONSTANT, TOO_FEW, UNKNOWN, VARIES, stuck_states
 from service.stream.windows import Shape, Windows
 
 ALL = np.ones(1, np.bool_)
@@ -27,36 +27,36 @@ def fed(rows: Rows, window: int, *, max_gap: int = 3) -> Windows:
     return windows
 
 
-def stands(rows: Rows, window: int) -> tuple[int, int]:
-    states, since = standing(fed(rows, window), np.zeros(1, np.int64), ALL, ALL)
+def state_of(rows: Rows, window: int) -> tuple[int, int]:
+    states, since = stuck_states(fed(rows, window), np.zeros(1, np.int64), ALL, ALL)
     return int(states[0, 0]), int(since[0, 0])
 
 
 def test_a_metric_that_stops_moving_is_still_once_the_window_is_full_of_it() -> None:
-    assert stands([1, 2, 3, 3, 3], 4) == (MOVES, 0)
-    assert stands([1, 2, 3, 3, 3, 3], 4) == (STILL, 102)
-    assert stands([1.0, 2.0, *[3.0] * 20], 4)[1] > 102  # as far as the tape reaches: nothing is kept for this
-    assert stands([3, 3, 3], 4) == (FEW, 0)
-    assert stands([3, np.nan, None, 3], 4) == (STILL, 100)  # half of the window is enough
-    assert stands([3, 4, np.nan, None, None, 4], 4) == (FEW, 0)
+    assert state_of([1, 2, 3, 3, 3], 4) == (VARIES, 0)
+    assert state_of([1, 2, 3, 3, 3, 3], 4) == (CONSTANT, 102)
+    assert state_of([1.0, 2.0, *[3.0] * 20], 4)[1] > 102  # as far as the buffer reaches
+    assert state_of([3, 3, 3], 4) == (TOO_FEW, 0)
+    assert state_of([3, np.nan, None, 3], 4) == (CONSTANT, 100)  # half of the window is enough
+    assert state_of([3, 4, np.nan, None, None, 4], 4) == (TOO_FEW, 0)
 
 
 def test_a_metric_that_turns_to_nulls_is_empty_while_its_entity_sends() -> None:
     null = np.nan
-    assert stands([1, 2, null, null, null], 3) == (NULLS, 102)
-    assert stands([1, 2, null, None, None, null, 5], 3)[0] == FEW
-    assert stands([1, null, None, None, null], 3) == (UNKNOWN, 0)  # a row in three is not sending
-    assert stands([null, null], 3) == (UNKNOWN, 0)
+    assert state_of([1, 2, null, null, null], 3) == (ALL_NULL, 102)
+    assert state_of([1, 2, null, None, None, null, 5], 3)[0] == TOO_FEW
+    assert state_of([1, null, None, None, null], 3) == (UNKNOWN, 0)  # a row in three is not sending
+    assert state_of([null, null], 3) == (UNKNOWN, 0)
 
 
 def test_what_is_not_watched_is_well_however_it_stands() -> None:
     for rows in ([3.0] * 9, [np.nan] * 9):
         windows = fed(list(rows), 4)
         for moves, filled in ((NONE, NONE), (NONE, ALL), (ALL, NONE)):
-            states, _ = standing(windows, np.zeros(1, np.int64), moves, filled)
-            wanted = {(True, 3.0): STILL, (False, 3.0): MOVES}.get((bool(moves[0]), rows[0]))
+            states, _ = stuck_states(windows, np.zeros(1, np.int64), moves, filled)
+            wanted = {(True, 3.0): CONSTANT, (False, 3.0): VARIES}.get((bool(moves[0]), rows[0]))
             assert wanted is None or states[0, 0] == wanted
-            assert states[0, 0] != NULLS or filled[0]
+            assert states[0, 0] != ALL_NULL or filled[0]
 
 
 @given(
@@ -69,7 +69,7 @@ def test_what_is_not_watched_is_well_however_it_stands() -> None:
 def test_serving_judges_a_window_as_training_does(rows: Rows, window: int) -> None:
     while rows[-1] is None:
         rows = rows[:-1]
-    state, since = stands(rows, window)
+    state, since = state_of(rows, window)
     longest = max((len(run) for run in "".join("." if row is None else "x" for row in rows).split("x")), default=0)
     if longest > 3:  # the run was broken; the window may not be full again
         return
@@ -77,9 +77,9 @@ def test_serving_judges_a_window_as_training_does(rows: Rows, window: int) -> No
     counted = count_activity([Series("host", 0, np.array([newest], np.float32).T)], window)
     present = sum(row is not None for row in rows[-window:])
     full = len(rows) >= window
-    assert (state == STILL) == bool(full and counted.still[0])
-    assert (state == NULLS) == bool(full and counted.empty[0] and present >= least_observed_rows(window))
-    if state in (STILL, NULLS):
+    assert (state == CONSTANT) == bool(full and counted.still[0])
+    assert (state == ALL_NULL) == bool(full and counted.empty[0] and present >= least_observed_rows(window))
+    if state in (CONSTANT, ALL_NULL):
         told = [value for value in rows[since - 100 :] if value is not None and not np.isnan(value)]
-        assert len(set(told)) == (state == STILL)
-        assert since - 100 <= len(rows) - window or state == STILL
+        assert len(set(told)) == (state == CONSTANT)
+        assert since - 100 <= len(rows) - window or state == CONSTANT
