@@ -191,10 +191,10 @@ def build_store(settings: Settings, metrics: Metrics, health: Health) -> Part:
     from service.alerts.history.part import StorePart
     from service.state.dead_letter_writer import DeadLetterWriter
 
-    marking = MuteAnnotator(settings.kafka, settings.notifications)
-    store = build_alert_store(settings, muted=marking.reason, on_refused=lambda document, why: part.refused(document, why))
+    annotator = MuteAnnotator(settings.kafka, settings.notifications)
+    store = build_alert_store(settings, muted=annotator.reason, on_refused=lambda document, why: part.refused(document, why))
     letters = DeadLetterWriter(settings.kafka, on_written=metrics.count_dead_letters)
-    part: StorePart = StorePart(settings.kafka, store, metrics=metrics, health=health, marking=marking, letters=letters)
+    part: StorePart = StorePart(settings.kafka, store, metrics=metrics, health=health, annotator=annotator, letters=letters)
     return part
 
 

@@ -31,7 +31,7 @@ ALLOWED = {
         "service/alerts/control/topic.py",
         "service/local/",
     },
-    "elasticsearch": {"service/alerts/history/elasticsearch.py"},
+    "elasticsearch": {"service/alerts/history/elasticsearch_client.py"},
     "httpx": {"service/alerts/receivers/http.py", "service/local/", "service/demo/"},
     "aiosmtplib": {"service/alerts/receivers/email.py"},
     "aiosmtpd": {"service/demo/"},

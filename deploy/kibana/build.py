@@ -13,7 +13,7 @@ from typing import Any
 OUT = Path(__file__).with_name("tidewatch.ndjson")
 # With a star: before the first document there is no such index, and a pattern that matches none is no error.
 ALERTS, EVENTS = "tidewatch-alerts*", "tidewatch-alert-events*"
-WORDS, NOTIFICATIONS = "tidewatch-words*", "tidewatch-notifications*"
+AUDIT, NOTIFICATIONS = "tidewatch-audit*", "tidewatch-notifications*"
 FIRED = {"exists": {"field": "tidewatch.fired_at"}}
 SEVERITIES = {"domain": ["info", "warning", "critical"], "range": ["#6092c0", "#d6a400", "#bd271e"]}
 VERSIONS = {"index-pattern": "8.0.0", "search": "8.0.0", "visualization": "8.5.0", "dashboard": "8.7.0"}
@@ -143,8 +143,8 @@ PANELS = [
     ),
     panel(
         "tidewatch-marks",
-        "What people marked",
-        WORDS,
+        "Alerts marked true or false",
+        AUDIT,
         [{"terms": {"event.action": ["marked-false", "marked-true", "mark-withdrawn"]}}],
         over_time("event.action"),
         stacked("marks", {"domain": ["marked-false", "marked-true", "mark-withdrawn"], "range": ["#bd271e", "#54b399", "#98a2b3"]}),
@@ -164,7 +164,7 @@ def dashboard() -> dict[str, Any]:
         references.append({"name": f"{number}:{name}", "type": "visualization", "id": one["id"]})
     attributes = {
         "title": "Tidewatch",
-        "description": "Alerts, what caused them, how long they took, who was told, and what people said of them.",
+        "description": "Alerts, what caused them, how long they took, which messages were sent, and how operators marked them.",
         "panelsJSON": json.dumps(panels),
         "optionsJSON": json.dumps({"useMargins": True}),
         "timeRestore": False,
@@ -173,11 +173,11 @@ def dashboard() -> dict[str, Any]:
     return saved("dashboard", "tidewatch", attributes, references)
 
 
-OBJECTS = [
+OBJECTS = [  # ids stay although titles change: an import then replaces the object of before
     data_view("tidewatch-alerts", ALERTS, "Tidewatch alerts"),
     data_view("tidewatch-alert-events", EVENTS, "Tidewatch alert events"),
     data_view("tidewatch-notifications", NOTIFICATIONS, "Tidewatch notifications"),
-    data_view("tidewatch-words", WORDS, "Tidewatch: what people said"),
+    data_view("tidewatch-words", AUDIT, "Tidewatch audit log"),
     search(
         "tidewatch-firing",
         "tidewatch-alerts",
@@ -188,7 +188,7 @@ OBJECTS = [
     search(
         "tidewatch-muted",
         "tidewatch-alerts",
-        "Tidewatch: not told, and why",
+        "Tidewatch: muted, and why",
         "tidewatch.muted_by: *",
         ["message", "tidewatch.muted_by"],
     ),
@@ -206,7 +206,7 @@ OBJECTS = [
         "not tidewatch.state: sent",
         ["message", "tidewatch.receiver", "tidewatch.state", "tidewatch.attempts", "tidewatch.problem"],
     ),
-    search("tidewatch-said", "tidewatch-words", "Tidewatch: what people said", "", ["message", "user.name", "tidewatch.note"]),
+    search("tidewatch-said", "tidewatch-words", "Tidewatch: operators' commands", "", ["message", "user.name", "tidewatch.note"]),
     *PANELS,
     dashboard(),
 ]

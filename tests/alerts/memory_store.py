@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from service.alerts.control.commands import Command
+from service.alerts.history.delivery_documents import version
+from service.alerts.topics.deliveries import Delivery
 from service.domain import Alert
 
 
@@ -13,6 +16,8 @@ class MemoryAlertStore:
 
     def __init__(self, max_alerts: int = 10_000) -> None:
         self._max_alerts = max_alerts
+        self.commands: dict[str, Command] = {}
+        self.deliveries: dict[str, Delivery] = {}
         self._transitions: OrderedDict[str, dict[int, Alert]] = OrderedDict()
 
     async def install_templates(self) -> None:
@@ -24,6 +29,16 @@ class MemoryAlertStore:
             self._transitions.setdefault(alert.alert_id, {}).setdefault(alert.seq, alert)
         while len(self._transitions) > self._max_alerts:
             self._transitions.popitem(last=False)
+
+    async def write_commands(self, commands: Sequence[Command]) -> None:
+        """Keep each command once."""
+        self.commands.update({command.id: command for command in commands})
+
+    async def write_deliveries(self, deliveries: Sequence[Delivery]) -> None:
+        """Keep the newest state of each message."""
+        for each in deliveries:
+            if each.key not in self.deliveries or version(each) >= version(self.deliveries[each.key]):
+                self.deliveries[each.key] = each
 
     async def alerts(self) -> list[Alert]:
         """The newest state of every alert, in order of first writing."""

@@ -45,7 +45,7 @@ async def settings(kafka_servers: str, elasticsearch_url: str) -> Settings:
     for hours in range(5, 0, -1):
         await store.write(life(f"db-{hours}", Severity.WARNING, started_at=now - hours * HOUR_MS))
     await store.write([alert("web-1", started_at=now - 30 * 60_000)])
-    await store._client.indices.refresh(index=f"{name}-*")
+    await store._client.refresh([f"{name}-*"])
     await store.close()
     return made
 

@@ -73,7 +73,7 @@ def test_everything_referred_to_is_there_and_on_the_dashboard() -> None:
 
 @pytest.fixture
 async def written(elasticsearch_url: str) -> AsyncIterator[tuple[AsyncElasticsearch, str]]:
-    """Documents of the store's own making: five hours of alerts and words."""
+    """Documents of the store's own making: five hours of alerts and commands."""
     prefix = f"kibana-{uuid.uuid4().hex[:8]}"
     store = ElasticsearchAlertStore(ElasticsearchSettings(url=elasticsearch_url, index_prefix=prefix))
     await store.install_templates()
@@ -87,15 +87,15 @@ async def written(elasticsearch_url: str) -> AsyncIterator[tuple[AsyncElasticsea
     await store.write(life("db-9", Severity.INFO, started_at=START + 60_000, fired_at=None))  # nobody was told
     await store.write(life("db-9", Severity.CRITICAL, started_at=START - 20 * HOUR_MS))  # out of the range
     said = {"alert_id": "a" * 32, "entity": "db-1", "metrics": ("disk",), "author": "Ada"}
-    words: list[Command] = [
+    commands: list[Command] = [
         Mark(id="1", verdict="false", at=START + 10, **said),  # type: ignore[arg-type]  # the same fields for all three
         Mark(id="2", verdict="false", at=START + HOUR_MS, **said),  # type: ignore[arg-type]  # see above
         Mark(id="3", verdict="none", at=START + HOUR_MS, **said),  # type: ignore[arg-type]  # see above
         Acknowledge(id="4", alert_id="a" * 32, entity="db-1", author="Ada", at=START + 10),
         AddSilence(id="5", match={"rack": "7"}, starts_at=START, ends_at=START + 1, author="Ada", at=START + 10),
     ]
-    await store.write_words(words)
-    await store.write_words(words)  # read again after a restart
+    await store.write_commands(commands)
+    await store.write_commands(commands)  # read again after a restart
     await store.write_deliveries([*told("k1", 0, "owed", "sent"), *told("k2", 1, "owed", "gave_up"), *told("k3", 1, "owed")])
     await store.write_deliveries(told("k2", 1, "owed"))
     client = AsyncElasticsearch(elasticsearch_url)

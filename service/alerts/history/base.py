@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from service.alerts.control.commands import Command
+from service.alerts.topics.deliveries import Delivery
 from service.domain import Alert, Rejected
 
 
 class AlertStore(Protocol):
-    """Keeps the newest state of every alert and every transition. Writing the same transition twice changes nothing."""
+    """Keeps the newest state of every alert and message, every transition, and every command. Writing the same again changes
+    nothing, so a write may be repeated."""
 
     async def install_templates(self) -> None:
         """Prepare the server for the first write; idempotent. Raises ``StoreUnavailable`` or ``ConfigError``."""
@@ -19,13 +22,21 @@ class AlertStore(Protocol):
         """Store the transitions, in order. Raises ``StoreUnavailable`` when the server cannot take them now."""
         ...
 
+    async def write_commands(self, commands: Sequence[Command]) -> None:
+        """Store operators' commands in the audit log. Raises ``StoreUnavailable``."""
+        ...
+
+    async def write_deliveries(self, deliveries: Sequence[Delivery]) -> None:
+        """Store how messages to receivers fared. Raises ``StoreUnavailable``."""
+        ...
+
     async def close(self) -> None:
         """Release connections."""
         ...
 
 
 class DeadLetterSink(Protocol):
-    """Where records and documents go that nobody will ever take."""
+    """Where records and documents are kept that cannot be used."""
 
     def keep(self, rejected: Rejected) -> None:
         """Have it written by the next ``flush``."""

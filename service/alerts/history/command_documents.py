@@ -1,4 +1,4 @@
-"""What people said, as documents beside the alert history: who judged, silenced or took what, and when. Pure."""
+"""Operators' commands as documents of the audit log: who acknowledged, silenced or marked what, and when. Pure."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from service.alerts.control.commands import Acknowledge, AddSilence, Command, Ex
 from service.alerts.history.alert_documents import ECS_VERSION
 from service.alerts.times import iso
 
+DATASET = "tidewatch.words"  # event.dataset: the stored value, whatever the index is called
 _KEYWORD: dict[str, Any] = {"type": "keyword", "ignore_above": 1024}
 _DATE: dict[str, Any] = {"type": "date"}
 
-WORD_MAPPINGS: dict[str, Any] = {
+COMMAND_MAPPINGS: dict[str, Any] = {
     "dynamic": False,
     "properties": {
         "@timestamp": _DATE,
@@ -34,20 +35,20 @@ WORD_MAPPINGS: dict[str, Any] = {
 }
 
 
-def word_id(command: Command) -> str:
+def command_document_id(command: Command) -> str:
     """Id of the document of a command: the same however often it is written."""
     return f"{type(command).__struct_config__.tag}-{command.id}"
 
 
-def word_document(command: Command) -> dict[str, Any]:
+def command_document(command: Command) -> dict[str, Any]:
     """One command as an event. ``event.action``: ``acknowledged``, ``silenced``, ``unsilenced``, ``marked-false``,
     ``marked-true`` or ``mark-withdrawn``."""
-    action, sentence, ours = _told(command)
+    action, sentence, ours = _described(command)
     whole: dict[str, Any] = {
         "@timestamp": iso(command.at),
         "ecs": {"version": ECS_VERSION},
         "message": sentence,
-        "event": {"kind": "event", "module": "tidewatch", "dataset": "tidewatch.words", "id": command.id, "action": action},
+        "event": {"kind": "event", "module": "tidewatch", "dataset": DATASET, "id": command.id, "action": action},
         "user": {"name": command.author},
         "tidewatch": ours,
     }
@@ -56,7 +57,7 @@ def word_document(command: Command) -> dict[str, Any]:
     return whole
 
 
-def _told(command: Command) -> tuple[str, str, dict[str, Any]]:
+def _described(command: Command) -> tuple[str, str, dict[str, Any]]:
     who = command.author
     ours: dict[str, Any]
     match command:

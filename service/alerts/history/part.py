@@ -1,11 +1,13 @@
-"""The store part: transitions, and how messages about them fared, from their topics into the alert store. Commits only what is
-stored."""
+"""The store part: transitions, messages and operators' commands, from their topics into the alert store.
+
+It commits only what is stored.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import stamina
@@ -26,45 +28,29 @@ from service.settings import KafkaSettings
 log = get_logger("store")
 
 
-class HistoryStore(AlertStore, Protocol):
-    """An alert store that must prepare its server before the first write."""
-
-    async def install_templates(self) -> None:
-        """Idempotent preparation. Raises ``StoreUnavailable`` or ``ConfigError``."""
-        ...
-
-    async def write_words(self, commands: Sequence[Command]) -> None:
-        """Keep what people said, beside the alerts. Raises ``StoreUnavailable``."""
-        ...
-
-    async def write_deliveries(self, deliveries: Sequence[Delivery]) -> None:
-        """Keep how messages fared, beside the alerts. Raises ``StoreUnavailable``."""
-        ...
-
-
 class StorePart:
-    """Reader, store, commit; while the server is away the reading pauses and nothing piles up in memory."""
+    """Reads, stores, commits. While the server is away it reads no further, so nothing piles up in memory."""
 
     name = "store"
 
     def __init__(
         self,
         kafka: KafkaSettings,
-        store: HistoryStore,
+        store: AlertStore,
         *,
         metrics: Metrics,
         health: Health,
-        marking: MuteAnnotator | None = None,
+        annotator: MuteAnnotator | None = None,
         letters: DeadLetterSink | None = None,
     ) -> None:
-        """``letters``: where the records go that are no alerts, and the documents that ``store`` hands to ``refused``."""
+        """``letters``: where records go that are no alerts, and the documents that ``store`` hands to ``refused``."""
         self._topic = kafka.topics.alerts
         self._reader = AlertTopicReader(kafka, "store", on_poison=self._poison, with_deliveries=True)
         self._store = store
-        self._marking = marking
+        self._annotator = annotator
         self._letters = letters
         self._read: dict[tuple[str, int], int] = {}  # not committed yet
-        self._turn = -1
+        self._ownership = -1
         self._metrics = metrics
         self._health = health
         self._stopping = asyncio.Event()
@@ -72,8 +58,8 @@ class StorePart:
     async def start(self) -> None:
         """Connect to Kafka. Elasticsearch may be away: the part then waits for it, not ready, with its offsets kept."""
         self._health.beat(self.name, ready=False, detail="connecting")
-        if self._marking is not None:
-            await self._marking.start()
+        if self._annotator is not None:
+            await self._annotator.start()
         await self._reader.start()
 
     async def run(self) -> None:
@@ -81,14 +67,14 @@ class StorePart:
         if not await self._reader.alongside(self._until_taken(self._store.install_templates)):
             return
         async for batch in self._reader.batches():
-            if not await self._keep_words():
+            if not await self._write_commands():
                 return
             alerts = batch.alerts
             if alerts and not await self._reader.alongside(self._until_taken(self._store.write, alerts)):
-                return  # stopped while the store was away: uncommitted, so read again by whoever comes next
+                return  # stopped while the store was away: uncommitted, so the next owner reads it again
             self._metrics.stored.inc(len(alerts))
-            told = batch.deliveries
-            if told and not await self._reader.alongside(self._until_taken(self._store.write_deliveries, told)):
+            messages = batch.deliveries
+            if messages and not await self._reader.alongside(self._until_taken(self._store.write_deliveries, messages)):
                 return
             if self._letters is not None and not await self._reader.alongside(self._until_taken(self._letters.flush)):
                 return
@@ -102,27 +88,27 @@ class StorePart:
 
     async def close(self) -> None:
         """Leave the group, close the store."""
-        await close_all(*(each.close for each in (self._reader, self._marking, self._letters, self._store) if each is not None))
+        await close_all(*(each.close for each in (self._reader, self._annotator, self._letters, self._store) if each is not None))
 
-    async def _keep_words(self) -> bool:
-        """Store what people said since. Nothing is committed for it: a restart hears every word again, and repeating is safe."""
-        if self._marking is None or not self._marking.unwritten:
+    async def _write_commands(self) -> bool:
+        """Store the commands read since. No offset is committed for them: a restart reads all again, and repeating is safe."""
+        if self._annotator is None or not self._annotator.unwritten:
             return True
-        words = list(self._marking.unwritten)
-        if not await self._reader.alongside(self._until_taken(self._store.write_words, words)):
+        commands = list(self._annotator.unwritten)
+        if not await self._reader.alongside(self._until_taken(self._store.write_commands, commands)):
             return False
-        del self._marking.unwritten[: len(words)]
+        del self._annotator.unwritten[: len(commands)]
         return True
 
     async def _commit(self, batch: AlertBatch) -> None:
-        if batch.turn != self._turn:
-            self._read, self._turn = {}, batch.turn
+        if batch.turn != self._ownership:
+            self._read, self._ownership = {}, batch.turn
         self._read |= batch.next_offsets
         if self._read and await self._reader.commit(self._read, batch.turn):
             self._read = {}
 
     async def _until_taken(self, call: Any, *args: Sequence[Alert] | Sequence[Command] | Sequence[Delivery]) -> bool:
-        """Call until it succeeds (True) or the part is asked to stop (False). What is away is tried again."""
+        """Call until it succeeds (True) or the part is asked to stop (False)."""
         try:
             async for attempt in stamina.retry_context(on=self._still_wanted, attempts=None, timeout=None, wait_max=5.0):
                 with attempt:
@@ -143,8 +129,8 @@ class StorePart:
             self._letters.keep(rejected)
 
     def refused(self, document: Mapping[str, Any], reason: str) -> None:
-        """The store's word that it will never take this document: it is kept as a dead letter, and the others go on."""
-        name = str(document["event"]["id"])  # of an alert, of what somebody said, or of a message
+        """Keep a document that the store will never take as a dead letter; the others are stored."""
+        name = str(document["event"]["id"])  # of an alert, a command or a message
         log.error("document refused for good", id=name, why=reason)
         if self._letters is not None:
             record = Record(self._topic, 0, -1, 0, name.encode(), msgspec.json.encode(document))

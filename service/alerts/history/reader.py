@@ -7,15 +7,15 @@ from typing import Any, Literal, TypedDict, Unpack
 
 import msgspec
 
-from service.alerts.history.elasticsearch import cluster_health, connect, refresh, search
+from service.alerts.history.elasticsearch_client import ElasticsearchClient
 from service.alerts.times import iso
 from service.domain import Severity, Status
 from service.settings import ElasticsearchSettings
 
 
 class AlertWithEvents(msgspec.Struct, frozen=True):
-    """One alert's document, its transitions in order (``documents.document``), and the newest messages about it, oldest first
-    (``deliveries.delivery_document``, without the other alerts they name)."""
+    """One alert's document, its transitions in order (``alert_documents.document``), and the newest messages about it, oldest first
+    (``delivery_documents.delivery_document``, without the other alerts they name)."""
 
     alert: dict[str, Any]
     events: list[dict[str, Any]]
@@ -50,8 +50,7 @@ class AlertHistory:
     """Reads the history back, through the aliases. Every method raises ``StoreUnavailable`` or ``ConfigError``."""
 
     def __init__(self, settings: ElasticsearchSettings) -> None:
-        self._settings = settings
-        self._client = connect(settings)
+        self._client = ElasticsearchClient(settings)
         self._alerts = f"{settings.index_prefix}-alerts"
         self._events = f"{settings.index_prefix}-alert-events"
         self._notifications = f"{settings.index_prefix}-notifications"
@@ -82,45 +81,35 @@ class AlertHistory:
     ) -> Page:
         """Up to ``size`` documents of ``query`` (``history_query``), newest first, behind the position ``after``."""
         index, order = (self._alerts, NEWEST_ALERTS) if of == "alerts" else (self._events, NEWEST_EVENTS)
-        hits = await self._search(index, query, order, size, after)
+        hits = await self._client.search(index, query, sort=order, size=size, after=after)
         return Page([hit["_source"] for hit in hits], hits[-1]["sort"] if len(hits) == size else None)
 
     async def reach(self) -> str:
-        """Reach the server with these credentials; one sentence."""
-        return await cluster_health(self._client, self._settings.url)
+        """Reach the server with these credentials; the cluster's name and state in one sentence."""
+        return await self._client.check()
 
     async def show(self, alert_id: str) -> AlertWithEvents | None:
-        """One alert, its transitions, and who was told. An unambiguous beginning of its id is enough; ``None`` when there is none
-        such."""
+        """One alert, its transitions, and the messages about it. An unambiguous beginning of its id is enough; ``None`` when no
+        alert, or more than one, has it."""
         start: dict[str, Any] = {"prefix": {"tidewatch.alert_id": {"value": alert_id.lower()}}}
-        found = await self._search(self._alerts, start, [{"tidewatch.alert_id": "asc"}], 2)
+        found = await self._client.search(self._alerts, start, sort=[{"tidewatch.alert_id": "asc"}], size=2)
         if not found or (len(found) > 1 and found[0]["_source"]["tidewatch"]["alert_id"] != alert_id):
             return None
         whole = found[0]["_source"]
         exact = {"term": {"tidewatch.alert_id": whole["tidewatch"]["alert_id"]}}
-        events = await self._search(self._events, exact, [{"event.sequence": "asc"}], 1000)
-        told = await self._search(self._notifications, exact, NEWEST_NOTIFICATIONS, 1000, without=["tidewatch.alert_id"])
-        return AlertWithEvents(whole, [hit["_source"] for hit in events], [hit["_source"] for hit in reversed(told)])
+        events = await self._client.search(self._events, exact, sort=[{"event.sequence": "asc"}], size=1000)
+        messages = await self._client.search(
+            self._notifications, exact, sort=NEWEST_NOTIFICATIONS, size=1000, without=["tidewatch.alert_id"]
+        )
+        return AlertWithEvents(whole, [hit["_source"] for hit in events], [hit["_source"] for hit in reversed(messages)])
 
     async def refresh(self) -> None:
         """Make what was just written visible to searches."""
-        await refresh(self._client, self._settings.url, [self._alerts, self._events, self._notifications])
+        await self._client.refresh([self._alerts, self._events, self._notifications])
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
-
-    async def _search(
-        self,
-        index: str,
-        query: dict[str, Any],
-        sort: list[dict[str, Any]],
-        size: int,
-        after: Sequence[Any] | None = None,
-        **more: Any,
-    ) -> list[dict[str, Any]]:
-        server = (self._client, self._settings.url)
-        return await search(*server, index=index, query=query, sort=sort, size=size, after=after, **more)
 
 
 def history_query(
@@ -142,8 +131,8 @@ def history_query(
     if entity is not None:
         wanted.append({"wildcard": {"tidewatch.entity": {"value": entity}}})
     if severity is not None:
-        loud = [str(each) for each in Severity if each.rank >= severity.rank]
-        wanted.append({"terms": {"tidewatch.peak_severity": loud}})
+        severe = [str(each) for each in Severity if each.rank >= severity.rank]
+        wanted.append({"terms": {"tidewatch.peak_severity": severe}})
     if status is not None:
         wanted.append({"term": {"tidewatch.status": str(status)}})
     if told_only:

@@ -58,7 +58,7 @@ async def store(settings: Settings) -> AsyncIterator[ElasticsearchAlertStore]:
     made = ElasticsearchAlertStore(settings.elasticsearch)
     await made.install_templates()
     yield made
-    await made._client.indices.refresh(index=f"{settings.elasticsearch.index_prefix}-*")
+    await made._client.refresh([f"{settings.elasticsearch.index_prefix}-*"])
     await made.close()
 
 
@@ -142,7 +142,7 @@ async def test_what_cannot_be_done_is_one_sentence_and_writes_nothing(
 async def test_an_alert_is_acknowledged(settings: Settings, tidewatch: Tidewatch, store: ElasticsearchAlertStore) -> None:
     fired = alert("db-7")
     await store.write([fired])
-    await store._client.indices.refresh(index=f"{settings.elasticsearch.index_prefix}-alerts")
+    await store._client.refresh([f"{settings.elasticsearch.index_prefix}-alerts"])
     done = await tidewatch("alerts", "ack", fired.alert_id[:8], "--author", "Ada", "--note", "looking")
     assert done.returncode == 0, done.stderr
     (command,), _ = await said(settings.kafka)
@@ -156,7 +156,7 @@ async def test_a_false_mark_is_previewed_made_and_taken_back(
     now = SystemClock().now_ms()
     wrong = alert("db-7", started_at=now - 3_600_000)
     await store.write([*life("db-7", started_at=now - 86_400_000), alert("db-8", started_at=now - 7_200_000), wrong])
-    await store._client.indices.refresh(index=f"{settings.elasticsearch.index_prefix}-alerts")
+    await store._client.refresh([f"{settings.elasticsearch.index_prefix}-alerts"])
     mark = ("alerts", "mark", wrong.alert_id, "false", "--author", "Ada")
 
     looked = await tidewatch(*mark, "--preview")

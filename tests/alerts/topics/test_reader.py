@@ -13,14 +13,13 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from elasticsearch import AsyncElasticsearch
 
-from service.alerts.control.commands import AddSilence, Command, ExpireSilence
+from service.alerts.control.commands import AddSilence, ExpireSilence
 from service.alerts.control.topic import ControlReader, say
 from service.alerts.history.alert_documents import document
 from service.alerts.history.elasticsearch import ElasticsearchAlertStore
 from service.alerts.history.mute_annotator import MuteAnnotator
 from service.alerts.history.part import StorePart
 from service.alerts.history.reader import AlertHistory
-from service.alerts.topics.deliveries import Delivery
 from service.alerts.topics.reader import AlertTopicReader
 from service.alerts.topics.transitions import encode_transition
 from service.clock import SystemClock
@@ -219,16 +218,6 @@ class Flaky(MemoryAlertStore):
         super().__init__()
         self.times = times
 
-    async def install_templates(self) -> None:
-        """Nothing to install."""
-
-    async def write_deliveries(self, deliveries: Sequence[Delivery]) -> None:
-        raise AssertionError("nobody was told anything")
-
-    async def write_words(self, commands: Sequence[Command]) -> None:
-        """Nobody says anything in these tests."""
-        assert not commands
-
     async def write(self, alerts: Sequence[Alert]) -> None:
         if self.times > 0:
             self.times -= 1
@@ -339,9 +328,9 @@ async def test_silenced_alerts_are_stored_and_marked(
     await say(kafka, hush)
     await publish(producer, kafka, [during, alert("web-1"), long_after])
     settings = ElasticsearchSettings(url=elasticsearch_url, index_prefix=kafka.topics.alerts)
-    marking, metrics = MuteAnnotator(kafka, NotificationSettings()), Metrics()
-    store = ElasticsearchAlertStore(settings, muted=marking.reason)
-    part = StorePart(kafka, store, metrics=metrics, health=Health(SystemClock()), marking=marking)
+    annotator, metrics = MuteAnnotator(kafka, NotificationSettings()), Metrics()
+    store = ElasticsearchAlertStore(settings, muted=annotator.reason)
+    part = StorePart(kafka, store, metrics=metrics, health=Health(SystemClock()), annotator=annotator)
     await part.start()
     task = asyncio.create_task(part.run())
     await _until(lambda: metrics.stored._value.get() == 3)
