@@ -19,13 +19,13 @@ from bench.workload import Workload
 from service.domain import Alert
 from service.settings import KafkaSettings
 
-SETTLE_SECONDS = 2.0  # of each run, left out: the load begins from nothing
+SETTLE_SECONDS = 2.0  # at the beginning of each run, not counted: the load is still starting
 
 
 async def measure(
     workload: Workload, kafka: KafkaSettings, first_row: int, rows: int, rate: float, caught_up: Awaitable[object]
 ) -> dict[str, float]:
-    """Load ``rows`` rows at ``rate`` samples a second; latency percentiles in ms, and the rate that was really reached.
+    """Load ``rows`` rows at ``rate`` samples a second; latency percentiles in ms, and the rate that was reached.
 
     ``caught_up``: what to wait for before the last transitions are looked for.
     """
@@ -82,7 +82,7 @@ async def _read(alerts: Any, seen: Any, starts: dict[int, int], visible: list[tu
         now = time.time() * 1000
         for message in fetched.get(seen, ()):
             alert = decode(message.value)
-            # Later transitions may tell of a window that was completed long before; an opening tells of its own.
+            # Only openings count: a later transition may belong to a window that was completed long before.
             if alert.action == "opened" and alert.last_offset >= starts[alert.partition]:
                 visible.append((alert.partition, alert.last_offset, now))
 

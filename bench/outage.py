@@ -1,8 +1,8 @@
-"""What an outage leaves behind and how fast it is caught up with: ``make bench-outage`` (``BENCH_ARGS="--samples 3600000"`` is an
-hour at 1,000 samples a second).
+"""How fast the service catches up after an outage: ``make bench-outage`` (``BENCH_ARGS="--samples 3600000"`` is an hour at 1,000
+samples a second).
 
-Three times the same number of samples with faults in them: worked off while all is well (the top speed); scored while
-Elasticsearch is away, so that alerts queue up, which is then started again; and queued while the service itself is away.
+Three phases with the same number of samples, with faults in them: read from a full topic with every server up (the top speed);
+scored while Elasticsearch is down, which is then started again; and queued while the service itself is down.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from service.training.train import train
 
 WORKLOAD = Workload(200, 38, 10)
 PARTS = ("scoring", "store")
-FAULTS = 30_000  # rows between two of one entity: few enough that its level stays
+FAULTS = 30_000  # rows between two of one entity: so many that its level stays
 PATIENCE = 3600.0
 
 console = Console(width=140)  # wide enough for every table, in a file too
@@ -87,7 +87,7 @@ async def measure(stack: LocalStack, folder: Path, samples: int) -> dict[str, fl
 
 
 def _speed(looks: list[Counted], begin: int, end: int) -> float:
-    """Records a second between the first look that saw ``begin`` and the first that saw ``end``."""
+    """Records a second between the first poll that saw ``begin`` and the first that saw ``end``."""
     first = next(look for look in looks if look.consumed >= begin)
     last = next(look for look in looks if look.consumed >= end)
     return (last.consumed - first.consumed) / max(last.at - first.at, 1e-9)

@@ -1,4 +1,4 @@
-"""What others score on one core, in the same run. A peer that is not installed is skipped by name."""
+"""Other libraries' speed on one core, in the same run. One that is not installed is skipped by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEARNED, SCORED = 1000, 6000
 def river_half_space_trees(values: F32) -> dict[str, float] | None:
     """Samples a second of River's HalfSpaceTrees on one core; None when it is not installed.
 
-    ``scoring``: a forest of 50 trees, as many as the Random Cut Forest it is commonly set beside, scores and stands still;
+    ``scoring``: a forest of 50 trees, as many as the Random Cut Forest that it is usually compared with, scores without learning;
     ``default_scoring``: the same with River's default of 10 trees; ``default_learning``: those score and then learn each sample,
     which is how an online model is used. On values scaled to [0, 1] beforehand, which it needs and which here costs it nothing.
     """

@@ -1,10 +1,11 @@
-"""Planted faults in held-out normal data, through the code that serves: ``python -m bench.planted`` (TIDEWATCH_DATA as ever).
+"""Planted faults in held-out normal data, through the serving code: ``python -m bench.planted`` (``TIDEWATCH_DATA`` names the
+folder of series).
 
 In the newest fifth of each train split, which training did not see, one metric that moves is offset by 5 MAD, frozen, or replaced
-by another stretch of itself (where it has close company), for 100 rows. A plant is *found* when a window that ends in those rows is
-called anomalous at the budget, and *named* when moreover the metric is among the first three of the strongest such window. The
-budget tracker has seen the rows before. "By chance" is the same over the same rows without the plant: at one row in a hundred,
-most stretches of 100 rows hold an alarm anyway, so only the named ones mean anything there.
+by another stretch of itself (where it is closely correlated with another), for 100 rows. A plant is *found* when a window that
+ends in those rows is called anomalous at the budget, and *named* when also the metric is among the first three of the strongest
+such window. The budget tracker has seen the rows before. "By chance" is the same over the same rows without the plant: at one row
+in a hundred, most stretches of 100 rows hold an alarm anyway, so only the named ones mean anything there.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ KINDS = ("offset", "freeze", "correlation")
 BUDGETS = {"1 % of rows": 0.01, "0.1 % of rows": 0.001}
 FAULT_ROWS, BEFORE_ROWS = 100, 600
 MADS = 5.0
-CLOSE = 0.8  # correlation that makes company close
+CLOSE = 0.8  # correlation with another metric that counts as close
 
 
 def movers(fit: F32, rest: F32, *, related: bool) -> list[int]:
-    """Metrics that change in most rows; with ``related`` only those with close company."""
+    """Metrics that change in most rows; with ``related`` only those closely correlated with another."""
     still = 1e-9 * np.random.default_rng(0).standard_normal(fit.T.shape)
     company = np.abs(np.corrcoef(fit.T + still))
     np.fill_diagonal(company, 0)
@@ -62,7 +63,7 @@ def plant(rows: F32, metric: int, kind: str, mad: float, other: F32) -> F32:
 
 
 def judged(bundle: Bundle, detector: WindowScorer, rows: F32) -> list[Verdict]:
-    """What the service says of every due window that ends in the last ``FAULT_ROWS`` of ``rows``."""
+    """The verdict on every due window that ends in the last ``FAULT_ROWS`` of ``rows``."""
     series = Series("planted", 0, rows)
     ends = due_rows(bundle, series.entity, 0, rows)
 
@@ -110,7 +111,7 @@ def series_outcomes(path: Path, settings: Settings, each: int, seed: int = 1) ->
 
 
 def main() -> None:
-    """Plant, judge, print."""
+    """Plant, score, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=os.environ.get("TIDEWATCH_DATA"), required="TIDEWATCH_DATA" not in os.environ)
     parser.add_argument("--out", type=Path, default=Path("bench/results"))

@@ -1,7 +1,7 @@
-"""Where the hot path spends its time: ``make profile`` leaves a flame graph in ``bench/results/profile.svg``.
+"""Where the hot path spends its time: ``make profile`` writes a flame graph to ``bench/results/profile.svg``.
 
-Decode, slide, score and follow episodes in this process, without Kafka, while a thread looks at every other thread's stack
-some hundred times a second. Compiled kernels show as the Python function that called them; waiting threads are left out.
+Decode, slide, score and follow episodes in this process, without Kafka, while a thread samples the stack of every other
+thread about a hundred times a second. Compiled kernels show as the Python function that called them; waiting threads are left out.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ COLOURS = ("#e76f51", "#f4a261", "#e9c46a", "#e9b872", "#d98c5f")
 
 
 class Sampler(threading.Thread):
-    """Counts the stacks of all other threads until told to stop."""
+    """Counts the stacks of all other threads until stopped."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -47,7 +47,7 @@ class Sampler(threading.Thread):
         self.done = threading.Event()
 
     def run(self) -> None:
-        """Look, count, sleep."""
+        """Sample, count, sleep."""
         while not self.done.wait(SECONDS_BETWEEN):
             for thread, frame in sys._current_frames().items():
                 if thread != self.ident:

@@ -14,7 +14,7 @@ from service.training.report import Report
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-# What each part of the bench is called in the picture, and its colour: readable for people who cannot tell red from green.
+# Name and colour of each part of the bench in the picture; the colours can be told apart with red-green blindness.
 PARTS = {"each": ("a window every row", "#2a78d6"), "served": ("served stride", "#35506b")}
 RANDOM = "#c3c7cd"
 

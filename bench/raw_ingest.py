@@ -1,4 +1,4 @@
-"""The limit to close in on: consume with aiokafka, decode with msgspec, write into a ring buffer; one process, one core.
+"""The upper limit of speed: consume with aiokafka, decode with msgspec, write into a ring buffer; one process, one core.
 
     python -m bench.raw_ingest --servers HOST:PORT --topic TOPIC --dims 38 --entities 1000 --partitions 4 --records N
 
@@ -53,7 +53,7 @@ async def ingest(servers: str, topic: str, dims: int, entities: int, records: in
                 continue
             rows = b"".join([pack(*astuple(decode(one.value).values)) for one in batch])
             at = np.array([slots.setdefault(one.key, len(slots)) for one in batch])
-            # Several rows of one entity in a batch overwrite each other's place here, in this simplest of rings.
+            # In this simplest ring buffer several rows of one entity in a batch overwrite each other.
             ring[at, places[at] % WINDOW] = np.frombuffer(rows).reshape(len(batch), dims)
             places[at] += 1
             done += len(batch)

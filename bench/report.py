@@ -1,4 +1,4 @@
-"""The throughput bench's results for people: tables and a picture."""
+"""The results of the throughput bench as tables and a picture."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Two workers restarted one after the other under load: ``make bench-rolling``.
 
-Says the latency from produce to visible (``bench/latency.py``) over the minute that contains both restarts.
+Measures the latency from produce to visible (``bench/latency.py``) over the minute that contains both restarts.
 """
 
 from __future__ import annotations

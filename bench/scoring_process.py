@@ -1,4 +1,4 @@
-"""``tidewatch run --only scoring`` (or more parts) as people run it, with what it costs and what it counts."""
+"""``tidewatch run --only scoring`` (or more parts) as users run it: its CPU time, memory and counters."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ START_SECONDS, STOP_SECONDS = 120.0, 60.0
 
 @dataclass(frozen=True)
 class Counted:
-    """A look at the process: totals since its start, and when. ``lags``: how often its event loop was at most so many seconds
-    late (infinity: all looks)."""
+    """One poll of the process: when, and totals since its start. ``lags``: by upper bound in seconds, how often its event loop
+    was at most so late (infinity: all samples)."""
 
     at: float
     cpu_seconds: float
@@ -40,13 +40,13 @@ class Counted:
     lags: Mapping[float, int]
 
     def most_lag_ms(self, before: Counted) -> float:
-        """A bound, ms, that no lag of the event loop was beyond since ``before``."""
+        """An upper bound, ms, of every lag of the event loop since ``before``."""
         looks = self.lags[math.inf] - before.lags[math.inf]
         return min(bound for bound, count in self.lags.items() if count - before.lags[bound] == looks) * 1000
 
 
 class ScoringProcess:
-    """Starts on entering, drains on leaving. ``config`` is the settings tree; of several ``workers`` the totals are told."""
+    """Starts on entering, drains on leaving. ``config`` is the settings tree; with several ``workers`` the totals are reported."""
 
     def __init__(self, config: dict[str, Any], folder: Path, parts: Sequence[str] = ("scoring",), *, workers: int = 1) -> None:
         self._port, self._workers = _free_ports(workers), workers
@@ -75,7 +75,7 @@ class ScoringProcess:
             self._process.kill()
 
     async def look(self) -> Counted | None:
-        """What it counted so far; None while it does not answer yet. Raises ``RuntimeError`` when it ended."""
+        """Its counters so far; None while it does not answer yet. Raises ``RuntimeError`` when it ended."""
         if self._process.poll() is not None:
             tail = " | ".join(self.log.read_text(errors="replace").splitlines()[-5:])
             raise RuntimeError(f"scoring ended with status {self._process.returncode}: {tail}")
@@ -107,11 +107,11 @@ class ScoringProcess:
         )
 
     async def until_consumed(self, records: int, seconds: float, every: float = 0.1) -> list[Counted]:
-        """Look until it consumed so many; every look. Raises ``TimeoutError``."""
+        """Poll until it consumed so many; every poll. Raises ``TimeoutError``."""
         return await self.until(lambda look: look.consumed >= records, seconds, every)
 
     async def until(self, reached: Callable[[Counted], bool], seconds: float, every: float = 0.1) -> list[Counted]:
-        """Look until something is reached; every look. Raises ``TimeoutError``."""
+        """Poll until something is reached; every poll. Raises ``TimeoutError``."""
         looks: list[Counted] = []
         async with asyncio.timeout(seconds):
             while not looks or not reached(looks[-1]):
@@ -125,11 +125,11 @@ class ScoringProcess:
         return self._seen.children() if self._workers > 1 else [self._seen]
 
     def rss_mb(self) -> float:
-        """The memory held now, MB."""
+        """Memory in use now, MB."""
         return sum(process.memory_info().rss for process in self._processes()) / 2**20
 
     def peak_rss_mb(self) -> float:
-        """The most memory ever held, MB; of several workers, the sum of each one's most."""
+        """Peak memory, MB; with several workers, the sum of their peaks."""
         return sum(_peak_mb(process) for process in self._processes())
 
 

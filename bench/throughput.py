@@ -47,11 +47,11 @@ GRID = (
     Workload(100, 8, 1),
 )
 QUICK = (Workload(40, 8, 10), Workload(40, 8, 1))
-# Measured, once the windows are full: so many records (a fifth at stride 1), and so many values, as cells of few metrics are over
-# in seconds otherwise, in which one worker may have joined later than the other.
+# Measured once the windows are full: at least so many records (a fifth at stride 1) and so many values. Without the latter, cells
+# of few metrics would take seconds, in which one worker may join later than the other.
 LEAST_RECORDS, LEAST_VALUES = 1_600_000, 40_000_000
 LEAST_ROWS = 10
-# The loads whose p99 is told are long, so that one stall of some tenths of a second is not a hundredth of all of it.
+# Loads whose p99 is reported are long, so that one stall of some tenths of a second is less than a hundredth of the samples.
 LATENCY_SECONDS, OVERLOAD_SECONDS = 60.0, 20.0
 QUIET_SECONDS = 10.0
 GOAL = 150_000  # samples a second
@@ -97,7 +97,7 @@ class Bench:
                     results["latency"] = await self._latency(workload, settings, process, rows, cell["samples_per_s"])
                 results["peak_rss_mb"] = process.peak_rss_mb()
         if reference:
-            raw.append(await self._raw(workload, settings, rows))  # before and after: the machine's own pace wanders
+            raw.append(await self._raw(workload, settings, rows))  # before and after: the machine's speed varies
             results |= {name: sum(one[name] for one in raw) / len(raw) for name in raw[0]}
             results |= _compared(results, cell, peers.river_half_space_trees(workload.values()))
         return cell
@@ -105,12 +105,12 @@ class Bench:
     async def _throughput(self, workload: Workload, process: ScoringProcess, rows: int, windows: int) -> dict[str, Any]:
         total = workload.entities * rows
         looks = await process.until(lambda look: look.consumed >= total and look.scored >= windows, WORK_SECONDS)
-        # From a quarter on: every worker has joined by then. A look is a moment in the middle of the work, so the speed is that
-        # between two looks; counted in windows, as a worker that joins reads again what its windows need.
+        # From a quarter on: every worker has joined by then. The speed is that between two polls, counted in windows, because a
+        # worker that joins reads again what its windows need.
         begin, end = next(look for look in looks if look.scored >= windows / 4), looks[-1]
         _check(workload, windows, end)
         seconds = max(end.at - begin.at, 1e-9)
-        # A window stands for a stride of samples, less where some are due early.
+        # A window counts for a stride of samples, less where some are due early.
         samples = max((end.scored - begin.scored) * workload.entities * (rows - WINDOW + 1) / windows, 1.0)
         return {
             "entities": workload.entities,
@@ -133,8 +133,8 @@ class Bench:
             "half of the goal": (GOAL / 2, LATENCY_SECONDS),
         }
         for load, (rate, seconds) in loads.items():
-            # Until the disk and Kafka's compaction are done with what came before: the preloaded topic is written out half a minute
-            # after it was produced otherwise, in the middle of the first load.
+            # Wait until Kafka has written the preloaded topic to disk; it would otherwise do so in the middle of the first load,
+            # half a minute after the topic was produced.
             await asyncio.to_thread(os.sync)
             await asyncio.sleep(QUIET_SECONDS)
             more = max(30, int(rate * seconds) // workload.entities)
@@ -190,7 +190,7 @@ def _scored(windows: int) -> Callable[[Counted], bool]:
 
 
 def _check(workload: Workload, windows: int, end: Counted) -> None:
-    """Every window due was scored, once; nothing was refused. Raises ``SystemExit`` saying what is wrong."""
+    """Every due window was scored once; nothing was rejected. Raises ``SystemExit`` saying what is wrong."""
     # Not the records read: a worker that joins a moment after another reads again what its windows need.
     wanted = (windows, 0, 0)
     counted = (end.scored, end.not_scored, end.rejected)
@@ -209,7 +209,7 @@ def _compared(results: dict[str, Any], cell: dict[str, Any], river: dict[str, fl
         "river_samples_per_s": river["scoring"] if river else None,
         "ratio_raw": speed / results["raw_ingest_samples_per_s"],
         "ratio_river": speed / river["scoring"] if river else None,
-        # What the speed costs beside raw ingest, whoever else uses the machine: 4 is the target's price on two cores.
+        # CPU time relative to raw ingest does not depend on other users of the machine; the target corresponds to 4 on two cores.
         "cpu_ratio_raw": cell["cpu_seconds_per_million"] / raw_cpu,
         "p50_ms": half.get("p50_ms"),
         "p99_ms": half.get("p99_ms"),

@@ -1,4 +1,4 @@
-"""What the throughput bench feeds in: generated metrics of many entities, as messages, and how many windows they make due.
+"""The load of the throughput bench: generated metrics of many entities, as messages, and how many windows they make due.
 
 As a script it is the live load of the latency runs: a process of its own that writes at a fixed rate with ``send_batch``.
 """
@@ -29,8 +29,9 @@ INTERVAL_MS = 1000
 SERIES_ROWS = 3000
 START_ROW = 1_700_000_000  # in the past, so that no speed can run ahead of the clock
 TICK_SECONDS = 0.02
-# While the load is live each entity is broken for so many rows of every ``faults`` rows, one after the other: transitions to time,
-# spread evenly. Once for each entity in all loads of the bench, as a second time finds its level raised by the first.
+# During live load each entity has a fault for so many rows of every ``faults`` rows, one entity after the other, so that
+# transitions to measure are spread evenly. One fault for each entity in all loads of the bench: a second would meet a level
+# raised by the first.
 FAULT_ROWS, LIVE_FAULTS = 10, 15_000
 
 
