@@ -10,7 +10,7 @@ BOOTSTRAPPED := $(VENV)/.bootstrapped
 INSTALLED := $(VENV)/.installed
 LOCK_OPTIONS := --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --quiet
 
-# Large wheels over slow lines: wait longer and try more often than uv does by itself.
+# Large wheels over slow lines: wait longer and retry more often than uv does by default.
 export UV_HTTP_TIMEOUT ?= 120
 export UV_HTTP_RETRIES ?= 6
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -57,11 +57,11 @@ check: setup ## Lint, types and import rules
 	@$(BIN)/lint-imports
 
 .PHONY: demo
-demo: setup ## Watch this machine and break something on it; DATA=FILE replays a data set instead, SPEED=N rows a second
+demo: setup ## Watch this machine and cause a fault on it; DATA=FILE replays a data set instead, SPEED=N rows a second
 	@$(BIN)/tidewatch demo $(if $(DATA),--data "$(DATA)") $(if $(SPEED),--speed "$(SPEED)")
 
 .PHONY: bench-quality
-bench-quality: setup ## Measure detection quality on the labelled series; BENCH_ARGS="…" is handed on
+bench-quality: setup ## Measure detection quality on the labelled series; BENCH_ARGS="…" is passed on
 	@$(BIN)/python -m bench.quality $(BENCH_ARGS)
 
 .PHONY: bench
@@ -69,7 +69,7 @@ bench: setup ## Measure speed and latency on the local Kafka; BENCH_ARGS="--quic
 	@$(BIN)/python -m bench.throughput $(BENCH_ARGS)
 
 .PHONY: bench-outage
-bench-outage: setup ## Measure catching up after an outage; BENCH_ARGS="--samples 3600000" is an hour's worth
+bench-outage: setup ## Measure how fast the service catches up after an outage; BENCH_ARGS="--samples 3600000" is an hour of samples
 	@$(BIN)/tidewatch local install
 	@$(BIN)/python -m bench.outage $(BENCH_ARGS)
 
@@ -79,29 +79,29 @@ bench-rolling: setup ## Measure latency while two workers are restarted under lo
 	@$(BIN)/python -m bench.rolling $(BENCH_ARGS)
 
 .PHONY: profile
-profile: setup ## Leave a flame graph of the hot path in bench/results/profile.svg
+profile: setup ## Write a flame graph of the hot path to bench/results/profile.svg
 	@$(BIN)/python -m bench.profile $(PROFILE_ARGS)
 
 .PHONY: chaos
-chaos: setup ## Kill the service 200 times and show that nothing is lost or doubled; CHAOS_ARGS="--seed 7 --kills 50"
+chaos: setup ## Kill the service 200 times and check that nothing is lost or doubled; CHAOS_ARGS="--seed 7 --kills 50"
 	@$(BIN)/tidewatch local install
 	@$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
 .PHONY: hostile
-hostile: setup ## Send a million malformed and hostile records; HOSTILE_ARGS="--count 20000" is handed on
+hostile: setup ## Send a million malformed and hostile records; HOSTILE_ARGS="--count 20000" is passed on
 	@$(BIN)/python -m tests.hostile $(HOSTILE_ARGS)
 
 .PHONY: reference
-reference: setup ## Write docs/reference/ anew from the code
+reference: setup ## Generate docs/reference/ from the code
 	@$(BIN)/python -m tools.reference
 
 .PHONY: format
-format: setup ## Put the code into its one format
+format: setup ## Format the code
 	@$(BIN)/ruff check --fix --select I
 	@$(BIN)/ruff format
 
 .PHONY: lock
-lock: $(BOOTSTRAPPED) ## Resolve all versions anew: Python packages, and the jars of the local servers
+lock: $(BOOTSTRAPPED) ## Resolve all versions again: Python packages, and the jars of the local servers
 	@$(BIN)/uv pip compile $(LOCK_OPTIONS) --upgrade --all-extras pyproject.toml -o requirements.lock
 	@$(BIN)/uv pip compile $(LOCK_OPTIONS) --constraints requirements.lock pyproject.toml -o requirements-runtime.lock
 	@printf 'uv\nhatchling\neditables\n' | $(BIN)/uv pip compile $(LOCK_OPTIONS) --constraints requirements.lock - -o requirements-bootstrap.lock
@@ -109,7 +109,7 @@ lock: $(BOOTSTRAPPED) ## Resolve all versions anew: Python packages, and the jar
 	@$(BIN)/python -m service.local.jars
 
 .PHONY: clean
-clean: ## Remove what was installed and built here; downloads stay in the user's cache
+clean: ## Remove what was installed and built here; downloads stay in the cache of the user
 	@if [ -x $(BIN)/tidewatch ] && [ -d .tidewatch/local ]; then $(BIN)/tidewatch local down; fi
 	@rm -rf $(VENV) .tidewatch .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

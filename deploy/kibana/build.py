@@ -1,6 +1,6 @@
 """Writes tidewatch.ndjson, the saved objects that Kibana imports: python deploy/kibana/build.py
 
-Panels are Vega-Lite, whose query and aggregation stand in them as Elasticsearch gets them, so that a test can run each one.
+Panels are Vega-Lite. Each contains its query and aggregation as Elasticsearch gets them, so that a test can run them.
 The index names are those of the default elasticsearch.index_prefix.
 """
 

@@ -55,8 +55,15 @@ def _section(path: str, field: FieldInfo, meanings: dict[str, str], level: int) 
                 raise LookupError(f"config.example.yaml has no comment on {key}")
             rows.append((code(name), type_words(one), _default(one), meanings[key]))
         lines += table(("key", "type", "default", "meaning"), rows) if rows else []
+        lines += _old_names(section)
         lines += inner
     return lines
+
+
+def _old_names(section: type[BaseModel]) -> list[str]:
+    renamed = getattr(section, "renamed", {})
+    said = ", ".join(f"{code(old)} for {code(new)}" for old, new in renamed.items())
+    return [f"Old names, accepted in this release with a warning: {said}.", ""] if said else []
 
 
 def _default(field: FieldInfo) -> str:
