@@ -15,7 +15,7 @@ from service.settings import Settings
 from service.terminal import console, listing, print_json, say
 
 if TYPE_CHECKING:
-    from service.state.dead_letter import Letter
+    from service.state.dead_letter import StoredDeadLetter
 
 Reason = Annotated[str | None, typer.Option(help="Only those rejected for this reason; * is a wildcard.", show_default=False)]
 Key = Annotated[str | None, typer.Option(help="Only those with this key, usually the entity; * is a wildcard.", show_default=False)]
@@ -106,16 +106,16 @@ def replay_letters(
     say(f"Wrote {len(able):,} messages back to {topic}.{also}")
 
 
-async def _find(settings: Settings, reason: str | None, key: str | None, since: str | None) -> list[Letter]:
+async def _find(settings: Settings, reason: str | None, key: str | None, since: str | None) -> list[StoredDeadLetter]:
     """The dead letters that match, oldest first."""
     from service.sources.topic_range import read_range
-    from service.state.dead_letter import read_letter
+    from service.state.dead_letter import read_dead_letter
 
     begin = parse_moment(since, SystemClock().now_ms())
-    found: list[tuple[int, Letter]] = []
+    found: list[tuple[int, StoredDeadLetter]] = []
     async for records in read_range(settings.kafka, settings.kafka.topics.dead_letter, since_ms=begin, last_records=None):
         for record in records:
-            letter = read_letter(record)
+            letter = read_dead_letter(record)
             if _matches(letter.reason, reason) and _matches((record.key or b"").decode(errors="replace"), key):
                 found.append((record.timestamp, letter))
     return [letter for _, letter in sorted(found, key=lambda one: one[0])]
@@ -125,7 +125,7 @@ def _matches(text: str, pattern: str | None) -> bool:
     return pattern is None or fnmatchcase(text, pattern)
 
 
-def _fields(letter: Letter) -> dict[str, Any]:
+def _fields(letter: StoredDeadLetter) -> dict[str, Any]:
     record = letter.record
     return {
         "at": letter.at,

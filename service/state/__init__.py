@@ -1,1 +1,1 @@
-"""What must be written together with the offsets."""
+"""State and results in Kafka: transactions, takeover of partitions, and the topics they use."""

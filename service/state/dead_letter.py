@@ -1,6 +1,6 @@
-"""How a rejected record lies in the dead-letter topic: key and value bytes unchanged, the rest in headers.
+"""The format of the dead-letter topic: key and value bytes of the rejected record unchanged, the rest in headers.
 
-The headers are named as Kafka Streams names them, so that tools which know those read ours too.
+The headers have the names that Kafka Streams uses, so that tools for those read ours too.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from service.errors import InvalidMessage
 
 PREFIX = "__streams.errors."
 REASON = "tidewatch.reason"
-NULL_VALUE = "tidewatch.value-was-null"  # only where key and value were null: the value is empty here
+NULL_VALUE = "tidewatch.value-was-null"  # only where key and value were null; the value is empty here
 _EXCEPTION = (f"{PREFIX}exception", f"{InvalidMessage.__module__}.{InvalidMessage.__qualname__}".encode())
-TRUNCATED = "tidewatch.truncated-from-bytes"  # only where the broker did not take the whole value
+TRUNCATED = "tidewatch.truncated-from-bytes"  # only where the whole value is too large for the topic
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A record for the dead-letter topic."""
+    """A record to write to the dead-letter topic."""
 
     key: bytes | None
     value: bytes | None
@@ -26,7 +26,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 
 def dead_letter(rejected: Rejected) -> DeadLetter:
-    """The record's own bytes and headers, with where it came from and why it was refused."""
+    """The record's own bytes and headers, with where it came from and why it was rejected."""
     record = rejected.record
     key, value = record.key, record.value
     headers = (
@@ -38,22 +38,22 @@ def dead_letter(rejected: Rejected) -> DeadLetter:
         (f"{PREFIX}offset", b"%d" % record.offset),
         (REASON, rejected.reason.encode()),
     )
-    if key is None and value is None:  # the client writes no record that has neither
+    if key is None and value is None:  # aiokafka writes no record that has neither
         value, headers = b"", (*headers, (NULL_VALUE, b"true"))
     return DeadLetter(key, value, headers)
 
 
-def truncated(letter: DeadLetter, most: int) -> DeadLetter:
-    """The same with only the beginning of its value, ``most`` bytes in all, and a header that says how long it was."""
+def truncated(letter: DeadLetter, max_bytes: int) -> DeadLetter:
+    """The same with the beginning of its value, at most ``max_bytes`` in all, and a header with the length of the whole value."""
     value, key = letter.value or b"", (letter.key or b"")[:1000]
-    ours = tuple(header for header in letter.headers if header[0] == REASON or header[0].startswith(PREFIX))
+    ours = tuple((name, content) for name, content in letter.headers if name == REASON or name.startswith(PREFIX))
     headers = (*ours, (TRUNCATED, str(len(value)).encode()))
-    room = most - len(key) - sum(len(name) + len(told) + 10 for name, told in headers)
+    room = max_bytes - len(key) - sum(len(name) + len(content) + 10 for name, content in headers)
     return DeadLetter(key or None, value[: max(0, room)], headers)
 
 
-class Letter(msgspec.Struct, frozen=True):
-    """A dead letter as people ask for it: where it lies (``at``: ``partition:offset``), why, and the record it was."""
+class StoredDeadLetter(msgspec.Struct, frozen=True):
+    """A dead letter as read back: its position (``at``: ``partition:offset``), the reason, and the original record."""
 
     at: str
     reason: str
@@ -62,8 +62,8 @@ class Letter(msgspec.Struct, frozen=True):
     truncated: bool = False
 
 
-def read_letter(record: Record) -> Letter:
-    """The inverse of ``dead_letter``; headers that are missing or odd read as unknown."""
+def read_dead_letter(record: Record) -> StoredDeadLetter:
+    """The inverse of ``dead_letter``; missing or malformed headers are read as unknown."""
     ours = {name: value.decode(errors="replace") for name, value in record.headers if name.startswith((PREFIX, "tidewatch."))}
     original = Record(
         topic=ours.get(f"{PREFIX}topic", ""),
@@ -72,10 +72,10 @@ def read_letter(record: Record) -> Letter:
         timestamp=record.timestamp,
         key=record.key,
         value=None if ours.get(NULL_VALUE) else record.value,
-        headers=tuple(header for header in record.headers if header[0] not in ours),
+        headers=tuple((name, value) for name, value in record.headers if name not in ours),
     )
     at = f"{record.partition}:{record.offset}"
-    return Letter(at, ours.get(REASON, "unknown"), ours.get(f"{PREFIX}message", ""), original, TRUNCATED in ours)
+    return StoredDeadLetter(at, ours.get(REASON, "unknown"), ours.get(f"{PREFIX}message", ""), original, TRUNCATED in ours)
 
 
 def _number(text: str | None) -> int:

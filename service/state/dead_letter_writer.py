@@ -1,4 +1,4 @@
-"""Dead letters of the parts that read the alerts topic, written before their offset is committed; and every letter's way back."""
+"""Writes dead letters of the parts that read the alerts topic, before their offset is committed; and sends records back."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from service.state.writer import Writer
 
 
 class DeadLetterWriter:
-    """Keeps what was rejected until ``flush``. At least once: a process that dies before it commits writes it again."""
+    """Keeps rejected records until ``flush``. At least once: a process that dies before it commits writes them again."""
 
     def __init__(self, kafka: KafkaSettings, *, on_written: Callable[[Iterable[str]], None]) -> None:
-        """``on_written(reasons)`` is called when letters lie in the topic, with the reason of each."""
+        """``on_written(reasons)`` is called when dead letters are written, with the reason of each."""
         self._on_written = on_written
         self._topic = kafka.topics.dead_letter
         self._kept: list[Rejected] = []
         self._writer = Writer(kafka, "dead letters")
 
     def keep(self, rejected: Rejected) -> None:
-        """Have it written by the next ``flush``."""
+        """Write the record with the next ``flush``."""
         self._kept.append(rejected)
 
     async def flush(self) -> None:
-        """Write what is kept. Raises ``BrokerUnavailable`` (it stays kept) or ``ConfigError``."""
-        for rejected in list(self._kept):  # one by one: each may be as large as anything a topic takes
+        """Write what is kept. Raises ``BrokerUnavailable`` (unwritten records stay kept) or ``ConfigError``."""
+        for rejected in list(self._kept):  # one by one: each may be as large as a topic allows
             letter = dead_letter(rejected)
             await self._writer.write([Outgoing(self._topic, 0, letter.key, letter.value, letter.headers)])
             self._kept.remove(rejected)

@@ -1,4 +1,4 @@
-"""The compacted topic ``tidewatch.health``: the newest report on each partition of the metrics topic, for who watches the data."""
+"""The compacted topic ``tidewatch.health``: the newest data-health report on each partition of the metrics topic."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _decoder = msgspec.json.Decoder(HealthReport)
 
 
 class HealthTopic:
-    """Writes reports, each under the key of its partition; what is written twice changes nothing."""
+    """Writes reports, each under the key of its partition; writing one twice changes nothing."""
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self._kafka = kafka
@@ -38,12 +38,12 @@ class HealthTopic:
         try:
             records = (await read_state(self._kafka, self._kafka.topics.health, [0]))[0]
         except (KafkaError, OSError, TimeoutError) as error:
-            raise BrokerUnavailable(f"The former reports cannot be read: {error!r}.") from error
+            raise BrokerUnavailable(f"The newest reports cannot be read: {error!r}.") from error
         found = (read_report(value, self._kafka.topics.metrics) for value in records.values())
         return {report.partition: report for report in found if report is not None}
 
     async def write(self, reports: Collection[HealthReport]) -> None:
-        """Write them and wait, for a bounded time. Raises ``BrokerUnavailable`` or ``ConfigError``."""
+        """Write them and wait; bounded in time. Raises ``BrokerUnavailable`` or ``ConfigError``."""
         topic = self._kafka.topics.health
         await self._writer.write(Outgoing(topic, 0, _encode([one.topic, one.partition]), _encode(one)) for one in reports)
 
@@ -53,46 +53,47 @@ class HealthTopic:
 
 
 def read_report(value: bytes | None, metrics_topic: str) -> HealthReport | None:
-    """A record of the topic, where it is a report on this metrics topic."""
+    """A record of the topic as a report; None where it is no report, or one on another metrics topic."""
     try:
         report = None if value is None else _decoder.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        log.warning("the health topic holds a record that is no report; skipped", why=str(error))
+        log.warning("skipped a record of the health topic that is no report", why=str(error))
         return None
     return report if report is not None and report.topic == metrics_topic else None
 
 
 class LatestReports:
-    """The newest report of each partition, and what came of them since this was last asked.
+    """The newest report of each partition, and the samples counted since the last call.
 
-    How old a report is shows in our own clock once we follow the topic, so that two clocks that differ silence nothing; one that
-    was there before we came is as old as it says.
+    The age of a report that we saw arrive goes by our own clock, so that a difference between two clocks expires nothing. The age
+    of one that was in the topic before us goes by its own time.
     """
 
-    def __init__(self, *, clock: Clock, believed_ms: int) -> None:
+    def __init__(self, *, clock: Clock, max_age_ms: int) -> None:
         self._clock = clock
-        self._believed_ms = believed_ms
-        self._newest: dict[int, tuple[HealthReport, int]] = {}
-        self._counted: dict[int, tuple[str, int, int]] | None = None
+        self._max_age_ms = max_age_ms
+        self._newest: dict[int, tuple[HealthReport, int]] = {}  # with when it was written, or arrived
+        self._counted: dict[int, HealthReport] | None = None
 
-    def hear(self, report: HealthReport, *, was_there: bool) -> None:
-        """A report, in the topic's order."""
+    def add(self, report: HealthReport, *, written_before: bool) -> None:
+        """A report, in the topic's order; ``written_before``: it was in the topic when we started."""
         now = self._clock.now_ms()
-        self._newest[report.partition] = report, min(report.at, now) if was_there else now
+        self._newest[report.partition] = report, min(report.at, now) if written_before else now
 
-    def believed(self) -> dict[int, HealthReport]:
-        """Those that are new enough."""
-        oldest = self._clock.now_ms() - self._believed_ms
-        return {at: report for at, (report, heard_at) in self._newest.items() if heard_at >= oldest}
+    def valid(self) -> dict[int, HealthReport]:
+        """By partition: the reports that are at most ``max_age_ms`` old."""
+        oldest = self._clock.now_ms() - self._max_age_ms
+        return {partition: report for partition, (report, known_at) in self._newest.items() if known_at >= oldest}
 
     def counts(self) -> tuple[int, int]:
-        """Samples taken, and late, since the last call; the first one knows of nothing. A new owner counts from 0."""
-        before, self._counted = self._counted, {at: (one.turn, one.taken, one.late) for at, (one, _) in self._newest.items()}
+        """Samples taken, and late, since the last call; (0, 0) at the first call. A new owner counts from 0."""
+        before, self._counted = self._counted, {partition: report for partition, (report, _) in self._newest.items()}
         taken = late = 0
         if before is None:
-            return 0, 0
-        for at, (turn, took, came_late) in self._counted.items():
-            was = before.get(at)
-            known = was[1:] if was is not None and was[0] == turn else (0, 0)
-            taken, late = taken + took - known[0], late + came_late - known[1]
+            return taken, late
+        for partition, report in self._counted.items():
+            last = before.get(partition)
+            if last is not None and last.turn == report.turn:
+                taken, late = taken - last.taken, late - last.late
+            taken, late = taken + report.taken, late + report.late
         return taken, late

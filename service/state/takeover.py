@@ -1,11 +1,11 @@
-"""What Kafka remembers of a partition, read in the one order that is right.
+"""Takes over partitions: fences the former owner, then reads the committed offsets, then the state.
 
-``take_over`` is the first three of the four steps of an assignment; the fourth, going back in the input to refill the windows,
-is the source's. The order is what makes it exact (each wrong order was seen to lose or repeat something):
+These are three of the four steps of an assignment; the source does the fourth, rewinding to refill the windows. Any other order was
+seen to lose or repeat results:
 
-1. start the partition's producer: whoever had it before is fenced, and its transaction is settled one way or the other;
-2. only then read the committed offset: read earlier it was stale in 22 of 40 tries;
-3. read the state to its end: nothing can be written behind our back any more.
+1. Start the partition's producer: the former owner is fenced, and its open transaction committed or aborted.
+2. Only then read the committed offset. Read earlier, it was stale in 22 of 40 tries.
+3. Read the state to its end: the former owner can write no more.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ POLL_MS = 200
 
 
 class TakenOver(msgspec.Struct, frozen=True):
-    """Where one partition stands: ``commit`` is None when its group never committed; ``state`` the newest value of every key."""
+    """What Kafka holds of one partition: ``commit`` is None when the group never committed; ``state``: the newest value by key."""
 
     commit: Commit | None
     state: dict[bytes, bytes]
@@ -38,25 +38,25 @@ class TakenOver(msgspec.Struct, frozen=True):
 async def take_over(
     kafka: KafkaSettings, producers: Mapping[int, FencedProducer], *, group: str, topic: str, state_topic: str
 ) -> dict[int, TakenOver]:
-    """Fence, then offsets, then state, of the partitions of ``topic`` that ``producers`` belong to.
+    """Take over the partitions of ``topic`` that ``producers`` belong to.
 
-    Raises ``BrokerUnavailable`` when Kafka goes away meanwhile, and ``ConfigError`` when it does not let us.
+    Raises ``BrokerUnavailable`` when Kafka goes away meanwhile, and ``ConfigError`` when it denies access.
     """
     try:
-        await _all(producer.claim() for producer in producers.values())
-        commits = await committed(kafka, group, topic, list(producers))
+        await _await_all(producer.claim() for producer in producers.values())
+        commits = await read_commits(kafka, group, topic, list(producers))
         state = await read_state(kafka, state_topic, list(producers))
     except (KafkaError, OSError, TimeoutError) as error:
         raise BrokerUnavailable(f"Partitions of {topic} cannot be taken over yet: {error!r}.") from error
     return {at: TakenOver(commits.get(at), state[at]) for at in producers}
 
 
-async def committed(kafka: KafkaSettings, group: str, topic: str, partitions: list[int]) -> dict[int, Commit]:
-    """What the group has committed, with its metadata; partitions without a commit are left out."""
+async def read_commits(kafka: KafkaSettings, group: str, topic: str, partitions: list[int]) -> dict[int, Commit]:
+    """The group's commits with their metadata; partitions without one are left out."""
     admin: Any = await connect(lambda: AIOKafkaAdminClient(**kafka_client_options(kafka)), kafka)
     try:
         asked = [TopicPartition(topic, at) for at in partitions]
-        # On a fresh Kafka the topic that keeps offsets is only made when first asked for.
+        # A new Kafka creates its offsets topic only at the first request.
         async for attempt in stamina.retry_context(
             on=CoordinatorNotAvailableError, attempts=None, timeout=kafka.connect_timeout_seconds
         ):
@@ -68,7 +68,7 @@ async def committed(kafka: KafkaSettings, group: str, topic: str, partitions: li
 
 
 async def read_state(kafka: KafkaSettings, topic: str, partitions: list[int]) -> dict[int, dict[bytes, bytes]]:
-    """The newest committed value of every key, by partition; a deleted key is left out."""
+    """The newest committed value of every key, by partition; deleted keys are left out."""
     state: dict[int, dict[bytes, bytes]] = {at: {} for at in partitions}
     consumer: Any = await connect(
         lambda: AIOKafkaConsumer(isolation_level="read_committed", auto_offset_reset="earliest", **kafka_client_options(kafka)),
@@ -94,8 +94,8 @@ async def read_state(kafka: KafkaSettings, topic: str, partitions: list[int]) ->
     return state
 
 
-async def _all(works: Any) -> None:
-    """Wait for all, so that nothing goes on behind our back; then raise what the first one raised."""
+async def _await_all(works: Any) -> None:
+    """Wait for all, so that none keeps running after a failure; then raise the first failure."""
     for result in await asyncio.gather(*works, return_exceptions=True):
         if isinstance(result, BaseException):
             raise result

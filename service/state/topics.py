@@ -1,4 +1,4 @@
-"""The topics Tidewatch needs, made once; running it again changes nothing."""
+"""Creates and checks the topics that Tidewatch needs; existing topics are not changed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from service.errors import BrokerUnavailable, ConfigError
 from service.kafka_options import connect, kafka_client_options
 from service.settings import KafkaSettings
 
-# A dead letter is as large as the worst message the metrics topic took.
+# A dead letter is as large as the largest message of the metrics topic.
 LARGEST_DEAD_LETTER = 32 << 20
-# Memory is read whole when a partition changes hands, so what is outdated must not pile up: small segments, cleaned early.
+# State is read whole at every takeover, so outdated records must not pile up: small segments, compacted early.
 COMPACTED = {
     "cleanup.policy": "compact",
     "max.message.bytes": str(16 << 20),
@@ -28,7 +28,7 @@ COMPACTED = {
 
 
 class TopicPlan(msgspec.Struct, frozen=True):
-    """How a topic should be."""
+    """The wanted configuration of a topic."""
 
     name: str
     partitions: int
@@ -36,7 +36,7 @@ class TopicPlan(msgspec.Struct, frozen=True):
 
 
 class TopicOutcome(msgspec.Struct, frozen=True):
-    """What ``create_topics`` found or did; ``detail`` says how an existing topic differs from the plan."""
+    """The result for one topic; ``detail`` says how an existing topic differs from its plan."""
 
     name: str
     outcome: Literal["created", "exists", "differs", "missing"]
@@ -44,7 +44,7 @@ class TopicOutcome(msgspec.Struct, frozen=True):
 
 
 def plan_topics(kafka: KafkaSettings) -> list[TopicPlan]:
-    """The topics in use, each with its partitions and what we ask of it beyond the broker's defaults."""
+    """The topics in use, each with its partitions and the configuration that differs from the broker's defaults."""
     topics = kafka.topics
     kept = {"cleanup.policy": "delete", "retention.ms": str(topics.retention_hours * 3_600_000)}
     return [
@@ -54,7 +54,7 @@ def plan_topics(kafka: KafkaSettings) -> list[TopicPlan]:
         TopicPlan(topics.control, 1, {"cleanup.policy": "compact"}),
         TopicPlan(topics.state, topics.partitions, COMPACTED),
         TopicPlan(topics.notify_state, 1, COMPACTED),
-        # one record names every alert that a message is about, which in a storm are tens of thousands
+        # one record names every alert of a message: tens of thousands in an alert storm
         TopicPlan(topics.notifications, 1, {**kept, "max.message.bytes": COMPACTED["max.message.bytes"]}),
         TopicPlan(topics.health, 1, COMPACTED),
         TopicPlan(topics.dead_letter, topics.partitions, {**kept, "max.message.bytes": str(LARGEST_DEAD_LETTER)}),
@@ -62,19 +62,19 @@ def plan_topics(kafka: KafkaSettings) -> list[TopicPlan]:
 
 
 async def create_topics(kafka: KafkaSettings) -> list[TopicOutcome]:
-    """Make the topics that are missing and compare those that are there; existing ones are never altered.
+    """Create missing topics and compare existing ones with the plan; existing ones are never altered.
 
-    Raises ``BrokerUnavailable``, or ``ConfigError`` when Kafka does not let us.
+    Raises ``BrokerUnavailable``, or ``ConfigError`` when Kafka denies it.
     """
-    return await _each(kafka, _create)
+    return await _for_each(kafka, _create)
 
 
 async def inspect_topics(kafka: KafkaSettings) -> list[TopicOutcome]:
-    """As ``create_topics``, but what is missing stays so."""
-    return await _each(kafka, _look)
+    """As ``create_topics``, without creating any."""
+    return await _for_each(kafka, _inspect)
 
 
-async def _each(
+async def _for_each(
     kafka: KafkaSettings, act: Callable[[Any, TopicPlan, KafkaSettings], Awaitable[TopicOutcome]]
 ) -> list[TopicOutcome]:
     admin: Any = await connect(lambda: AIOKafkaAdminClient(**kafka_client_options(kafka)), kafka)
@@ -89,42 +89,42 @@ async def _each(
 async def _create(admin: Any, plan: TopicPlan, kafka: KafkaSettings) -> TopicOutcome:
     existing = await admin.list_topics()
     if plan.name not in existing:
-        if plan.name == kafka.topics.state and kafka.topics.metrics in existing:  # one for each of them, however many they are
+        if plan.name == kafka.topics.state and kafka.topics.metrics in existing:  # as many partitions as the metrics topic has
             described = await admin.describe_topics([kafka.topics.metrics])
             plan = msgspec.structs.replace(plan, partitions=len(described[0]["partitions"]))
         new = NewTopic(plan.name, plan.partitions, kafka.topics.replication_factor, topic_configs=plan.configs)
         response = await admin.create_topics([new])
-        name, code, *said = response.topic_errors[0]
+        name, code, *messages = response.topic_errors[0]
         error = for_code(code)
         if code == 0:
-            await _visible(admin, plan.name)
+            await _wait_until_led(admin, plan.name)
             return TopicOutcome(name, "created", f"{plan.partitions} partition{'s' if plan.partitions > 1 else ''}")
-        if error is not TopicAlreadyExistsError:  # made by someone else meanwhile is as good
+        if error is not TopicAlreadyExistsError:  # created by another process meanwhile is fine
             raise ConfigError(
-                f"Kafka does not make the topic {name!r}: {said[0] if said and said[0] else error.__name__}.",
+                f"Kafka did not create the topic {name!r}: {next(filter(None, messages), error.__name__)}.",
                 hint="Check kafka.topics.replication_factor and the user's rights.",
             )
-    return await _look(admin, plan, kafka)
+    return await _inspect(admin, plan, kafka)
 
 
-async def _visible(admin: Any, topic: str) -> None:
-    """Brokers learn of a new topic a moment after it was made."""
+async def _wait_until_led(admin: Any, topic: str) -> None:
+    """Wait until every partition has a leader; brokers learn of a new topic with a delay. Raises ``BrokerUnavailable``."""
     for _ in range(100):
         described = await admin.describe_topics([topic])
         if described[0]["error_code"] == 0 and all(part["leader"] >= 0 for part in described[0]["partitions"]):
             return
         await asyncio.sleep(0.05)
-    raise BrokerUnavailable(f"The topic {topic!r} was made, but no broker leads it yet.")
+    raise BrokerUnavailable(f"The topic {topic!r} was created, but no broker leads it yet.")
 
 
-async def _look(admin: Any, plan: TopicPlan, kafka: KafkaSettings) -> TopicOutcome:  # noqa: ARG001 - one shape for both acts
+async def _inspect(admin: Any, plan: TopicPlan, kafka: KafkaSettings) -> TopicOutcome:  # noqa: ARG001 - one shape for both acts
     if plan.name not in await admin.list_topics():
         return TopicOutcome(plan.name, "missing")
     return _compare(plan, len((await admin.describe_topics([plan.name]))[0]["partitions"]), await topic_configs(admin, plan.name))
 
 
 def _compare(plan: TopicPlan, partitions: int, configs: dict[str, str]) -> TopicOutcome:
-    """Whether a topic that is there is as planned."""
+    """Compare an existing topic with its plan."""
     differs = [
         f"{name} is {configs.get(name)}, not {wanted}" for name, wanted in plan.configs.items() if configs.get(name) != wanted
     ]
@@ -134,6 +134,6 @@ def _compare(plan: TopicPlan, partitions: int, configs: dict[str, str]) -> Topic
 
 
 async def topic_configs(admin: Any, topic: str) -> dict[str, str]:
-    """The configuration of a topic, as the broker tells it."""
+    """The configuration of a topic by name, as the broker reports it."""
     responses = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
-    return {str(entry[0]): str(entry[1]) for response in responses for resource in response.resources for entry in resource[4]}
+    return {str(name): str(value) for response in responses for *_, entries in response.resources for name, value, *_ in entries}

@@ -1,8 +1,8 @@
-"""How what a batch led to reaches Kafka together with how far the input was read: one transaction for each input partition.
+"""Writes the results of a batch and the input offset to Kafka in one transaction per input partition.
 
-Alerts, dead letters, what is remembered of the entities, and the offset: all of it or nothing. A transaction that did not go
-through, for whatever reason, puts the ownership of its partition in doubt. There is one answer to that: the partition is lost,
-what memory holds of it is dropped, and it is taken over anew, which shows what Kafka has (``takeover.py``).
+Alerts, dead letters, entity state and the offset: all or nothing. After a failed transaction we may no longer own its partition.
+So the partition counts as lost, its state in memory is dropped, and it is taken over again, which reads what Kafka has
+(``takeover.py``).
 """
 
 from __future__ import annotations
@@ -26,15 +26,14 @@ from service.state.topics import topic_configs
 
 log = get_logger("outbox")
 
-OVERHEAD = 512  # bytes of a batch's and a record's own headers, generously
-
+OVERHEAD = 512  # upper bound for the bytes that a batch and a record add
 
 EncodeTransition = Callable[[Alert], tuple[bytes, bytes]]
 
 
 class PartitionOutcome(msgspec.Struct, frozen=True):
-    """What a batch led to for one input partition. ``state``: records of the state topic, None deletes the key;
-    ``commit``: where the partition goes on, None while it is still being refilled."""
+    """The results of a batch for one input partition. ``state``: records of the state topic, None deletes the key; ``commit``: None
+    while the partition is refilled."""
 
     alerts: Sequence[Alert] = ()
     rejected: Sequence[Rejected] = ()
@@ -48,7 +47,7 @@ class PartitionOutcome(msgspec.Struct, frozen=True):
 
 
 class TransactionalOutbox:
-    """The outbox of one scoring process: a fenced producer for each partition it owns."""
+    """The outbox of a scoring process: one fenced producer per partition it owns."""
 
     def __init__(self, kafka: KafkaSettings, *, encode: EncodeTransition) -> None:
         """``encode``: the record (key, value) of a transition in the alerts topic."""
@@ -60,7 +59,7 @@ class TransactionalOutbox:
         self._largest_dead_letter = 1_000_000
 
     async def start(self) -> None:
-        """Look at the topics. Raises ``BrokerUnavailable``, or ``ConfigError`` for refused credentials and unfit topics."""
+        """Check the topics. Raises ``BrokerUnavailable``, or ``ConfigError`` for refused credentials and unsuitable topics."""
         topics = self._kafka.topics
         admin: Any = await connect(lambda: AIOKafkaAdminClient(**kafka_client_options(self._kafka)), self._kafka)
         try:
@@ -79,7 +78,7 @@ class TransactionalOutbox:
             if state < metrics:
                 raise ConfigError(
                     f"The topic {topics.state!r} has {state} partitions, {topics.metrics!r} has {metrics}.",
-                    hint=f"Give {topics.state} as many partitions: each keeps the memory of one.",
+                    hint=f"Give {topics.state} as many partitions: each keeps the state of one.",
                 )
             self._dead_letter_partitions = dead
             configs = await topic_configs(admin, topics.dead_letter)
@@ -88,30 +87,31 @@ class TransactionalOutbox:
             await admin.close()
 
     async def take_over(self, partitions: Collection[int]) -> dict[int, TakenOver]:
-        """Fence the old owners of these partitions and read what Kafka remembers (see ``takeover.take_over``)."""
+        """Fence the former owners of these partitions and read what Kafka holds of them (see ``takeover.take_over``)."""
         await self.release(partitions)
         topics = self._kafka.topics
-        made = {at: FencedProducer(self._kafka, group=self._group, topic=topics.metrics, partition=at) for at in partitions}
-        self._producers.update(made)
-        if not made:
+        producers = {at: FencedProducer(self._kafka, group=self._group, topic=topics.metrics, partition=at) for at in partitions}
+        self._producers.update(producers)
+        if not producers:
             return {}
-        return await take_over(self._kafka, made, group=self._group, topic=topics.metrics, state_topic=topics.state)
+        return await take_over(self._kafka, producers, group=self._group, topic=topics.metrics, state_topic=topics.state)
 
     async def release(self, partitions: Collection[int]) -> None:
-        """Let the producers of these partitions go."""
-        going = [self._producers.pop(at) for at in partitions if at in self._producers]
-        await asyncio.gather(*(producer.close() for producer in going))
+        """Close the producers of these partitions."""
+        released = [self._producers.pop(at) for at in partitions if at in self._producers]
+        await asyncio.gather(*(producer.close() for producer in released))
 
     async def emit(self, outcomes: Mapping[int, PartitionOutcome]) -> set[int]:
-        """One transaction for each partition, side by side. The partitions whose transaction did not go through are given
-        back: they must be taken over again. Bounded in time. Raises ``ConfigError`` when a topic must not be written.
+        """Run one transaction per partition, concurrently; the partitions whose transaction failed, which must be taken over again.
+
+        Bounded in time. Raises ``ConfigError`` when Kafka denies writing.
         """
-        told = {at: outcome for at, outcome in outcomes.items() if not outcome.empty}
-        went = await asyncio.gather(*(self._emit(at, outcome) for at, outcome in told.items()), return_exceptions=True)
+        written = {at: outcome for at, outcome in outcomes.items() if not outcome.empty}
+        results = await asyncio.gather(*(self._emit(at, outcome) for at, outcome in written.items()), return_exceptions=True)
         lost = set()
-        for at, result in zip(told, went, strict=True):
+        for at, result in zip(written, results, strict=True):
             if isinstance(result, BrokerUnavailable):
-                log.warning("a batch was not taken; its partition is taken over anew", partition=at, error=str(result))
+                log.warning("a batch was not committed; its partition is taken over again", partition=at, error=str(result))
                 lost.add(at)
             elif isinstance(result, BaseException):
                 raise result

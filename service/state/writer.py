@@ -1,4 +1,4 @@
-"""A plain idempotent producer, for what may be written twice: dead letters of the later parts, reports, records sent again."""
+"""A plain idempotent producer, for records that may be written twice: dead letters of the later parts, reports, resent records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.state.producer import LARGEST_REQUEST, Outgoing
 
 
 class Writer:
-    """Connects when there is first something to write, and anew after a failure. ``what`` it writes is for its errors to say."""
+    """Connects at the first write, and again after a failure. ``what``: the records it writes, for error messages."""
 
     def __init__(self, kafka: KafkaSettings, what: str) -> None:
         self._kafka = kafka
@@ -34,9 +34,9 @@ class Writer:
             raise ConfigError(f"The topic {topic!r} does not exist.", hint="Run `tidewatch setup`.")
 
     async def write(self, outgoing: Iterable[Outgoing]) -> None:
-        """Write them, each partition's in order, and wait, for a bounded time.
+        """Write the records, in order within each partition, and wait; bounded in time.
 
-        Raises ``BrokerUnavailable`` when it did not go through, or may not have, and ``ConfigError`` when Kafka does not let us.
+        Raises ``BrokerUnavailable`` when the write failed, or may have failed, and ``ConfigError`` when Kafka denies it.
         """
         producer = await self._connected()
         try:
@@ -50,7 +50,7 @@ class Writer:
             raise ConfigError(f"Kafka does not let us write {self._what}: {error}.", hint="Grant the user WRITE there.") from error
         except (KafkaError, OSError, TimeoutError) as error:
             await self.close()
-            raise BrokerUnavailable(f"Kafka takes no {self._what}: {error!r}.") from error
+            raise BrokerUnavailable(f"Kafka did not accept the {self._what}: {error!r}.") from error
 
     async def close(self) -> None:
         """Disconnect; bounded in time."""

@@ -114,7 +114,7 @@ def instrument(control: Control) -> None:
     wrapped(service.detectors.window_scorer.WindowScorer, "detect", after="after-score")
     wrapped(AIOKafkaProducer, "send_offsets_to_transaction", before="after-produce")
     wrapped(AIOKafkaProducer, "commit_transaction", before="before-commit", after="after-commit")
-    wrapped(takeover, "committed", after="offsets-read")
+    wrapped(takeover, "read_commits", after="offsets-read")
     wrapped(takeover, "read_state", before="during-restore")
     wrapped(
         service.alerts.history.elasticsearch.ElasticsearchAlertStore,
@@ -152,7 +152,7 @@ def mutate(mutation: str) -> None:
     elif mutation == "offsets-first":
 
         async def wrong_order(kafka: Any, producers: Any, *, group: str, topic: str, state_topic: str) -> Any:
-            commits = await takeover.committed(kafka, group, topic, list(producers))
+            commits = await takeover.read_commits(kafka, group, topic, list(producers))
             for each in producers.values():
                 await each.claim()
             state = await takeover.read_state(kafka, state_topic, list(producers))

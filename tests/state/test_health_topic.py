@@ -103,25 +103,25 @@ async def test_without_a_broker_writing_ends_in_time() -> None:
 
 
 def test_a_new_owner_counts_from_the_beginning_and_nothing_is_counted_twice() -> None:
-    heard = LatestReports(clock=ManualClock(1000), believed_ms=60)
+    heard = LatestReports(clock=ManualClock(1000), max_age_ms=60)
     assert heard.counts() == (0, 0)
-    heard.hear(report(turn="a", taken=10, late=1), was_there=False)
+    heard.add(report(turn="a", taken=10, late=1), written_before=False)
     assert heard.counts() == (10, 1)
     assert heard.counts() == (0, 0)
-    heard.hear(report(turn="a", taken=15, late=2), was_there=False)
-    heard.hear(report(turn="b", taken=3, late=0), was_there=False)  # what a counted meanwhile nobody has read
+    heard.add(report(turn="a", taken=15, late=2), written_before=False)
+    heard.add(report(turn="b", taken=3, late=0), written_before=False)  # what a counted meanwhile nobody has read
     assert heard.counts() == (3, 0)
 
 
 def test_a_report_is_believed_for_a_while_by_our_own_clock() -> None:
     clock = ManualClock(100_000)
-    heard = LatestReports(clock=clock, believed_ms=60_000)
-    heard.hear(report(partition=0, at=1), was_there=True)
-    heard.hear(report(partition=1, at=90_000), was_there=True)
-    heard.hear(report(partition=2, at=999_000_000), was_there=True)
-    heard.hear(report(partition=3, at=1), was_there=False)
-    assert heard.believed().keys() == {1, 2, 3}
+    heard = LatestReports(clock=clock, max_age_ms=60_000)
+    heard.add(report(partition=0, at=1), written_before=True)
+    heard.add(report(partition=1, at=90_000), written_before=True)
+    heard.add(report(partition=2, at=999_000_000), written_before=True)
+    heard.add(report(partition=3, at=1), written_before=False)
+    assert heard.valid().keys() == {1, 2, 3}
     clock.advance(55)
-    assert heard.believed().keys() == {2, 3}
+    assert heard.valid().keys() == {2, 3}
     clock.advance(10)
-    assert heard.believed() == {}
+    assert heard.valid() == {}

@@ -197,7 +197,7 @@ async def test_nothing_can_be_committed_behind_the_back_of_who_takes_over(
 
         monkeypatch.setattr(takeover, name, replacement)
 
-    tried_around("committed")
+    tried_around("read_commits")
     tried_around("read_state")
     try:
         found = (await new.take_over([0]))[0]

@@ -41,7 +41,7 @@ async def test_topics_are_made_once_and_differences_are_told(kafka_servers: str)
 
 async def test_a_topic_that_kafka_does_not_make_is_a_sentence(kafka_servers: str) -> None:
     kafka = kafka_settings(kafka_servers).kafka
-    with pytest.raises(ConfigError, match="Kafka does not make the topic") as error:
+    with pytest.raises(ConfigError, match="Kafka did not create the topic") as error:
         await create_topics(changed(kafka, replication_factor=3))
     assert "replication_factor" in error.value.hint
 
