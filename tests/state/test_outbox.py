@@ -202,7 +202,7 @@ async def test_nothing_can_be_committed_behind_the_back_of_who_takes_over(
     try:
         found = (await new.take_over([0]))[0]
         assert (found.commit, found.state) == (Commit(1, 1), {b"1": b"first"})
-        assert refused_then == ["before committed", "after committed", "before read_state", "after read_state"]
+        assert refused_then == ["before read_commits", "after read_commits", "before read_state", "after read_state"]
         assert await sequence(kafka_servers, settings) == [1]
     finally:
         await old.close()
