@@ -16,7 +16,7 @@ import pytest
 from service.detectors.base import Detector
 from service.detectors.bundle import Bundle
 from service.detectors.decision.ensemble import DetectorState
-from service.detectors.features.statistics import WindowStatistics, least
+from service.detectors.features.statistics import WindowStatistics, require_windows
 from service.detectors.features.windows import Features
 from service.detectors.window_scorer import LEAST_SHARE, WindowScorer
 from service.domain import F32, F64, Dataset, Schema, Series, Severity, SeverityBounds, Verdict, WindowBatch
@@ -39,7 +39,7 @@ class Distance:
         self._statistics = WindowStatistics(spans)
 
     def fit(self, features: Features, *, progress: Progress = silent) -> None:
-        least(features, 10, self.name)
+        require_windows(features, 10, self.name)
         self._statistics.fit(features)
 
     def score(self, features: Features) -> F64:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.detectors.features.statistics import WindowStatistics, least, principal_axes
+from service.detectors.features.statistics import WindowStatistics, principal_axes, require_windows
 from service.detectors.features.windows import Features
 from service.domain import F32, F64
 
@@ -29,7 +29,7 @@ class NewestRows:
 
     def fit(self, features: Features) -> NewestRows:
         """Learn centre and covariance. Raises ``NotEnoughData``."""
-        least(features, 30, "newest-rows")
+        require_windows(features, 30, "newest-rows")
         columns = self._statistics.fit(features).transform(features)
         self._centre, axes, variances = principal_axes(columns, MOST_DIMENSIONS)
         # The same ridge as the whitened distance: axes in which training never moved do not shout.

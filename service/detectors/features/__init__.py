@@ -1,1 +1,1 @@
-"""What detectors see of a window: scaled values, statistics, whitening, and attribution to metrics."""
+"""What detectors read of a window: scaled values, statistics, whitening, and attribution to metrics."""

@@ -1,4 +1,8 @@
-"""Compiled kernels over windows: GIL-free, so members really run side by side, and kept on disk where that is possible."""
+"""Compiled kernels over windows. They release the interpreter's lock, so detectors run in parallel, and are cached on disk.
+
+In all of them window i is the rows that end before ``ends[i]``, scaled by row ``which[i]`` of ``centre`` and ``inverse`` (tables,
+dims).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import numpy as np
 from service.compiled import kernel
 from service.domain import F32, I64
 
-# Scaled values beyond this say "far", not how far.
+# Scaled values are clipped here: beyond it only that a value is far counts, not how far.
 CLIP = 10.0
 
 
@@ -74,8 +78,8 @@ def forecast_errors(
 ) -> None:
     """Write each window's mean absolute error of forecasting its newest ``smooth`` scaled rows into ``out``, (n, dims).
 
-    ``weights``: (lags + 1, dims), what each metric's own last values count for, newest first, then the constant; ``units``:
-    (dims,), what an error is multiplied with, and then counts for ``CLIP`` at most.
+    ``weights``: (lags + 1, dims), the coefficients of each metric's own last values, newest first, then the constant; ``units``:
+    (dims,), multiplies an error, which then counts for ``CLIP`` at most.
     """
     dims = rows.shape[1]
     lags = weights.shape[0] - 1
@@ -86,7 +90,7 @@ def forecast_errors(
     for i in range(ends.shape[0]):
         table = which[i]
         first = ends[i] - smooth - lags
-        # Conditional expressions, as min and max keep the compiler from working on several metrics at once here.
+        # Conditional expressions: with min and max the compiler does not vectorise these loops over metrics.
         for w in range(smooth + lags):
             for j in range(dims):
                 z = (rows[first + w, j] - centre[table, j]) * inverse[table, j]

@@ -1,8 +1,8 @@
-"""From raw windows to ``Features``: every metric centred and scaled, as training knew it.
+"""From raw windows to ``Features``: every metric centred and scaled by what training learned.
 
-Per entity where training knew the entity well enough, pooled elsewhere; clipped at ±10, missing = 0 (the centre). A missing value
-that was seen before arrives carried forward (see ``WindowBatch``) and is kept so: putting the centre in its place would draw a jump
-that never was.
+Per entity where training had enough rows of it, pooled elsewhere; clipped at ±10, never observed = 0 (the centre). A missing value
+that was observed before arrives carried forward (see ``WindowBatch``) and stays so: the centre in its place would be a jump that
+never happened.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from service.detectors.features.windows import Features, carry_forward
+from service.detectors.features.windows import Features, Scales, carry_forward
 from service.domain import F32, F64, Series, WindowBatch
 from service.errors import NotEnoughData
 
 # An interquartile range is 1.349 standard deviations of a normal distribution.
 IQR_IN_SIGMAS = 1.349
-# More metrics of two values for each one on a scale than this are no metrics, but the code of one state (decision 0004).
+# With more two-valued metrics than this for each other metric, they are columns of a state code, not metrics (decision 0004).
 MOST_STATES = 10
 
 
@@ -27,13 +27,13 @@ class Scaler:
     """Centre and scale of every metric, pooled and per entity.
 
     Centre is the median; scale the larger of interquartile range / 1.349 and the standard deviation, so that neither a
-    spiky metric (no interquartile range) nor a two-level one is blown up. A column that never moved gets a tenth of its
-    level, or 1 where it stood at zero: it survives, and a change of it is seen without drowning the rest.
-    An entity has a scale of its own once it brought ``own_rows`` rows to training; any other uses the pooled one.
+    spiky metric (no interquartile range) nor a two-level one gets huge scaled values. A column that never moved gets a tenth of its
+    level, or 1 where that is zero: a change of it then counts, but does not outweigh all others.
+    An entity with ``own_rows`` training rows or more has a scale of its own; any other uses the pooled one.
 
-    ``left_out``: the places of metrics that took two values at most in training, where there are more than ``MOST_STATES`` of
-    them for each metric on a scale, as where a state is written as one column for each of its values. Every detector sees them
-    as standing at their centre: dozens of columns that jump together would outvote the few that measure something.
+    ``left_out``: the columns that took two values at most in training, where there are more than ``MOST_STATES`` of them for each
+    other metric, as where a state is written as one column per value. Detectors always see them at their centre: dozens of columns
+    that jump together would outweigh the few that measure something.
     """
 
     def __init__(self, own_rows: int = 500) -> None:
@@ -85,19 +85,20 @@ class Scaler:
         return scale
 
     def transform(self, batch: WindowBatch) -> Features:
-        """Features of the windows that are due. Raises ``RuntimeError`` when not fitted on this many metrics."""
+        """Features of a batch of windows (serving). Raises ``RuntimeError`` when not fitted on this many metrics."""
         n, window, dims = batch.values.shape
         self._check(dims)
         seen = None if batch.mask.all() else np.ascontiguousarray(batch.mask).reshape(n * window, dims)
         rows = np.ascontiguousarray(batch.values, dtype=np.float32).reshape(n * window, dims)
         which = np.fromiter((self.entities.get(entity, 0) for entity in batch.entities), np.int64, n)
         ends = np.arange(1, n + 1, dtype=np.int64) * window
-        return Features(rows, ends, window, tables=(self._centre, self._inverse), which=which, seen=seen)
+        return Features(rows, ends, window, scales=Scales(self._centre, self._inverse), which=which, seen=seen)
 
     def windows(self, series: Sequence[Series], window: int, stride: int = 1) -> Features:
-        """Every window of the series that ends ``stride`` rows after the one before, series after series, in row order.
+        """Features of the windows of whole series (training): one every ``stride`` rows, series after series, in row order.
 
-        A window never spans two series; a series shorter than a window has none.
+        A window never spans two series; a series shorter than a window has none. Raises ``RuntimeError`` when not fitted on this
+        many metrics.
         """
         self._check(series[0].values.shape[1])
         filled = [carry_forward(one.values) for one in series]
@@ -109,7 +110,7 @@ class Scaler:
             np.concatenate([values for values, _ in filled]),
             np.concatenate(ends),
             window,
-            tables=(self._centre, self._inverse),
+            scales=Scales(self._centre, self._inverse),
             which=np.concatenate(tables),
             seen=None if seen.all() else seen,
             begins=starts[:-1].astype(np.int64),
@@ -117,8 +118,8 @@ class Scaler:
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """JSON-safe settings and plain arrays."""
-        told = {"own_rows": self.own_rows, "entities": dict(self.entities), "left_out": list(self.left_out)}
-        return told, {"centre": self._centre, "scale": self._scale}
+        settings = {"own_rows": self.own_rows, "entities": dict(self.entities), "left_out": list(self.left_out)}
+        return settings, {"centre": self._centre, "scale": self._scale}
 
     def restore(self, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of ``state``."""
@@ -140,7 +141,7 @@ class Scaler:
 
 
 def _centre_scale(values: F32, fallback: tuple[F64, F64] | None = None) -> tuple[F64, F64]:
-    """Median and scale of each column, float64 (dims,); a column never seen takes the fallback, or 0 and 1."""
+    """Median and scale of each column, float64 (dims,); a column without values takes the fallback, or 0 and 1."""
     exact = np.where(np.isfinite(values), values, np.nan).astype(np.float64)
     empty = np.isnan(exact).all(axis=0)
     exact[:, empty] = 0.0
@@ -155,7 +156,7 @@ def _centre_scale(values: F32, fallback: tuple[F64, F64] | None = None) -> tuple
 
 
 def _left_out(values: F32) -> tuple[int, ...]:
-    """The columns of two values at most, where they are so many that they are no metrics; see ``Scaler``."""
+    """The columns of two values at most, where there are too many of them; see ``Scaler``."""
     low, high = np.fmin.reduce(values, axis=0), np.fmax.reduce(values, axis=0)
     states = ((values == low) | (values == high) | ~np.isfinite(values)).all(axis=0)
     scales = int((~states).sum())

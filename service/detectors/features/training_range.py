@@ -1,9 +1,8 @@
-"""How far the newest row lies outside everything that training ever saw.
+"""How far the newest row lies outside the range of each metric in training.
 
-Scaled values are clipped at ten standard deviations, and window statistics are new to a detector wherever the load is; neither
-tells a metric that spikes within what it has done before from one that goes where it has never been. So every metric keeps
-the range of its normal rows: inside it counts nothing, outside as many of its own ranges as the value lies beyond. Decision 0004
-has the measurements.
+Scaled values are clipped at ten standard deviations, and a new load gives new window statistics; neither separates a metric that
+spikes within its known range from one that leaves it. So each metric's smallest and largest normal value are kept. A value within
+them counts 0, one outside counts its distance to them in widths of that range. Decision 0004 has the measurements.
 """
 
 from __future__ import annotations
@@ -17,13 +16,16 @@ from numpy.typing import NDArray
 from service.detectors.features.windows import Features
 from service.domain import F32, I64
 
-# A metric that lies further out than this many of its ranges says "far", not how far.
+# The distance is clipped here, in widths of the metric's range: beyond it only that the value is far counts.
 MOST_RANGES = 30.0
 
 
 class TrainingRange:
-    """Smallest and largest value of each metric, by entity where it has a scale of its own: ``low``, ``high`` and ``inverse``
-    (one over the range), each float32 (tables, dims) in the metrics' own units; row 0 is everybody's."""
+    """Smallest and largest value of each metric in training, per entity with a scale of its own and pooled.
+
+    ``low``, ``high`` and ``inverse`` (one over the width of the range): float32 (tables, dims), in the metrics' own units; row 0 is
+    the pooled range.
+    """
 
     def __init__(self) -> None:
         self.low, self.high, self.inverse = (np.zeros((0, 0), np.float32) for _ in range(3))
@@ -31,8 +33,8 @@ class TrainingRange:
     def fit(self, features: Features) -> None:
         """Learn from every row between the first and the last window of each series.
 
-        A range is at least one scale of the metric, so that one that stood still is not infinitely far when it moves; metrics
-        that are left out of the scale are left out here.
+        The width of a range is at least one scale of the metric, so that a metric that stood still is not infinitely far away when
+        it moves. Metrics that the scaler leaves out are left out here.
         """
         lows: dict[int, list[F32]] = {}
         highs: dict[int, list[F32]] = {}
@@ -49,11 +51,13 @@ class TrainingRange:
             seen = np.isfinite(low)
             self.low[owner, seen], self.high[owner, seen] = low[seen], high[seen]
         with np.errstate(divide="ignore", invalid="ignore"):
-            narrow = 1.0 / (self.high - self.low)
-        self.inverse = np.fmin(narrow, features.inverse).astype(np.float32).reshape(tables, dims)
+            unbounded = 1.0 / (self.high - self.low)
+        self.inverse = np.fmin(unbounded, features.inverse).astype(np.float32).reshape(tables, dims)
 
-    def ranges(self, features: Features) -> F32:
-        """float32 (n, dims): how many of its ranges each metric's newest value lies outside; 0 inside, and where there is none."""
+    def widths_outside(self, features: Features) -> F32:
+        """float32 (n, dims): how far each metric's newest value lies outside its range, in widths of it; 0 inside, or without a
+        value.
+        """
         newest, owner = features.rows[features.ends - 1], features.owner
         out: F32 = np.maximum(self.low[owner] - newest, newest - self.high[owner])
         out *= self.inverse[owner]
@@ -71,7 +75,7 @@ class TrainingRange:
 
 
 def _stretches(features: Features) -> list[tuple[int, F32]]:
-    """Of every series its owner and its rows from the start of its first window to the end of its last."""
+    """For every series the number of its entity, and its rows from the start of its first window to the end of its last."""
     series: I64 = features.series
     first = np.flatnonzero(np.diff(series, prepend=-1))
     last = np.append(first[1:], len(series)) - 1

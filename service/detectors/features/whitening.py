@@ -1,8 +1,9 @@
-"""Rotate columns onto their principal axes and divide each axis by its standard deviation, so that every direction counts alike.
+"""Whitening: rotate columns onto their principal axes and divide each by its standard deviation, so that all directions count
+alike.
 
-Ledoit & Wolf (2004) shrinkage, plus a ridge of a tenth of the mean variance: axes in which training never moved must not shout.
-Where there were few independent windows to learn so many columns from, the narrow axes are those that the next day will widen, and
-the ridge is higher (decision 0004).
+The covariance is shrunk (Ledoit & Wolf 2004), and a tenth of the mean variance is added to each axis (the ridge): otherwise axes in
+which training never moved would dominate. With few independent windows for many columns, axes that look narrow will be wider in the
+next data, so the ridge is higher (decision 0004).
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 
 from service.domain import F32, F64
 
-# The ridge is twice what plenty of windows would make it where every independent one has to tell of four columns that move.
+# The ridge doubles where there are four moving columns to each independent window.
 SCARCE = 0.25
-STILL = 1e-6  # a column with less variance does not move
+STILL = 1e-6  # a column with less variance counts as not moving
 
 
 def widest(covariance: F64, count: int) -> tuple[F64, F64]:
-    """The ``count`` largest eigenvalues, smallest first, and their axes (width, count).
+    """The ``count`` largest eigenvalues of ``covariance`` (width, width), smallest first, and their axes (width, count).
 
-    LAPACK's way to a few of them ends in an "Internal Error" on some matrices with many equal eigenvalues (metrics that stand
-    still make them); then all are worked out, which is slower and does not fail.
+    LAPACK's driver for a few of them ends in an "Internal Error" on some matrices with many equal eigenvalues (metrics that stand
+    still make them); then all are computed, which is slower and does not fail.
     """
     width = len(covariance)
     try:
@@ -37,23 +38,24 @@ def widest(covariance: F64, count: int) -> tuple[F64, F64]:
 
 
 class Whitening:
-    """``axes``: float32 (columns, k), orthonormal; ``inverse``: (k,), one over each axis' standard deviation.
+    """A fitted whitening: ``axes`` float32 (columns, k), orthonormal; ``inverse`` (k,), one over each axis' standard deviation.
 
     With more than ``most_axes`` columns the narrowest axes are left out; ``rest`` is then one over the standard deviation
-    they share, and 0 when the axes are complete.
+    that they share. It is 0 when the axes are complete.
     """
 
     def __init__(self, *, ridge: float = 0.1, most_axes: int = 640) -> None:
+        """``ridge``: added to every axis' variance, as a share of the mean variance; ``most_axes``: how many axes are kept."""
         self.ridge = ridge
         self.most_axes = most_axes
         self.centre: F32 = np.zeros(0, np.float32)
         self.axes: F32 = np.zeros((0, 0), np.float32)
         self.inverse: F32 = np.zeros(0, np.float32)
         self.rest = 0.0
-        self._turned: F32 = np.zeros((0, 0), np.float32)  # made when first asked for
+        self._symmetric: F32 = np.zeros((0, 0), np.float32)  # computed when first needed
 
     def fit(self, columns: F32, independent: float) -> Self:
-        """Learn from training rows (n, columns), which are worth so many ``independent`` windows (``Features.independent``)."""
+        """Learn from training rows (n, columns) that count for so many ``independent`` windows (``Features.independent``)."""
         exact: F64 = columns.astype(np.float64)
         centre: F64 = exact.mean(axis=0)
         exact -= centre
@@ -74,7 +76,7 @@ class Whitening:
         self.centre = centre.astype(np.float32)
         self.axes = np.ascontiguousarray(axes, np.float32)
         self.inverse = (1.0 / np.sqrt(np.maximum(values, 0.0) + ridge)).astype(np.float32)
-        self._turned = np.zeros((0, 0), np.float32)
+        self._symmetric = np.zeros((0, 0), np.float32)
         return self
 
     def transform(self, columns: F32) -> F32:
@@ -83,22 +85,23 @@ class Whitening:
         along *= self.inverse
         return along
 
-    def back(self, whitened: F32) -> F32:
-        """Whitened coordinates turned to the column each resembles most: the rotation alone, so that squares keep their sum.
+    def rotate_back(self, whitened: F32) -> F32:
+        """float32 (n, columns): whitened coordinates (n, k) rotated back to the columns, without their scale, so that a row's
+        squares keep their sum.
 
-        With the scale left off this is the symmetric ("ZCA") whitening, which splits a squared Mahalanobis distance fairly
+        This is the symmetric ("ZCA") whitening, which splits a squared Mahalanobis distance fairly
         among the columns (Garthwaite & Koch 2016).
         """
         return whitened @ self.axes.T
 
-    def turned(self, columns: F32) -> F32:
-        """float32 (n, columns): ``back(transform(columns))``; in one product where that is the smaller work."""
+    def transform_symmetric(self, columns: F32) -> F32:
+        """float32 (n, columns): ``rotate_back(transform(columns))``, as one matrix product where that is cheaper."""
         width, kept = self.axes.shape
         if 2 * kept <= width:
-            return self.back(self.transform(columns))
-        if not self._turned.size:
-            self._turned = np.asarray((self.axes * self.inverse) @ self.axes.T, dtype=np.float32)
-        return np.asarray((columns - self.centre) @ self._turned, dtype=np.float32)
+            return self.rotate_back(self.transform(columns))
+        if not self._symmetric.size:
+            self._symmetric = np.asarray((self.axes * self.inverse) @ self.axes.T, dtype=np.float32)
+        return np.asarray((columns - self.centre) @ self._symmetric, dtype=np.float32)
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """JSON-safe settings and plain arrays."""
@@ -108,5 +111,5 @@ class Whitening:
         """The inverse of ``state``."""
         self.rest = float(settings["rest"])
         self.centre, self.axes, self.inverse = arrays["centre"], arrays["axes"], arrays["inverse"]
-        self._turned = np.zeros((0, 0), np.float32)
+        self._symmetric = np.zeros((0, 0), np.float32)
         return self

@@ -1,1 +1,1 @@
-"""The detectors. Each scores windows; none of them decides."""
+"""The detectors. They score windows; what is anomalous is decided in ``decision/``."""

@@ -1,9 +1,9 @@
-"""How far each metric's newest rows lie from what its own past foretold: the rhythm, which window statistics do not see.
+"""Forecast errors of every metric from its own past: changes of rhythm, which window statistics do not show.
 
 Every metric has a linear forecast of its next value from its last few (an autoregression, fitted by ridge regression). A mean
 and a range say where a metric has been; the error of its forecast says whether it moves the way it used to. The two miss
-different faults: beside the whitened distances this member adds more than any other that was tried, also on series that
-nobody tuned on (decision 0004), although alone it is among the weaker ones.
+different faults: added to the whitened distances this detector improves the ensemble more than any other that was tried, also on
+series that were not used for tuning (decision 0004), although alone it is among the weaker ones.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.detectors.features.statistics import least
+from service.detectors.features.statistics import require_windows
 from service.detectors.features.windows import Features
 from service.detectors.members.residual import LEAST_WINDOWS, ForecastDetector
 from service.domain import F32
@@ -24,15 +24,17 @@ from service.progress import Progress, silent
 class AutoregressionDetector(ForecastDetector):
     """Mean absolute one-step forecast error over the newest ``smooth`` rows, each metric's in units of its own training error.
 
-    ``ForecastDetector`` with a metric's own past (``lags`` rows) in place of all metrics'; ``floor`` is the least unit of an
-    error, in the scaler's units. A single error counts for 10 units at most: one jump must not drown fifty rows of every metric.
+    ``ForecastDetector`` with each metric forecast from its own past only; the options are the same. A single error counts for 10
+    units at most, so that one jump does not outweigh fifty rows of every metric.
+
+    Example: ``training: {detectors: {autoregression: {weight: 1.0, lags: 5, smooth: 50}}}``
     """
 
     default_name = "autoregression"
 
     def fit(self, features: Features, *, progress: Progress = silent) -> None:
         """Learn each metric's forecast of itself. Raises ``NotEnoughData`` under 64 windows."""
-        least(features, LEAST_WINDOWS, self.name)
+        require_windows(features, LEAST_WINDOWS, self.name)
         self.lags = min(self.lags, features.window - 1)
         now, *past = (rows.astype(np.float64) for rows in self._newest(features, 1 + self.lags))
         given = np.stack([*past, np.ones_like(now)])  # (lags + 1, n, dims)

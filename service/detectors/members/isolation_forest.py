@@ -1,4 +1,4 @@
-"""An isolation forest as plain arrays: trained by scikit-learn, scored by a compiled kernel, kept without pickle.
+"""An isolation forest (Liu, Ting & Zhou 2008) as plain arrays: trained by scikit-learn, scored by a compiled kernel, no pickle.
 
 scikit-learn's own scoring costs 4.9 ms for one row and holds the interpreter lock; the kernel gives the same scores.
 """
@@ -16,7 +16,7 @@ from service.domain import F32, F64, I64
 
 
 def flatten_forest(forest: IsolationForest) -> dict[str, NDArray[Any]]:
-    """Arrays of a fitted forest: one entry per node of all trees, children as absolute positions, leaves with depth > 0.
+    """A fitted forest as arrays with one entry per node of all trees; children are absolute positions, leaves have depth > 0.
 
     ``feature`` int64 (-1 at a leaf), ``cut`` float64, ``left`` and ``right`` int64, ``depth`` float64 (at a leaf: its depth
     plus the expected depth of the samples that end there), ``roots`` int64 (trees,), ``norm`` float64 (1,).

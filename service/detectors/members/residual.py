@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.detectors.features.statistics import WindowStatistics, group, least
+from service.detectors.features.statistics import WindowStatistics, arrays_under, require_windows
 from service.detectors.features.windows import Features
 from service.domain import F32, F64
 from service.progress import Progress, silent
@@ -18,9 +18,14 @@ CHUNK = 2048  # windows whose newest rows are held at once
 
 
 class PcaResidualDetector:
-    """What the main axes of the window statistics leave unexplained: a linear autoencoder, fitted in closed form.
+    """What the principal axes of the window statistics leave unexplained (Jackson & Mudholkar 1979): a linear autoencoder.
 
-    The axes that hold ``explained`` of the training variance are projected out; the score is the mean absolute remainder.
+    The axes that hold ``explained`` of the training variance are projected out; the score is the mean absolute residual.
+
+    Options: ``spans``: numbers of newest rows over which means and ranges are taken; ``explained``: the share of the variance in
+    [0, 1] that is projected out; ``most_axes``: principal axes kept, at most.
+
+    Example: ``training: {detectors: {pca_residual: {weight: 1.0, explained: 0.95}}}``
     """
 
     default_name = "pca_residual"
@@ -37,7 +42,7 @@ class PcaResidualDetector:
 
     def fit(self, features: Features, *, progress: Progress = silent) -> None:
         """Learn the axes. Raises ``NotEnoughData`` under 64 windows."""
-        least(features, LEAST_WINDOWS, self.name)
+        require_windows(features, LEAST_WINDOWS, self.name)
         columns = self._statistics.fit(features).transform(features)
         centre = columns.mean(axis=0, dtype=np.float64)
         covariance = np.cov(columns.T.astype(np.float64), bias=True).reshape(len(centre), len(centre))
@@ -71,21 +76,27 @@ class PcaResidualDetector:
         """Statistics' scale, centre and axes."""
         if not len(self._centre):
             raise RuntimeError(f"the {self.name} detector is not fitted")
-        told, arrays = self._statistics.state()
+        settings, arrays = self._statistics.state()
         kept = {f"statistics/{key}": value for key, value in arrays.items()}
-        return {"statistics": told}, kept | {"centre": self._centre, "axes": self._axes}
+        return {"statistics": settings}, kept | {"centre": self._centre, "axes": self._axes}
 
     def restore(self, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """The inverse of ``state``."""
-        self._statistics.restore(settings["statistics"], group(arrays, "statistics"))
+        self._statistics.restore(settings["statistics"], arrays_under(arrays, "statistics"))
         self._centre, self._axes = arrays["centre"], arrays["axes"]
 
 
 class ForecastDetector:
-    """A ridge vector autoregression: how far the newest rows lie from what the ``lags`` rows before each of them foretold.
+    """A vector autoregression, fitted by ridge regression: how far the newest rows lie from their forecasts.
 
-    The score is the mean absolute forecast error over the newest ``smooth`` rows, each metric's error in units of its own
+    The score is the mean absolute one-step forecast error over the newest ``smooth`` rows, each metric's error in units of its own
     training error.
+
+    Options: ``lags``: from how many rows before it a row is forecast; ``ridge``: the penalty of the regression, in squared scaled
+    units summed over the training windows; ``smooth``: rows over which errors are averaged; ``floor``: the least unit of an
+    error, in scaled units.
+
+    Example: ``training: {detectors: {forecast: {weight: 1.0, lags: 5, smooth: 50}}}``
     """
 
     default_name = "forecast"
@@ -103,7 +114,7 @@ class ForecastDetector:
 
     def fit(self, features: Features, *, progress: Progress = silent) -> None:
         """Learn the forecast of each metric from all metrics. Raises ``NotEnoughData`` under 64 windows."""
-        least(features, LEAST_WINDOWS, self.name)
+        require_windows(features, LEAST_WINDOWS, self.name)
         self.lags = min(self.lags, features.window - 1)
         now, *past = self._newest(features, 1 + self.lags)
         given = np.concatenate([*past, np.ones((len(now), 1), np.float32)], axis=1)

@@ -1,13 +1,13 @@
-"""Isolation forest, elliptic envelope and one-class SVM over one distance per metric, by weighted voting on a common scale.
+"""Isolation forest, elliptic envelope and one-class SVM over one distance per metric, combined by weighted votes.
 
-The three cannot work on hundreds of correlated statistics. Their principal components are the wrong summary: they keep what
-varies most in normal times, and faults show in what hardly varies. So each metric becomes one number, the distance of its
-whitened statistics from their mean (what its own past and its company do not explain), and the three look at those numbers
-together; beyond 64 metrics their principal components are taken.
+The three cannot work on hundreds of correlated statistics. Principal components of these are the wrong summary: they keep what
+varies most in normal data, and faults show in what hardly varies. So each metric becomes one number, the distance of its
+whitened statistics from their mean, and the three get those numbers; with more than 64 metrics, the principal components of them.
 
-Each of the three is trained by scikit-learn and scored from plain arrays (a test holds both together to 1e-5). Their
+Each of the three is trained by scikit-learn and scored from plain arrays (a test checks that both agree to 1e-5). Their
 raw scores are not comparable, so a vote is the surprise (-log10 tail probability) of the raw score among windows that the
-three were not trained on; the votes are weighted 0.4 / 0.3 / 0.3.
+three were not trained on; the votes are weighted 0.4 / 0.3 / 0.3. Sources: Liu, Ting & Zhou 2008 (forest), Rousseeuw & Van Driessen
+1999 (minimum covariance determinant, which the envelope uses), Schölkopf et al. 2001 (one-class SVM).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sklearn.ensemble import IsolationForest
 from sklearn.svm import OneClassSVM
 
 from service.detectors.decision.calibration import LEAST_SCORES, Calibration
-from service.detectors.features.statistics import WindowStatistics, evenly, group, least, principal_axes
+from service.detectors.features.statistics import WindowStatistics, arrays_under, evenly_spaced, principal_axes, require_windows
 from service.detectors.features.whitening import Whitening
 from service.detectors.features.windows import Features, split_tail
 from service.detectors.members.isolation_forest import flatten_forest, score_forest
@@ -38,12 +38,21 @@ MOST_DIMENSIONS = 64
 MOST_WHITENING_ROWS = 8000
 MOST_ENVELOPE_ROWS = 4000
 MOST_SVM_ROWS = 2000
-# A distance below this is rounding, of a metric that never moved: trees would split on it, differently on every machine.
+# A smaller distance is rounding noise of a metric that never moved; trees would split on it, differently on every machine.
 LEAST_DISTANCE = 1e-3
 
 
 class StatisticalAnomalyDetector:
-    """The three together; any subset by naming only some ``weights``."""
+    """Isolation forest, elliptic envelope and one-class SVM; the score is the weighted mean of their surprises.
+
+    Options: ``weights`` by name (``isolation_forest``, ``elliptic_envelope``, ``one_class_svm``; default 0.4, 0.3, 0.3), those
+    not named are left out; ``spans``: numbers of newest rows over which means, ranges and standard deviations are taken;
+    ``trees``: of the forest; ``nu``: of the SVM, the share of training windows that may lie outside its boundary;
+    ``held_out_share``: the newest share of each training series, on which votes are calibrated; ``seed`` (default:
+    ``training.seed``).
+
+    Example: ``training: {detectors: {statistical: {weight: 1.0, weights: {isolation_forest: 1.0}}}}``
+    """
 
     default_name = "statistical"
     # Training settings this family takes as options.
@@ -76,27 +85,27 @@ class StatisticalAnomalyDetector:
         self._scales: dict[str, Calibration] = {}
 
     def fit(self, features: Features, *, progress: Progress = silent) -> None:
-        """Train the three on the older part of each series, scale their votes on the newest. Raises ``NotEnoughData``."""
-        least(features, LEAST_WINDOWS, self.name)
+        """Train on the older part of each series, calibrate the votes on the newest. Raises ``NotEnoughData`` under 64 windows."""
+        require_windows(features, LEAST_WINDOWS, self.name)
         learn, check = split_tail(features, self.held_out_share)
         if len(check) < LEAST_SCORES:
             check = learn
-        known, unknown = features.take(learn), features.take(check)
-        columns = self._statistics.fit(known).transform(known)
-        self._whitening.fit(evenly(columns, MOST_WHITENING_ROWS), known.independent)
+        learned, held_out_windows = features.take(learn), features.take(check)
+        columns = self._statistics.fit(learned).transform(learned)
+        self._whitening.fit(evenly_spaced(columns, MOST_WHITENING_ROWS), learned.independent)
         distances = self._distances(columns, features.dims)
         self._reduction = {}
         if features.dims > MOST_DIMENSIONS:
             centre, axes, _ = principal_axes(distances, MOST_DIMENSIONS, self.seed)
             self._reduction = {"centre": centre, "axes": axes}
         points = self._reduce(distances)
-        held_out = self._reduce(self._distances(self._statistics.transform(unknown), features.dims))
+        held_out = self._reduce(self._distances(self._statistics.transform(held_out_windows), features.dims))
         self._models, self._scales = {}, {}
         for done, vote in enumerate(self.weights):
             progress(self.name, done, len(self.weights), vote.replace("_", " "))
             self._models[vote] = _FIT[vote](points, self)
             scores = _SCORE[vote](self._models[vote], held_out)
-            self._scales[vote] = Calibration(scores, unknown.independent)
+            self._scales[vote] = Calibration(scores, held_out_windows.independent)
         progress(self.name, len(self.weights), len(self.weights), "fitted")
 
     def score(self, features: Features) -> F64:
@@ -113,9 +122,9 @@ class StatisticalAnomalyDetector:
         return {vote: self._scales[vote].surprise(_SCORE[vote](self._models[vote], points)) for vote in self.weights}
 
     def attribute(self, features: Features) -> F64:
-        """Float64 (n, dims): each metric's squared distance, which is what all three look at.
+        """Float64 (n, dims): each metric's squared distance, which is the input of all three.
 
-        Trees and kernels have no cheap exact attribution of their own.
+        Trees and kernels have no exact attribution that is cheap to compute.
         """
         self._fitted()
         return np.square(self._distances(self._statistics.transform(features), features.dims).astype(np.float64))
@@ -126,8 +135,8 @@ class StatisticalAnomalyDetector:
 
     def _distances(self, columns: F32, dims: int) -> F32:
         """float32 (n, dims): root mean square of each metric's whitened statistics."""
-        turned = self._whitening.turned(columns)
-        distances: F32 = np.sqrt(np.square(turned).reshape(len(turned), -1, dims).mean(axis=1))
+        whitened = self._whitening.transform_symmetric(columns)
+        distances: F32 = np.sqrt(np.square(whitened).reshape(len(whitened), -1, dims).mean(axis=1))
         distances[distances < LEAST_DISTANCE] = 0.0
         return distances
 
@@ -143,9 +152,9 @@ class StatisticalAnomalyDetector:
     def state(self) -> tuple[dict[str, Any], Arrays]:
         """Weights, and every model as plain arrays."""
         self._fitted()
-        told, arrays = self._statistics.state()
+        statistics, arrays = self._statistics.state()
         arrays = {f"statistics/{key}": value for key, value in arrays.items()}
-        turned, axes = self._whitening.state()
+        whitening, axes = self._whitening.state()
         arrays |= {f"whitening/{key}": value for key, value in axes.items()}
         arrays |= {f"reduction/{key}": value for key, value in self._reduction.items()}
         scales = {}
@@ -153,17 +162,17 @@ class StatisticalAnomalyDetector:
             arrays |= {f"{vote}/{key}": value for key, value in model.items()}
             scales[vote], kept = self._scales[vote].state()
             arrays |= {f"{vote}-scale/{key}": value for key, value in kept.items()}
-        return {"weights": self.weights, "statistics": told, "whitening": turned, "scales": scales}, arrays
+        return {"weights": self.weights, "statistics": statistics, "whitening": whitening, "scales": scales}, arrays
 
     def restore(self, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """The inverse of ``state``."""
         self.weights = {str(vote): float(weight) for vote, weight in settings["weights"].items()}
-        self._statistics.restore(settings["statistics"], group(arrays, "statistics"))
-        self._whitening.restore(settings["whitening"], group(arrays, "whitening"))
-        self._reduction = group(arrays, "reduction")
-        self._models = {vote: group(arrays, vote) for vote in self.weights}
+        self._statistics.restore(settings["statistics"], arrays_under(arrays, "statistics"))
+        self._whitening.restore(settings["whitening"], arrays_under(arrays, "whitening"))
+        self._reduction = arrays_under(arrays, "reduction")
+        self._models = {vote: arrays_under(arrays, vote) for vote in self.weights}
         self._scales = {
-            vote: Calibration.restored(settings["scales"][vote], group(arrays, f"{vote}-scale")) for vote in self.weights
+            vote: Calibration.restored(settings["scales"][vote], arrays_under(arrays, f"{vote}-scale")) for vote in self.weights
         }
 
 
@@ -175,7 +184,7 @@ def _fit_forest(points: F32, settings: StatisticalAnomalyDetector) -> Arrays:
 def _fit_envelope(points: F32, settings: StatisticalAnomalyDetector) -> Arrays:
     # MinCovDet is what EllipticEnvelope fits (Rousseeuw & Van Driessen 1999). The ridge keeps columns that hardly moved
     # from making the covariance singular.
-    chosen = evenly(points, MOST_ENVELOPE_ROWS).astype(np.float64)
+    chosen = evenly_spaced(points, MOST_ENVELOPE_ROWS).astype(np.float64)
     noise = np.random.default_rng(settings.seed).standard_normal(chosen.shape)
     spread = max(0.1 * np.sqrt(np.mean(np.var(chosen, axis=0))), 1e-3)  # data that never moved still need some spread
     envelope = MinCovDet(random_state=settings.seed, support_fraction=None).fit(chosen + spread * noise)
@@ -185,12 +194,15 @@ def _fit_envelope(points: F32, settings: StatisticalAnomalyDetector) -> Arrays:
 
 
 def _fit_svm(points: F32, settings: StatisticalAnomalyDetector) -> Arrays:
-    machine = OneClassSVM(nu=settings.nu, gamma="scale").fit(evenly(points, MOST_SVM_ROWS))
+    chosen = evenly_spaced(points, MOST_SVM_ROWS)
+    variance = float(chosen.astype(np.float64).var())
+    gamma = 1.0 / (chosen.shape[1] * variance) if variance else 1.0  # scikit-learn's "scale"
+    machine = OneClassSVM(nu=settings.nu, gamma=gamma).fit(chosen)
     return {
         "vectors": np.ascontiguousarray(machine.support_vectors_, np.float32),
         "weights": machine.dual_coef_[0].astype(np.float32),
-        "gamma": np.array([machine._gamma], np.float64),
-        "offset": np.array([machine.offset_[0]], np.float64),
+        "gamma": np.array([gamma], np.float64),
+        "offset": np.array(machine.offset_, np.float64),
     }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from service.detectors.features.scaler import Scaler
 from service.detectors.features.training_range import MOST_RANGES, TrainingRange
-from service.detectors.features.windows import Features
+from service.detectors.features.windows import Features, Scales
 from service.detectors.members.mahalanobis import MahalanobisDetector
 from service.domain import F32, Series
 from tests.detectors.features.test_windows import batch
@@ -29,18 +29,20 @@ def of_series(scaler: Scaler, entity: str, rows: F32, window: int = 10) -> Featu
 
 def test_counts_the_ranges_a_value_lies_outside() -> None:
     seen = learned(single([[0, 10], [4, 30]]))
-    found = seen.ranges(single([[2, 10], [4, 31], [-2, 50], [12, 0]]))
+    found = seen.widths_outside(single([[2, 10], [4, 31], [-2, 50], [12, 0]]))
     np.testing.assert_allclose(found, np.array([[0, 0], [0, 0.05], [0.5, 1], [2, 0.5]]))
 
 
 def test_a_metric_that_stood_still_is_measured_in_its_scale_and_far_has_an_end() -> None:
     scale = np.array([[5.0, 0.0]], np.float32)
     rows = np.array([[100, 7], [100, 7]], np.float32)
-    tables = (np.zeros((1, 2), np.float32), np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0))
-    features = Features(rows, np.array([1, 2]), 1, tables=tables)
+    tables = Scales(np.zeros((1, 2), np.float32), np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0))
+    features = Features(rows, np.array([1, 2]), 1, scales=tables)
     seen = learned(features)
-    new = Features(np.array([[110, 900], [1e9, 7]], np.float32), np.array([1, 2]), 1, tables=tables)
-    np.testing.assert_allclose(seen.ranges(new), np.array([[2, 0], [MOST_RANGES, 0]]))  # the second metric is left out of the scale
+    new = Features(np.array([[110, 900], [1e9, 7]], np.float32), np.array([1, 2]), 1, scales=tables)
+    np.testing.assert_allclose(
+        seen.widths_outside(new), np.array([[2, 0], [MOST_RANGES, 0]])
+    )  # the second metric is left out of the scale
 
 
 def test_rows_that_training_did_not_choose_count_and_rows_after_it_do_not() -> None:
@@ -53,7 +55,7 @@ def test_rows_that_training_did_not_choose_count_and_rows_after_it_do_not() -> N
 
 def test_what_is_missing_lies_nowhere() -> None:
     seen = learned(single([[0, np.nan], [1, np.nan]]))
-    assert not seen.ranges(single([[np.nan, 3], [0.5, np.nan]])).any()
+    assert not seen.widths_outside(single([[np.nan, 3], [0.5, np.nan]])).any()
 
 
 def test_an_entity_known_well_has_a_range_of_its_own_and_a_stranger_everybodys() -> None:
@@ -63,10 +65,10 @@ def test_an_entity_known_well_has_a_range_of_its_own_and_a_stranger_everybodys()
     scaler = Scaler().fit(series)
     seen = learned(scaler.windows(series, 10))
     at_fifty = np.full((10, 2), 50, np.float32)
-    assert (seen.ranges(of_series(scaler, "small", at_fifty)) > 10).all()
-    assert not seen.ranges(of_series(scaler, "large", at_fifty)).any()
-    assert not seen.ranges(of_series(scaler, "stranger", at_fifty)).any()
-    assert seen.ranges(of_series(scaler, "stranger", 4 * at_fifty)).all()
+    assert (seen.widths_outside(of_series(scaler, "small", at_fifty)) > 10).all()
+    assert not seen.widths_outside(of_series(scaler, "large", at_fifty)).any()
+    assert not seen.widths_outside(of_series(scaler, "stranger", at_fifty)).any()
+    assert seen.widths_outside(of_series(scaler, "stranger", 4 * at_fifty)).all()
 
 
 def test_serving_sees_what_training_sees() -> None:
@@ -75,10 +77,10 @@ def test_serving_sees_what_training_sees() -> None:
     scaler = Scaler().fit([Series("one", 0, rows)])
     seen = learned(of_series(scaler, "one", rows))
     new = (3 * rng.standard_normal((60, 3))).astype(np.float32)
-    whole = seen.ranges(of_series(scaler, "one", new))
+    whole = seen.widths_outside(of_series(scaler, "one", new))
     assert whole.any()
     cut = np.stack([new[at : at + 10] for at in range(len(new) - 9)])
-    np.testing.assert_array_equal(seen.ranges(scaler.transform(batch(cut, ("one",) * len(cut)))), whole)
+    np.testing.assert_array_equal(seen.widths_outside(scaler.transform(batch(cut, ("one",) * len(cut)))), whole)
 
 
 def test_after_a_short_training_a_value_never_seen_stands_out_from_all_that_is_merely_new() -> None:

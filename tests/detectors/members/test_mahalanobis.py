@@ -162,11 +162,11 @@ def test_turned_back_in_one_product_or_two_is_the_same(most_axes: int) -> None:
     rng = np.random.default_rng(3)
     columns = (rng.standard_normal((500, 8)) @ rng.standard_normal((8, 8)) + 5.0).astype(np.float32)
     fitted = whitening.Whitening(most_axes=most_axes).fit(columns, 300.0)
-    whole = fitted.back(fitted.transform(columns))
+    whole = fitted.rotate_back(fitted.transform(columns))
     assert whole.std() > 0.5
-    np.testing.assert_allclose(fitted.turned(columns), whole, atol=1e-4)
+    np.testing.assert_allclose(fitted.transform_symmetric(columns), whole, atol=1e-4)
     fitted.fit(2.0 * columns, 300.0)  # what was made of the former axes is gone
-    np.testing.assert_allclose(fitted.turned(columns), fitted.back(fitted.transform(columns)), atol=1e-4)
+    np.testing.assert_allclose(fitted.transform_symmetric(columns), fitted.rotate_back(fitted.transform(columns)), atol=1e-4)
 
 
 def test_the_less_there_was_to_learn_from_the_less_narrow_axes_count() -> None:

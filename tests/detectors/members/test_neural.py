@@ -128,7 +128,7 @@ def test_a_collapsed_generator_fails_training_and_says_so(monkeypatch: pytest.Mo
         loss: Tensor = invented.square().mean() + net.generator(net.encoder(batch)).square().mean()
         return loss
 
-    monkeypatch.setattr(detector, "_making", only_stay_put)
+    monkeypatch.setattr(detector, "_generator_loss", only_stay_put)
     detector.epochs, detector.learning_rate, detector.patience = 60, 0.02, 60
     # The epoch kept is the one that reconstructs best; here the last is wanted.
     falling = iter(range(100, 0, -1))

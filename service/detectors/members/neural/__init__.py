@@ -1,1 +1,1 @@
-"""The detectors that are neural networks. Only these import torch."""
+"""The detectors that are neural networks; the only files that import torch."""

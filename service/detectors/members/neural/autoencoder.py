@@ -13,7 +13,12 @@ from service.detectors.members.neural.base import NeuralDetector
 
 
 class AutoencoderAnomalyDetector(NeuralDetector):
-    """Encoder and decoder of Linear, BatchNorm, ReLU blocks around a narrow middle."""
+    """Encoder and decoder of Linear, BatchNorm, ReLU blocks around a narrow middle layer.
+
+    Options: those of ``NeuralDetector``, with other defaults for ``hidden``, ``latent``, ``spans`` and ``whiten``.
+
+    Example: ``training: {detectors: {autoencoder: {weight: 1.0, hidden: [128], latent: 32}}}``
+    """
 
     default_name = "autoencoder"
 
@@ -26,7 +31,7 @@ class AutoencoderAnomalyDetector(NeuralDetector):
         whiten: bool = True,
         **options: Any,
     ) -> None:
-        """``options`` are ``NeuralDetector``'s."""
+        """``options``: those of ``NeuralDetector``."""
         super().__init__(hidden=hidden, latent=latent, spans=spans, whiten=whiten, **options)
         self._error_mean = self._error_std = 0.0
 

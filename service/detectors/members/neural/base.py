@@ -1,10 +1,10 @@
-"""What every neural detector shares: its input, the training loop, seeded and stopped early, and its state as plain arrays.
+"""What the neural detectors share: their input, the training loop (seeded, with early stopping), and their state as plain arrays.
 
-A network sees the standardised window statistics (``statistics.py``), with ``whiten=True`` turned and scaled so that every
-direction of normal variation has the same say (without it a network spends itself on the widest few, and small broken
-relations leave no trace in the error), or, with ``raw=True``, the flattened scaled window. Its score is the mean absolute
-reconstruction error over its inputs (whitened: the root mean square), always in evaluation mode: the same window has the
-same score each time. torch is imported by this file and the detectors built on it alone.
+The input of a network is the standardised window statistics (``features/statistics.py``). With ``whiten=True`` they are whitened,
+so that every direction of normal variation counts alike; otherwise a network learns the few widest directions, and a broken
+correlation hardly shows in its error. With ``raw=True`` the input is the flattened scaled window. The score is the mean absolute
+reconstruction error over the inputs (whitened: the root mean square), always in evaluation mode, so that a window has the same
+score each time. torch is imported only by this file and the detectors built on it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from service.detectors.features.statistics import WindowStatistics, evenly, least
+from service.detectors.features.statistics import WindowStatistics, evenly_spaced, require_windows
 from service.detectors.features.whitening import Whitening
 from service.detectors.features.windows import Features, split_tail
 from service.domain import F32, F64
@@ -33,18 +33,25 @@ MOST_WHITENING_ROWS = 8000
 
 
 def choose_device(wanted: str) -> torch.device:
-    """``auto`` is the GPU where there is one."""
+    """The torch device named ``wanted``; ``auto`` is the GPU where there is one, else the CPU."""
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
 
 
 def use_one_thread() -> None:
-    """These networks are too small to split: members and batches run side by side instead. And OpenMP's threads wait for each
-    other by spinning: beside other work on two cores the same training took over 600 s instead of 10."""
+    """Use one thread per network: these are too small to split, and detectors and batches already run in parallel. OpenMP's threads
+    also wait for each other by spinning: next to other work on two cores, training took over 600 s instead of 10."""
     torch.set_num_threads(1)
 
 
 class NeuralDetector(ABC):
-    """Learns to reconstruct normal windows; what it cannot reconstruct is strange."""
+    """Learns to reconstruct normal windows; the reconstruction error is the score.
+
+    Options: ``hidden``: the widths of the encoder's layers (the decoder mirrors them); ``latent``: the width of the middle layer;
+    ``spans``: numbers of newest rows over which statistics are taken; ``raw``: flattened windows as input instead of statistics;
+    ``whiten``: whiten the statistics; ``validation_share``: the newest share of each training series, for early stopping. From the
+    section ``training`` unless given here: ``epochs``, at most; ``patience``: epochs without improvement before training stops;
+    ``batch_size`` in windows; ``learning_rate`` of Adam; ``seed``; ``device``: ``auto``, ``cpu``, ``cuda``.
+    """
 
     default_name = "neural"
     # Training settings this family takes as options.
@@ -95,12 +102,15 @@ class NeuralDetector(ABC):
 
     @abstractmethod
     def _reconstruct(self, net: nn.Module, inputs: Tensor) -> Tensor:
-        """What the network makes of (n, width), deterministically."""
+        """The reconstruction of inputs (n, width), deterministic."""
 
     def fit(self, features: Features, *, progress: Progress = silent) -> None:
-        """Train, keeping the epoch that did best on the newest part of each series. Raises ``NotEnoughData``."""
+        """Train, keeping the epoch with the least validation error on the newest part of each series.
+
+        Raises ``NotEnoughData`` under 64 windows and ``TrainingFailed`` when the loss is no longer finite.
+        """
         use_one_thread()
-        least(features, LEAST_WINDOWS, self.name)
+        require_windows(features, LEAST_WINDOWS, self.name)
         learn, check = split_tail(features, self.validation_share)
         if not self.raw:
             self._fit_inputs(features.take(learn))
@@ -138,7 +148,7 @@ class NeuralDetector(ABC):
         net.load_state_dict(kept)
 
     def _finish(self, net: nn.Module, inputs: Tensor) -> None:
-        """A few more epochs over everything: the held-out windows are the newest, and the newest matter most under drift."""
+        """Train a few more epochs on all windows: the held-out ones are the newest, which matter most under drift."""
         optimisers = self._optimisers(net)
         net.train()
         for _ in range(self.last_epochs):
@@ -153,7 +163,7 @@ class NeuralDetector(ABC):
         return descend(self._loss(net, batch), net.parameters(), optimisers[0])
 
     def _skeleton(self, width: int) -> nn.Module:
-        """The network that a bundle's weights are put into."""
+        """The untrained network that a bundle's weights are loaded into."""
         return self._build(width)
 
     def _trained(self, net: nn.Module, inputs: Tensor) -> None:  # noqa: B027  # optional: most families need nothing here
@@ -169,14 +179,14 @@ class NeuralDetector(ABC):
         return self._size(self._errors(features))
 
     def attribute(self, features: Features) -> F64:
-        """Float64 (n, dims): reconstruction error (whitened: its square, turned back) summed over each metric's inputs."""
+        """Float64 (n, dims): reconstruction error (whitened: squared, rotated back) summed over each metric's inputs."""
         errors = self._errors(features)
         if self.whiten:
-            errors = np.square(self._whitening.back(errors))
+            errors = np.square(self._whitening.rotate_back(errors))
         return self._statistics.per_metric(np.abs(errors), features.dims)
 
     def _size(self, errors: F32) -> F64:
-        """Float64 (n,): one number for the errors (n, width) of each window."""
+        """Float64 (n,): the errors (n, width) of each window as one number."""
         if self.whiten:
             return np.asarray(np.sqrt(np.square(errors).mean(axis=1, dtype=np.float64)))
         return np.asarray(np.abs(errors).mean(axis=1, dtype=np.float64))
@@ -202,10 +212,10 @@ class NeuralDetector(ABC):
         return errors
 
     def _fit_inputs(self, features: Features) -> None:
-        """Learn how windows become inputs."""
+        """Fit the statistics and the whitening that turn windows into inputs."""
         self._statistics.fit(features)
         if self.whiten:
-            self._whitening.fit(evenly(self._statistics.transform(features), MOST_WHITENING_ROWS), features.independent)
+            self._whitening.fit(evenly_spaced(self._statistics.transform(features), MOST_WHITENING_ROWS), features.independent)
 
     def _inputs(self, features: Features) -> F32:
         if self.raw:
@@ -217,8 +227,14 @@ class NeuralDetector(ABC):
         """Architecture and weights."""
         if self._net is None:
             raise RuntimeError(f"the {self.name} detector is not fitted")
-        told, kept = self._statistics.state()
-        settings = {"width": self._width, "hidden": list(self.hidden), "latent": self.latent, "raw": self.raw, "statistics": told}
+        statistics, kept = self._statistics.state()
+        settings = {
+            "width": self._width,
+            "hidden": list(self.hidden),
+            "latent": self.latent,
+            "raw": self.raw,
+            "statistics": statistics,
+        }
         arrays = {f"statistics.{key}": value for key, value in kept.items()}
         if self.whiten:
             settings["whitening"], axes = self._whitening.state()
@@ -240,7 +256,7 @@ class NeuralDetector(ABC):
 
 
 def descend(loss: Tensor, parameters: Iterable[nn.Parameter], optimiser: torch.optim.Optimizer) -> float:
-    """One step down the gradient of ``loss``, clipped; returns the loss."""
+    """One optimiser step on ``loss`` with clipped gradients; returns the loss."""
     optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     nn.utils.clip_grad_norm_(parameters, 5.0)

@@ -15,7 +15,12 @@ from service.detectors.members.neural.base import NeuralDetector
 class VAEAnomalyDetector(NeuralDetector):
     """Blocks of Linear, LayerNorm, ReLU, Dropout; trained on reconstruction + β · KL; scored from the latent mean.
 
-    The KL term shapes the latent space in training and stays out of the score, where it was measured not to help.
+    The KL term shapes the latent space in training. It is left out of the score, where it was measured not to help.
+
+    Options: ``beta``: the weight of the KL term in training; ``dropout``: the share of activations dropped in training; and those
+    of ``NeuralDetector``, with other defaults for ``spans`` and ``whiten``.
+
+    Example: ``training: {detectors: {vae: {weight: 1.0, latent: 10, beta: 0.5}}}``
     """
 
     default_name = "vae"
@@ -29,7 +34,7 @@ class VAEAnomalyDetector(NeuralDetector):
         whiten: bool = True,
         **options: Any,
     ) -> None:
-        """``beta`` weighs the KL term; ``options`` are ``NeuralDetector``'s."""
+        """``options``: those of ``NeuralDetector``."""
         super().__init__(spans=spans, whiten=whiten, **options)
         self.beta = beta
         self.dropout = dropout
@@ -48,7 +53,8 @@ class VAEAnomalyDetector(NeuralDetector):
 
     def _reconstruct(self, net: nn.Module, inputs: Tensor) -> Tensor:
         assert isinstance(net, _VAE)
-        return net.decode(net.encode(inputs)[0])
+        mean, _ = net.encode(inputs)
+        return net.decode(mean)
 
 
 class _VAE(nn.Module):
