@@ -25,12 +25,12 @@ COMMON_RARITY = 1.0
 @kernel
 def rarity(surprise: float, common: float, level: float, shift: float) -> float:
     """-log10 of how often this entity's windows are as surprising nowadays; grows with ``surprise``."""
-    calm = level - shift
+    calibrated = level - shift
     if surprise > level:
         return surprise - shift
-    low, tenth = min(common, level), min(COMMON_RARITY, calm)
+    low, tenth = min(common, level), min(COMMON_RARITY, calibrated)
     if surprise > low:
-        return tenth + (surprise - low) * (calm - tenth) / (level - low)
+        return tenth + (surprise - low) * (calibrated - tenth) / (level - low)
     return tenth * surprise / low if low > 0.0 else 0.0
 
 

@@ -1,4 +1,4 @@
-"""What the ensemble says of the windows of a batch: columns for the many that are calm, a whole ``Verdict`` for those asked for."""
+"""The verdicts on a batch of windows: columns for the many within their level, a whole ``Verdict`` for those asked for."""
 
 from __future__ import annotations
 
@@ -12,32 +12,36 @@ from service.domain import MemberScore, Verdict
 class Verdicts(Sequence[Verdict]):
     """Verdicts on n windows, in their order.
 
-    Nearly all windows are *calm*: scored, and within their level. Of a calm one nobody asks more than whose it is and when it
-    ends, unless an alert is open; so a ``Verdict`` is made when it is asked for, each time anew, and equal each time.
+    Nearly all windows are scored and not anomalous: *within their level*. Of such a window only the entity and the end time are
+    needed, unless an alert is open. So a ``Verdict`` is made each time it is asked for, equal each time.
     """
 
-    __slots__ = ("_make", "calm", "ends_ms", "entities", "partitions", "silent")
+    __slots__ = ("_make", "ends_ms", "entities", "partitions", "within_level", "without_score")
 
     def __init__(
         self,
         entities: Sequence[str],
         ends_ms: Sequence[int],
         partitions: Sequence[int],
-        calm: Sequence[bool],
+        within_level: Sequence[bool],
         make: Callable[[int], Verdict],
-        silent: tuple[MemberScore, ...] = (),
+        without_score: tuple[MemberScore, ...] = (),
     ) -> None:
-        """Columns of n entries, and ``make(i)`` for the whole of one; ``silent``: the detectors without a word on the calm ones."""
+        """Columns of n entries; ``make(i)`` makes the whole verdict on window i.
+
+        ``ends_ms``: event time of each window's newest row; ``within_level``: scored and not anomalous; ``without_score``: the
+        detectors that gave no score for the non-anomalous windows, with their reasons.
+        """
         self.entities = entities
         self.ends_ms = ends_ms
         self.partitions = partitions
-        self.calm = calm
-        self.silent = silent
+        self.within_level = within_level
+        self.without_score = without_score
         self._make = make
 
     @classmethod
     def of(cls, verdicts: Sequence[Verdict]) -> Self:
-        """The same of verdicts that are made already."""
+        """From verdicts that are made already."""
         return cls(
             [one.entity for one in verdicts],
             [one.end_row * one.interval_ms for one in verdicts],
@@ -58,11 +62,11 @@ class Verdicts(Sequence[Verdict]):
         return self._make(places) if isinstance(places, int) else [self._make(place) for place in places]
 
     def notable(self) -> Iterator[Verdict]:
-        """Those that are not calm: anomalous, or without a score."""
-        return (self._make(at) for at, calm in enumerate(self.calm) if not calm)
+        """Those not within their level: anomalous, or without a score."""
+        return (self._make(at) for at, within_level in enumerate(self.within_level) if not within_level)
 
     def by_partition(self) -> dict[int, Verdicts]:
-        """The same verdicts apart for each partition, in their order."""
+        """The same verdicts by partition, in their order."""
         places: dict[int, list[int]] = defaultdict(list)
         for at, partition in enumerate(self.partitions):
             places[partition].append(at)
@@ -76,7 +80,7 @@ class Verdicts(Sequence[Verdict]):
             [self.entities[at] for at in places],
             [self.ends_ms[at] for at in places],
             [self.partitions[at] for at in places],
-            [self.calm[at] for at in places],
+            [self.within_level[at] for at in places],
             lambda at: make(places[at]),
-            self.silent,
+            self.without_score,
         )

@@ -20,7 +20,7 @@ def lazily(made: list[Verdict]) -> tuple[Verdicts, list[int]]:
         return made[at]
 
     ready = Verdicts.of(made)
-    return Verdicts(ready.entities, ready.ends_ms, ready.partitions, ready.calm, make), asked
+    return Verdicts(ready.entities, ready.ends_ms, ready.partitions, ready.within_level, make), asked
 
 
 def some() -> list[Verdict]:

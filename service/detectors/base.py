@@ -1,4 +1,4 @@
-"""What the ensemble asks of a detector."""
+"""The interface of a detector."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from service.progress import Progress, silent
 
 
 class Detector(Protocol):
-    """Scores windows; calibration, not the detector, decides what is anomalous.
+    """Scores windows; calibration and the alert budget, not the detector, decide what is anomalous.
 
-    One file in ``detectors/``, one line in ``app.DETECTORS``. A detector never sees a label. Scoring is deterministic
-    and free of side effects, so it may run in several threads at once.
+    A detector is one file in ``detectors/members/`` and one line in ``app.DETECTORS``. It never sees a label. Scoring is
+    deterministic and free of side effects, so it may run in several threads at once. A class attribute ``takes`` (optional) names
+    the settings of the section ``training`` that it takes as options. ``examples/custom_detector.py`` is a complete one.
     """
 
     name: str
 
     def fit(self, features: Features, *, progress: Progress = silent) -> None:
-        """Learn what normal looks like. Raises ``NotEnoughData`` naming the least number of windows it needs."""
+        """Learn from normal windows. Raises ``NotEnoughData`` naming the least number of windows it needs."""
         ...
 
     def score(self, features: Features) -> F64:
@@ -34,7 +35,7 @@ class Detector(Protocol):
         ...
 
     def state(self) -> tuple[Mapping[str, Any], Mapping[str, NDArray[Any]]]:
-        """What the bundle must keep: JSON-safe settings and plain arrays (no objects, no pickle)."""
+        """The trained state for the bundle: JSON-safe settings and plain arrays (no objects, no pickle)."""
         ...
 
     def restore(self, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:

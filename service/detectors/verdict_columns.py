@@ -1,11 +1,11 @@
-"""What was found of a batch's windows, as columns, and the words for one of them."""
+"""The decisions on a batch of windows as columns, and the ``Verdict`` of one window made from them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,10 +20,12 @@ Answers = Mapping[str, F64 | MemberScore]
 
 @dataclass(frozen=True, eq=False)
 class VerdictColumns:
-    """Of the windows ``chosen`` (int64 (n,), places in the batch); every column has n entries.
+    """The n windows that were scored, as columns (n,); ``chosen``: int64 (n,), their indices in the batch.
 
-    ``answers``: by member its raw scores, or why it has none; ``calibrations`` of those that spoke. ``p`` and ``scores`` are
-    adjusted for drift, ``bounds`` say what score is how severe; ``metrics``: who is to blame, where that was asked.
+    ``answers``: by member its raw scores (n,), or why it has none; ``calibrations``: of the members with scores. ``surprises``:
+    of the ensemble; ``p`` and ``scores``: the same adjusted for drift; ``floor``: the smallest ``p`` that the calibration
+    supports; ``bounds``: the scores at which severities begin; ``newest_rows_p``: tail probability of the newest rows alone;
+    ``metrics``: the metrics with the largest shares, by index into the columns, for windows near or above their level.
     """
 
     chosen: I64
@@ -34,13 +36,13 @@ class VerdictColumns:
     p: F64
     scores: F64
     bounds: SeverityBounds
-    fresh: F64
+    newest_rows_p: F64
     decisions: BudgetDecisions
     metrics: Mapping[int, tuple[MetricShare, ...]]
 
     @cached_property
     def _tails(self) -> Mapping[str, F64]:
-        """What each member's raw scores mean, by itself; worked out when a first window is told of."""
+        """Each member's own tail probabilities (n,); computed when a first verdict is made."""
         return {name: tail.p(self._raw(name)) for name, tail in self.calibrations.items()}
 
     def _raw(self, name: str) -> F64:
@@ -49,70 +51,69 @@ class VerdictColumns:
         return raw
 
     def members(self, at: int) -> tuple[MemberScore, ...]:
-        """Every member's word on window ``at``."""
+        """Every member's score of window ``at``."""
         tails = self._tails
         return tuple(
             answer if isinstance(answer, MemberScore) else MemberScore(name, float(answer[at]), float(tails[name][at]))
             for name, answer in self.answers.items()
         )
 
-    @property
-    def silent(self) -> tuple[MemberScore, ...]:
-        """The members that said nothing, and why."""
-        return silent_of(self.answers)
 
-
-def silent_of(answers: Answers) -> tuple[MemberScore, ...]:
-    """Those of the answers that are no scores."""
+def members_without_score(answers: Answers) -> tuple[MemberScore, ...]:
+    """The members that gave no scores, with their reasons."""
     return tuple(answer for answer in answers.values() if isinstance(answer, MemberScore))
 
 
-Unscored = tuple[str, tuple[MemberScore, ...]]  # why, and the members that said nothing
+class Unscored(NamedTuple):
+    """Why a window has no score, and the members that failed to give one."""
+
+    reason: str
+    members: tuple[MemberScore, ...] = ()
 
 
-def verdicts(batch: WindowBatch, bundle: Bundle, judged: VerdictColumns | None, unscored: Mapping[int, Unscored]) -> Verdicts:
-    """The verdicts on a whole batch: on the windows that were ``judged``, and, by place, on those that were not."""
-    calm = np.zeros(len(batch), np.bool_)
-    column = np.zeros(len(batch), np.int64)
-    if judged is not None:
-        calm[judged.chosen] = ~judged.decisions.is_anomaly
-        column[judged.chosen] = np.arange(len(judged.chosen))
+def verdicts(batch: WindowBatch, bundle: Bundle, columns: VerdictColumns | None, unscored: Mapping[int, Unscored]) -> Verdicts:
+    """The verdicts on a whole batch; ``columns``: of the windows that were scored; ``unscored``: the others, by index."""
+    within_level = np.zeros(len(batch), np.bool_)
+    column_of = np.zeros(len(batch), np.int64)
+    if columns is not None:
+        within_level[columns.chosen] = ~columns.decisions.is_anomaly
+        column_of[columns.chosen] = np.arange(len(columns.chosen))
 
     def make(place: int) -> Verdict:
-        if judged is None or place in unscored:
-            return _bare(batch, bundle, place, *unscored[place])
-        return _whole(batch, bundle, place, judged, int(column[place]))
+        if columns is None or place in unscored:
+            return _without_score(batch, bundle, place, unscored[place])
+        return _with_score(batch, bundle, place, columns, int(column_of[place]))
 
     ends_ms: list[int] = (batch.end_rows * batch.schema.interval_ms).tolist()
-    silent = judged.silent if judged is not None else ()
-    return Verdicts(batch.entities, ends_ms, batch.partitions.tolist(), calm.tolist(), make, silent)
+    without_score = members_without_score(columns.answers) if columns is not None else ()
+    return Verdicts(batch.entities, ends_ms, batch.partitions.tolist(), within_level.tolist(), make, without_score)
 
 
-def _whole(batch: WindowBatch, bundle: Bundle, place: int, judged: VerdictColumns, at: int) -> Verdict:
-    score = float(judged.scores[at])
+def _with_score(batch: WindowBatch, bundle: Bundle, place: int, columns: VerdictColumns, at: int) -> Verdict:
+    score = float(columns.scores[at])
     return Verdict(
-        **_which(batch, bundle, place),
-        surprise=float(judged.surprises[at]),
-        level=float(judged.decisions.level[at]),
-        shift=float(judged.decisions.shift[at]),
-        common=float(judged.decisions.common[at]),
-        p=float(judged.p[at]),
-        floor=judged.floor,
+        **_window_fields(batch, bundle, place),
+        surprise=float(columns.surprises[at]),
+        level=float(columns.decisions.level[at]),
+        shift=float(columns.decisions.shift[at]),
+        common=float(columns.decisions.common[at]),
+        p=float(columns.p[at]),
+        floor=columns.floor,
         score=score,
-        fresh_p=float(judged.fresh[at]),
-        is_anomaly=bool(judged.decisions.is_anomaly[at]),
-        severity=judged.bounds.of(score),
-        members=judged.members(at),
-        metrics=judged.metrics.get(at, ()),
+        fresh_p=float(columns.newest_rows_p[at]),
+        is_anomaly=bool(columns.decisions.is_anomaly[at]),
+        severity=columns.bounds.of(score),
+        members=columns.members(at),
+        metrics=columns.metrics.get(at, ()),
     )
 
 
-def _bare(batch: WindowBatch, bundle: Bundle, place: int, reason: str, members: tuple[MemberScore, ...]) -> Verdict:
-    return Verdict(**_which(batch, bundle, place), not_scored=reason, members=members)
+def _without_score(batch: WindowBatch, bundle: Bundle, place: int, unscored: Unscored) -> Verdict:
+    return Verdict(**_window_fields(batch, bundle, place), not_scored=unscored.reason, members=unscored.members)
 
 
-def _which(batch: WindowBatch, bundle: Bundle, place: int) -> dict[str, Any]:
-    """What a verdict says of its window itself, scored or not."""
+def _window_fields(batch: WindowBatch, bundle: Bundle, place: int) -> dict[str, Any]:
+    """The fields of a verdict that describe its window, scored or not."""
     interval, row = batch.schema.interval_ms, int(batch.end_rows[place])
     return {
         "entity": batch.entities[place],

@@ -1,7 +1,7 @@
-"""From windows that are due to verdicts: members side by side in threads, one calibrated word, adjusted for drift.
+"""From windows that are due to verdicts: members score in parallel threads, their scores become one calibrated decision.
 
-The event loop only waits: scaling, scoring and judging all run in threads. A member that fails, is late or was never
-trained is named in the verdict with its reason and left out; the ensemble of the others has its own calibration.
+Scaling, scoring and deciding run in threads, so the event loop stays free. A member that fails or exceeds the timeout is
+named in the verdict with its reason and left out; the ensemble of the others has its own calibration.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from service.detectors.bundle import Bundle, BundledMember
 from service.detectors.decision import alert_budget
 from service.detectors.decision.calibration import score_of
-from service.detectors.decision.ensemble import DetectorState, slots_of
+from service.detectors.decision.ensemble import DetectorState, Ensemble, slots_of
 from service.detectors.decision.static_thresholds import static_decisions
 from service.detectors.features.windows import Features
-from service.detectors.verdict_columns import Answers, Unscored, VerdictColumns, silent_of, verdicts
-from service.domain import F64, I64, MemberScore, MetricShare, SeverityBounds, WindowBatch
+from service.detectors.verdict_columns import Answers, Unscored, VerdictColumns, members_without_score, verdicts
+from service.domain import F64, I64, MemberScore, MemberState, MetricShare, SeverityBounds, WindowBatch
 from service.errors import ConfigError
 from service.rarity import rarities
 from service.settings import DetectionSettings
@@ -29,18 +29,18 @@ from service.verdicts import Verdicts
 
 Result = TypeVar("Result")
 
-# How many metrics a verdict names (after the first only with so much of the blame), and how many of their newest rows it shows.
-TOP_METRICS = 10
-LEAST_SHARE = 0.005  # less reads as 0 %
-RECENT_ROWS = 60
-# Windows this close to their level (in surprise) are explained too: an episode may go on a little below it.
-NEARLY = 0.5
-# How much of the blame the explainer shares out; the members have the rest. Of the two it names planted faults better (0004).
-EXPLAINER = 0.9
+TOP_METRICS = 10  # metrics that a verdict names, at most
+LEAST_SHARE = 0.005  # the least share of a metric named after the first; less is shown as 0 %
+RECENT_ROWS = 60  # newest rows of these metrics that a verdict shows
+# Windows at most this far below their level (in surprise) get an attribution too: an episode may continue a little below it.
+ATTRIBUTED_BELOW = 0.5
+# The weight of ``Attribution`` in a metric's share; the members' own attributions have the rest. It is better at planted faults
+# (0004).
+ATTRIBUTION_WEIGHT = 0.9
 
 
 class WindowScorer:
-    """One bundle at work on any number of entities; remembers a little of each (``DetectorState``)."""
+    """Scores the windows of any number of entities with one bundle; keeps a small state of each (``DetectorState``)."""
 
     def __init__(
         self,
@@ -50,8 +50,8 @@ class WindowScorer:
         min_coverage: float = 0.5,
         bounds: SeverityBounds | None = None,
     ) -> None:
-        """``min_coverage``: the least share of a window's values that must have been observed for a score; ``bounds``: what
-        score is how severe.
+        """``min_coverage``: the share of a window's values, in [0, 1], that must have been observed for it to be scored;
+        ``bounds``: the scores at which severities begin.
 
         Raises ``ConfigError`` when the settings name a detector that the bundle does not hold.
         """
@@ -67,83 +67,85 @@ class WindowScorer:
         self._timeout = settings.timeout_seconds
         self._threads = settings.threads
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="detect")
-        self._late: dict[str, asyncio.Future[Any]] = {}
+        self._overdue: dict[str, asyncio.Future[Any]] = {}  # by member: work that exceeded the timeout
         self._states: dict[str, DetectorState] = {}
-        self._turn = asyncio.Lock()
+        self._one_batch = asyncio.Lock()  # batches must not overlap: the states are read and then replaced
 
     async def detect(self, batch: WindowBatch) -> Verdicts:
         """One verdict per window, in the batch's order. Windows of one entity must come in row order, batch after batch."""
-        async with self._turn:
+        async with self._one_batch:
             covered, features = await self._in_thread(self._prepare, batch)
             chosen = np.flatnonzero(covered >= self.min_coverage)
             unscored: dict[int, Unscored] = {
-                at: (_uncovered(covered[at], self.min_coverage), ()) for at in np.flatnonzero(covered < self.min_coverage).tolist()
+                at: Unscored(_uncovered(covered[at], self.min_coverage))
+                for at in np.flatnonzero(covered < self.min_coverage).tolist()
             }
-            judged = None
+            columns = None
             if len(chosen):
-                answers = dict(await asyncio.gather(*(self._ask(member, features) for member in self._members)))
-                silent = silent_of(answers)
-                if len(silent) == len(answers):
-                    unscored |= dict.fromkeys(chosen.tolist(), ("no detector could score it", silent))
+                answers = dict(await asyncio.gather(*(self._score_with(member, features) for member in self._members)))
+                without_score = members_without_score(answers)
+                if len(without_score) == len(answers):
+                    unscored |= dict.fromkeys(chosen.tolist(), Unscored("no detector could score it", without_score))
                 else:
-                    judged = await self._in_thread(self._judge, batch, chosen, features, answers)
-            return verdicts(batch, self.bundle, judged, unscored)
+                    columns = await self._in_thread(self._decide, batch, chosen, features, answers)
+            return verdicts(batch, self.bundle, columns, unscored)
 
     def state_of(self, entity: str) -> DetectorState | None:
-        """What is remembered of an entity; None where it was never scored."""
+        """The state of an entity; None where none of its windows was scored."""
         return self._states.get(entity)
 
     def snapshot(self) -> dict[str, DetectorState]:
-        """What is remembered of every entity."""
+        """The state of every entity."""
         return dict(self._states)
 
     def restore(self, states: Mapping[str, DetectorState]) -> None:
-        """Take over what another process remembered."""
+        """Take over the states of entities from another process."""
         self._states.update(states)
 
-    def begin_anew(self, entity: str, tracker: alert_budget.BudgetState) -> None:
-        """Take over what another version of the bundle remembered: the rest of the alert budget. The level, which means
-        something else for every calibration, begins where this one puts it."""
-        fresh = alert_budget.start(self._params)
-        self._states[entity] = DetectorState(-1, alert_budget.BudgetState(fresh.z, min(tracker.tokens, self._params.most_tokens)))
+    def take_over_budget(self, entity: str, previous: alert_budget.BudgetState) -> None:
+        """Take over, from another version of the bundle, what is left of an entity's alert budget. The level starts where this
+        bundle's calibration puts it: surprises of another calibration are not comparable."""
+        start = alert_budget.start(self._params)
+        tokens = min(previous.tokens, self._params.most_tokens)
+        self._states[entity] = DetectorState(-1, alert_budget.BudgetState(start.log_level, tokens))
 
     def forget(self, entities: Iterable[str]) -> None:
-        """Drop what is remembered of the entities."""
+        """Drop the states of the entities."""
         for name in entities:
             self._states.pop(name, None)
 
     def close(self) -> None:
-        """Let the threads go."""
+        """End the threads; work that has not begun is cancelled."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _in_thread(self, work: Callable[..., Result], *arguments: Any) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
-    async def _ask(self, member: BundledMember, features: Features) -> tuple[str, F64 | MemberScore]:
-        late = self._late.get(member.name)
-        if late is not None and not late.done():
-            return member.name, _silent(member.name, "timeout", "still busy with an earlier batch")
+    async def _score_with(self, member: BundledMember, features: Features) -> tuple[str, F64 | MemberScore]:
+        overdue = self._overdue.get(member.name)
+        if overdue is not None and not overdue.done():
+            return member.name, _no_score(member.name, "timeout", "still busy with an earlier batch")
         working = asyncio.ensure_future(self._in_thread(member.detector.score, features))
         try:
             raw = await asyncio.wait_for(asyncio.shield(working), self._timeout)
         except TimeoutError:
             working.add_done_callback(_consume)
-            self._late[member.name] = working
+            self._overdue[member.name] = working
             self._replace_pool()
-            return member.name, _silent(member.name, "timeout", f"no answer within {self._timeout:g} s")
-        except Exception as error:  # noqa: BLE001  # whatever a member raises, the others still speak
-            return member.name, _silent(member.name, "failed", f"{type(error).__name__}: {error}")
+            return member.name, _no_score(member.name, "timeout", f"no answer within {self._timeout:g} s")
+        except Exception as error:  # noqa: BLE001  # whatever a member raises, the others still score
+            return member.name, _no_score(member.name, "failed", f"{type(error).__name__}: {error}")
         if len(raw) != len(features) or not np.isfinite(raw).all():
-            return member.name, _silent(member.name, "failed", "gave scores that are not finite, or not one per window")
+            return member.name, _no_score(member.name, "failed", "gave scores that are not finite, or not one per window")
         return member.name, raw
 
     def _replace_pool(self) -> None:
-        # The late member keeps its thread until it is done; the others get fresh ones and do not wait behind it.
+        # The overdue member keeps its thread until it is done; the others get new ones and do not wait for it.
         self._pool.shutdown(wait=False)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="detect")
 
     def _prepare(self, batch: WindowBatch) -> tuple[F64, Features]:
-        """The observed share of each window, float64 (n,), and the features of those that have enough of it."""
+        """The observed share of each window, float64 (n,), and the features of those with ``min_coverage``."""
         if batch.mask.all():
             return np.ones(len(batch)), self.bundle.scaler.transform(batch)
         covered: F64 = batch.mask.mean(axis=(1, 2), dtype=np.float64)
@@ -151,18 +153,17 @@ class WindowScorer:
         whole = bool((covered >= self.min_coverage).all())
         return covered, features if whole else features.take(np.flatnonzero(covered >= self.min_coverage))
 
-    def _judge(self, batch: WindowBatch, chosen: I64, features: Features, answers: Answers) -> VerdictColumns:
+    def _decide(self, batch: WindowBatch, chosen: I64, features: Features, answers: Answers) -> VerdictColumns:
         raw = {name: answer for name, answer in answers.items() if not isinstance(answer, MemberScore)}
         tail = self._ensemble.tail(list(raw))
         entities = [batch.entities[at] for at in chosen]
         rows = batch.end_rows[chosen]
         surprises = tail.surprise(self._ensemble.combine(raw))
-        decisions, trackers = self._decide(raw, entities, rows, surprises)
+        decisions, trackers = self._apply_rule(raw, entities, rows, surprises)
         newest = dict(zip(entities, rows.tolist(), strict=True))  # windows of one entity come in row order
         self._states.update((name, DetectorState(newest[name], tracker)) for name, tracker in trackers.items())
-        rare = rarities(surprises, decisions.common, decisions.level, decisions.shift)
-        p = np.clip(10.0**-rare, tail.floor, 1.0)
-        explained = np.flatnonzero(decisions.is_anomaly | (surprises > decisions.level - NEARLY)).tolist()
+        p = np.clip(10.0 ** -rarities(surprises, decisions.common, decisions.level, decisions.shift), tail.floor, 1.0)
+        attributed = np.flatnonzero(decisions.is_anomaly | (surprises > decisions.level - ATTRIBUTED_BELOW)).tolist()
         return VerdictColumns(
             chosen=chosen,
             answers=answers,
@@ -172,12 +173,12 @@ class WindowScorer:
             p=p,
             scores=score_of(p),
             bounds=self._bounds,
-            fresh=self.bundle.newest_rows_calibration.p(self.bundle.newest_rows.score(features)),
+            newest_rows_p=self.bundle.newest_rows_calibration.p(self.bundle.newest_rows.score(features)),
             decisions=decisions,
-            metrics=self._explain(batch, chosen, features, raw, explained),
+            metrics=self._attribute(batch, chosen, features, raw, attributed),
         )
 
-    def _decide(
+    def _apply_rule(
         self, raw: Mapping[str, F64], entities: Sequence[str], rows: I64, surprises: F64
     ) -> tuple[alert_budget.BudgetDecisions, dict[str, alert_budget.BudgetState]]:
         slots, names = slots_of(entities)
@@ -189,20 +190,20 @@ class WindowScorer:
             decisions = static_decisions(self._rule, self._ensemble, raw, surprises, self._params)
         return decisions, dict(zip(names, trackers, strict=True))
 
-    def _explain(
+    def _attribute(
         self, batch: WindowBatch, chosen: NDArray[Any], features: Features, names: Container[str], which: Sequence[int]
     ) -> dict[int, tuple[MetricShare, ...]]:
-        """Who is to blame in each of the windows ``which``: the explainer's word, mostly, and that of the members that spoke."""
+        """The metrics with the largest shares in each of the windows ``which``; ``names``: the members that gave scores."""
         if not which:
             return {}
         some = features.take(np.array(which))
-        shares = EXPLAINER * self.bundle.attribution.shares(some)
-        weights = self._ensemble.weights  # 0 for who stands beside the others: the explainer names better what it saw (0004)
-        speaking = [member for member in self._members if member.name in names and weights[member.name]]
-        total = sum(weights[member.name] for member in speaking)
-        for member in speaking:
+        shares = ATTRIBUTION_WEIGHT * self.bundle.attribution.shares(some)
+        weights = self._ensemble.weights  # 0 for members that override: ``Attribution`` is better at what they find (0004)
+        scoring = [member for member in self._members if member.name in names and weights[member.name]]
+        total = sum(weights[member.name] for member in scoring)
+        for member in scoring:
             parts = np.maximum(member.detector.attribute(some), 0.0)
-            share = (1.0 - EXPLAINER) * weights[member.name] / total
+            share = (1.0 - ATTRIBUTION_WEIGHT) * weights[member.name] / total
             shares += share * parts / np.maximum(parts.sum(axis=1, keepdims=True), 1e-12)
         shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1e-12)
         return {i: self._top_metrics(batch, int(chosen[i]), shares[k]) for k, i in enumerate(which)}
@@ -225,7 +226,8 @@ class WindowScorer:
         )
 
 
-def _chosen(bundle: Bundle, wanted: Mapping[str, float] | None) -> tuple[tuple[BundledMember, ...], Any]:
+def _chosen(bundle: Bundle, wanted: Mapping[str, float] | None) -> tuple[tuple[BundledMember, ...], Ensemble]:
+    """The members and the ensemble to use; ``wanted``: weights by name, None for the bundle as trained."""
     if wanted is None:
         return bundle.members, bundle.ensemble
     held = {member.name: member for member in bundle.members}
@@ -242,7 +244,7 @@ def _uncovered(share: float, least: float) -> str:
     return f"only {share:.0%} of its values were observed (min_coverage is {least:.0%})"
 
 
-def _silent(name: str, state: Any, reason: str) -> MemberScore:
+def _no_score(name: str, state: MemberState, reason: str) -> MemberScore:
     return MemberScore(name=name, raw=None, p=None, state=state, reason=reason)
 
 
@@ -251,6 +253,6 @@ def _number(value: Any) -> float | None:
 
 
 def _consume(done: asyncio.Future[Any]) -> None:
-    # A late answer is not used, but its exception must be taken note of or asyncio complains when it is collected.
+    # The result is not used, but asyncio complains about an exception that is never retrieved.
     if not done.cancelled():
         done.exception()

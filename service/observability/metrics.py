@@ -72,8 +72,10 @@ class Metrics:
 
     def count_windows(self, bundle: str, verdicts: Verdicts) -> None:
         """Count one batch of a bundle: windows scored and not, anomalies, and windows for which a detector had no score."""
-        scored = calm = sum(verdicts.calm)
-        failed = collections.Counter({(member.name, member.state): calm for member in verdicts.silent if calm})
+        scored = within_level = sum(verdicts.within_level)
+        failed = collections.Counter(
+            {(member.name, member.state): within_level for member in verdicts.without_score if within_level}
+        )
         for verdict in verdicts.notable():
             failed.update((member.name, member.state) for member in verdict.members if member.state != "ok")
             if verdict.not_scored is not None:

@@ -103,4 +103,4 @@ class EntityStates:
             model.detector.restore({entity: state.detector})
         else:
             recalibrated[model.name] = recalibrated.get(model.name, 0) + 1
-            model.detector.begin_anew(entity, state.detector.tracker)
+            model.detector.take_over_budget(entity, state.detector.tracker)

@@ -1,4 +1,4 @@
-"""From a data set to a model bundle: learn on the older rows, calibrate on the newest, learn once more from all."""
+"""From a data set to a model bundle: train on the older rows, calibrate on the newest, train once more on all."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from service.domain import F64, Dataset
 from service.errors import ConfigError, DatasetError
 from service.progress import Progress, silent
 from service.settings import TrainingSettings
+from service.training.detector_options import detector_options, overrides_by_decades
 from service.training.split import split
 
 # Windows scored at a time while calibrating: bounds memory whatever the number of rows.
@@ -42,14 +43,15 @@ def train(
 ) -> Bundle:
     """Train ``detectors`` on the normal rows of ``dataset``; all its entities share the bundle, which keeps the ``clock``'s time.
 
-    ``detectors``: a weight by name, or a mapping with ``weight`` (1 by default) or ``beside`` (see ``Ensemble``) and the detector's
-    own options.
-    ``progress(stage, done, total, detail)`` is called throughout. Raises ``NotEnoughData`` naming the least rows needed,
-    ``DatasetError`` for rows that do not fit the schema, ``ConfigError`` for detectors that are unknown or refuse their options.
+    ``detectors``: by name a weight, or a mapping of options (``detector_options.py``), e.g. ``{"mahalanobis": 4.0, "departure":
+    {"overrides_by_decades": 1.0}}``. ``factory(name, options)`` makes each of them. ``progress(stage, done, total, detail)`` is
+    called throughout. Raises ``NotEnoughData`` naming the least rows needed, ``DatasetError`` for rows that do not fit the
+    schema, ``ConfigError`` for detectors that are unknown or refuse their options, ``TrainingFailed`` for a network that does not
+    learn.
     """
     _check(dataset)
-    # The matrices are too small to split, and BLAS threads wait by spinning: next to other work on two cores, fitting the
-    # envelope took 50 s of CPU on two threads and 1.1 s on one.
+    # The matrices are too small to be worth splitting, and BLAS threads wait by spinning: next to other work on two cores, fitting
+    # the envelope took 50 s of CPU on two threads and 1.1 s on one.
     with threadpool_limits(1):
         return _train(dataset, settings, name, detectors, factory, progress, clock or SystemClock())
 
@@ -63,31 +65,31 @@ def _train(
     progress: Progress,
     clock: Clock,
 ) -> Bundle:
-    weights, beside = {name: _weight(told) for name, told in detectors.items()}, _beside(detectors)
+    options = {detector: detector_options(detector, given) for detector, given in detectors.items()}
     parts = split(dataset.series, settings.window, settings.calibration_share)
     scaler = Scaler().fit(parts.fit)
-    learn = _capped(scaler.windows(parts.fit, settings.window), settings.max_windows)
+    learn = _at_most(scaler.windows(parts.fit, settings.window), settings.max_windows)
     every = scaler.windows(parts.calibration, settings.window)
-    # Neighbours overlap nearly whole: some of them tell what all of them do, and vouch for as rare a score (decision 0004).
-    held_out = _capped(every, settings.max_calibration_windows)
-    members = [_make(kind, told, settings, factory) for kind, told in detectors.items()]
+    # Overlapping windows are redundant: subsampling them changes neither the tail nor n_eff (decision 0004).
+    held_out = _at_most(every, settings.max_calibration_windows)
+    members = [_make(detector, one.own, settings, factory) for detector, one in options.items()]
     for member in members:
         member.detector.fit(learn, progress=progress)
     newest_rows = NewestRows(settings.stride).fit(learn)
 
-    matrix = _matrix(members, held_out, progress)
+    matrix = _calibration_matrix(members, held_out, progress)
     ensemble = Ensemble(
-        weights,
+        {detector: one.weight for detector, one in options.items()},
         matrix,
         max(len(every) / settings.window, 1.0),
         combination=settings.combination,
-        beside=beside,
+        overrides_by_decades=overrides_by_decades(options),
     )
     rows = sum(len(one.values) for one in parts.calibration)
-    newest_rows_calibration = Calibration(_in_chunks(newest_rows, held_out), rows / settings.stride)
+    newest_rows_calibration = Calibration(_newest_rows_scores(newest_rows, held_out), rows / settings.stride)
     if settings.refit:
-        # The scale stays: scores in other units would no longer be those that were calibrated (0.02 VUS-PR, decision 0004).
-        everything = _capped(scaler.windows(parts.everything, settings.window), settings.max_windows)
+        # The scaler stays: scores in other units would no longer be those that were calibrated (0.02 VUS-PR, decision 0004).
+        everything = _at_most(scaler.windows(parts.everything, settings.window), settings.max_windows)
         for member in members:
             member.detector.fit(everything, progress=progress)
         newest_rows.fit(everything)
@@ -117,7 +119,7 @@ def _train(
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """SHA-256 (hex) of the schema and of every value, so that a bundle says what it was trained on."""
+    """SHA-256 (hex) of the schema and of every value: it identifies the data that a bundle was trained on."""
     digest = hashlib.sha256(repr((dataset.schema.metrics, dataset.schema.interval_ms)).encode())
     for one in dataset.series:
         digest.update(f"{one.entity}\x00{one.start_row}\x00{one.values.shape}".encode())
@@ -134,42 +136,28 @@ def _check(dataset: Dataset) -> None:
             )
 
 
-def _make(kind: str, told: float | Mapping[str, Any], settings: TrainingSettings, factory: Factory) -> BundledMember:
-    options = {key: value for key, value in told.items() if key not in ("weight", "beside")} if isinstance(told, Mapping) else {}
+def _make(name: str, given: Mapping[str, Any], settings: TrainingSettings, factory: Factory) -> BundledMember:
+    """A new detector with the options given, and those settings of the section ``training`` that it takes."""
     try:
-        common = {key: getattr(settings, key) for key in getattr(factory(kind, options), "takes", ())}
-        options = {**common, **options}
-        return BundledMember(kind, factory(kind, options), options)
+        common = {key: getattr(settings, key) for key in getattr(factory(name, given), "takes", ())}
+        options = {**common, **given}
+        return BundledMember(name, factory(name, options), options)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"The detector {kind!r} does not take these options: {error}.", hint="docs/reference/detectors.md lists its options."
+            f"The detector {name!r} does not take these options: {error}.",
+            hint="docs/reference/detectors.md lists every detector's options.",
         ) from error
 
 
-def _weight(told: float | Mapping[str, Any]) -> float:
-    if not isinstance(told, Mapping):
-        return float(told)
-    return 0.0 if "beside" in told else float(told.get("weight", 1.0))
-
-
-def _beside(detectors: Mapping[str, float | Mapping[str, Any]]) -> dict[str, float]:
-    found = {name: told for name, told in detectors.items() if isinstance(told, Mapping) and "beside" in told}
-    for name, told in found.items():
-        if "weight" in told or not isinstance(told["beside"], int | float) or told["beside"] < 0:
-            raise ConfigError(
-                f"The detector {name!r} stands beside the others by {told['beside']!r}, weight {told.get('weight')!r}.",
-                hint="Give either a weight, or beside: how many decades rarer its word must be to overrule the others (0 or more).",
-            )
-    return {name: float(told["beside"]) for name, told in found.items()}
-
-
-def _capped(features: Features, most: int) -> Features:
+def _at_most(features: Features, most: int) -> Features:
+    """At most ``most`` of the windows, evenly spaced."""
     if len(features) <= most:
         return features
     return features.take(np.linspace(0, len(features) - 1, most).astype(np.int64))
 
 
-def _matrix(members: Sequence[BundledMember], held_out: Features, progress: Progress) -> F64:
+def _calibration_matrix(members: Sequence[BundledMember], held_out: Features, progress: Progress) -> F64:
+    """Float64 (n, members): every member's raw score of every held-out window."""
     matrix = np.empty((len(held_out), len(members)))
     total = len(members) * len(held_out)
     for start in range(0, len(held_out), CHUNK):
@@ -180,6 +168,6 @@ def _matrix(members: Sequence[BundledMember], held_out: Features, progress: Prog
     return matrix
 
 
-def _in_chunks(fresh: NewestRows, features: Features) -> F64:
-    parts = [fresh.score(features.take(slice(start, start + CHUNK))) for start in range(0, len(features), CHUNK)]
+def _newest_rows_scores(newest_rows: NewestRows, features: Features) -> F64:
+    parts = [newest_rows.score(features.take(slice(start, start + CHUNK))) for start in range(0, len(features), CHUNK)]
     return np.concatenate(parts)

@@ -31,7 +31,7 @@ def rows(count: int, seed: int = 0) -> F32:
     return (rng.standard_normal((count, 3)) * [1, 10, 0.1] + rng.standard_normal((count, 1))).astype(np.float32)
 
 
-DETECTORS: dict[str, Any] = {"vae": 0.5, "statistical": 0.5, "departure": {"beside": 1.0}}
+DETECTORS: dict[str, Any] = {"vae": 0.5, "statistical": 0.5, "departure": {"overrides_by_decades": 1.0}}
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,9 @@ def test_every_window_is_counted_once_and_every_missing_score_too() -> None:
     ]
     ready = Verdicts.of(made)
     metrics = Metrics()
-    metrics.count_windows("hosts", Verdicts(ready.entities, ready.ends_ms, ready.partitions, ready.calm, made.__getitem__, (LATE,)))
+    metrics.count_windows(
+        "hosts", Verdicts(ready.entities, ready.ends_ms, ready.partitions, ready.within_level, made.__getitem__, (LATE,))
+    )
     assert value(metrics, "tidewatch_windows_scored_total", bundle="hosts") == 3
     assert value(metrics, "tidewatch_anomalous_windows_total", severity="critical") == 1
     assert value(metrics, "tidewatch_windows_not_scored_total", reason="low-coverage") == 1

@@ -13,6 +13,8 @@ from service.detectors.bundle import Bundle
 from service.domain import F32, Dataset, Schema, Series
 from service.errors import ConfigError, DatasetError, NotEnoughData
 from service.settings import TrainingSettings
+from service.settings.base import RenamedSettingWarning
+from service.training.detector_options import detector_options
 from service.training.train import fingerprint, train
 
 SCHEMA = Schema(("cpu", "memory", "disk"), 1000)
@@ -126,19 +128,34 @@ def _combined(bundle: Bundle, features: Any) -> Any:
     return bundle.ensemble.combine({member.name: member.detector.score(features) for member in bundle.members})
 
 
-def test_a_detector_may_stand_beside_the_others() -> None:
-    bundle = trained(dataset(), LIGHT | {"departure": {"beside": 1.5, "span": 5}})
-    assert bundle.ensemble.beside == {"departure": 1.5}
+def test_a_detector_may_override_the_others() -> None:
+    bundle = trained(dataset(), LIGHT | {"departure": {"overrides_by_decades": 1.5, "span": 5}})
+    assert bundle.ensemble.overrides_by_decades == {"departure": 1.5}
     assert bundle.ensemble.weights == {**LIGHT, "departure": 0.0}
     assert bundle.members[-1].options["span"] == 5
-    assert "beside" not in bundle.members[-1].options
+    assert "overrides_by_decades" not in bundle.members[-1].options
 
 
-@pytest.mark.parametrize("told", [{"beside": -1}, {"beside": 1.0, "weight": 2.0}, {"beside": "loud"}])
-def test_how_a_detector_stands_beside_the_others_is_checked(told: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="stands beside the others") as refused:
-        trained(dataset(), LIGHT | {"departure": told})
-    assert "either a weight, or beside" in str(refused.value.hint)
+def test_the_old_name_of_the_option_is_accepted_with_a_warning() -> None:
+    with pytest.warns(RenamedSettingWarning, match="beside is now called overrides_by_decades"):
+        given = TrainingSettings(detectors={"departure": {"beside": 1.5, "span": 5}})
+    assert given.detectors == {"departure": {"overrides_by_decades": 1.5, "span": 5}}
+    with pytest.warns(RenamedSettingWarning):  # train() is also called without the settings
+        old = detector_options("departure", {"beside": 1.5, "span": 5})
+    assert old == detector_options("departure", {"overrides_by_decades": 1.5, "span": 5})
+    with pytest.warns(RenamedSettingWarning), pytest.raises(ConfigError, match="overrides_by_decades -1"):
+        detector_options("departure", {"beside": -1})
+    with pytest.raises(ConfigError, match="twice"):
+        detector_options("departure", {"beside": 1.0, "overrides_by_decades": 1.0})
+
+
+@pytest.mark.parametrize(
+    "options", [{"overrides_by_decades": -1}, {"overrides_by_decades": 1.0, "weight": 2.0}, {"overrides_by_decades": "much"}]
+)
+def test_how_a_detector_overrides_the_others_is_checked(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="has overrides_by_decades") as refused:
+        trained(dataset(), LIGHT | {"departure": options})
+    assert "either a weight, or overrides_by_decades" in str(refused.value.hint)
 
 
 def test_many_rows_are_thinned_evenly() -> None:

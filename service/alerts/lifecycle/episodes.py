@@ -118,7 +118,7 @@ class Episodes:
         if not isinstance(verdicts, Verdicts):
             verdicts = Verdicts.of(verdicts)
         transitions: list[Alert] = []
-        for at, (entity, end, calm) in enumerate(zip(verdicts.entities, verdicts.ends_ms, verdicts.calm, strict=True)):
+        for at, (entity, end, calm) in enumerate(zip(verdicts.entities, verdicts.ends_ms, verdicts.within_level, strict=True)):
             state = self._states.get(entity)
             if state is not None and end <= state.seen_until:
                 continue

@@ -1,20 +1,19 @@
-"""From raw scores to tail probabilities that can be believed (section "Calibrated score" of docs/architecture.md).
+"""From raw scores to calibrated tail probabilities (section "Calibrated score" of docs/architecture.md).
 
-Inside the calibration scores the tail probability is empirical; beyond their upper tenth (less where there are many) it
+Inside the calibration scores the tail probability is empirical; above their upper tenth (less where there are many) it
 follows a generalised Pareto tail (Pickands 1975; Balkema & de Haan 1974), fitted by probability-weighted moments (Hosking &
-Wallis 1987) with its shape floored at exponential: a bounded tail (ξ < 0) would call everything beyond the largest
+Wallis 1987) with its shape floored at exponential: a bounded tail (ξ < 0) would make everything above the largest
 calibration score impossible.
 
-How far it can be believed: overlapping windows are not independent evidence, so the calibration counts for
-``n_eff = rows / window`` observations, and ``p`` is never below ``1 / (10 · n_eff)``. A short calibration therefore
-reaches no high score; ``ceiling`` says how high. ``surprise`` is the same curve without that floor, strictly rising
-in the raw score, so that ranking and tracking never tie beyond the calibration maximum.
+Overlapping windows are not independent evidence, so the calibration counts for ``n_eff = rows / window`` observations, and ``p``
+is never below ``1 / (10 · n_eff)``. A short calibration therefore reaches no high score; ``ceiling`` is the highest. ``surprise``
+is the same curve without that floor, strictly rising in the raw score, so that scores above the calibration maximum do not tie.
 
-Stated answers for awkward calibration sets:
+What happens with unusual calibration sets:
 
-- *Ties*: a value that many calibration windows share has the probability of being at least that value.
+- *Ties*: the tail probability of a value that many calibration windows share is that of being at least that value.
 - *Constant scores*: anything up to the constant has p ≈ 1; anything above it gets the floor, or close to it: the tail's
-  scale is then a thousandth of the constant's own size.
+  scale is then a thousandth of the constant.
 - *Short sets*: fewer than ``LEAST_SCORES`` windows raise ``NotEnoughData``.
 """
 
@@ -37,9 +36,9 @@ TAIL_SHARES = (0.01, 0.1)
 TAIL_LEAST = 10
 # Above this the mean of a generalised Pareto tail does not exist and moments say nothing.
 SHAPE_MOST = 0.9
-# The smallest probability that n independent windows can vouch for is one in so many times n.
-VOUCHED = 10.0
-# score = surprise / 6: p = 10^-6 is as strange as it gets.
+# The smallest probability that n independent windows support is 1 / (10 n).
+FLOOR_FACTOR = 10.0
+# score = surprise / 6: p = 10^-6 is the highest score, 1.
 SURPRISE_AT_ONE = 6.0
 
 
@@ -49,8 +48,8 @@ def score_of(p: NDArray[Any] | float) -> Any:
 
 
 def windows_for(score: float) -> float:
-    """How many independent calibration windows it takes for such a score to be told."""
-    return float(10.0 ** (SURPRISE_AT_ONE * score) / VOUCHED)
+    """How many independent calibration windows (``n_eff``) it takes for a calibration to reach ``score``."""
+    return float(10.0 ** (SURPRISE_AT_ONE * score) / FLOOR_FACTOR)
 
 
 class Calibration:
@@ -92,21 +91,21 @@ class Calibration:
 
     @property
     def floor(self) -> float:
-        """The smallest tail probability this calibration can vouch for."""
-        return 1.0 / (VOUCHED * self.n_eff)
+        """The smallest tail probability that this calibration supports: ``1 / (10 · n_eff)``."""
+        return 1.0 / (FLOOR_FACTOR * self.n_eff)
 
     @property
     def ceiling(self) -> float:
-        """The highest score this calibration can ever tell."""
+        """The highest score that this calibration can give, in [0, 1]."""
         return float(score_of(self.floor))
 
     def log_tail(self, raw: F64) -> F64:
-        """Natural log of the unfloored tail probability, strictly falling in ``raw`` (up to float64's own resolution)."""
+        """Natural log of the tail probability of raw scores (n,), without the floor; strictly falling (to float64's resolution)."""
         raw = np.asarray(raw, np.float64)
         inside = np.interp(raw, self._knots, self._log_tail)
         reach = np.maximum(raw - self.threshold, 0.0) / self.sigma
         beyond = -np.log1p(self.shape * reach) / self.shape if self.shape > 0 else -reach
-        # Below the smallest calibration score the probability creeps up to one, never reaching it.
+        # Below the smallest calibration score the probability approaches one without reaching it.
         lowest = self._knots[0]
         width = max(self.threshold - lowest, self.sigma)
         below = np.log1p(-np.exp(np.minimum(raw - lowest, 0.0) / width) / (self.count + 1))
@@ -114,23 +113,26 @@ class Calibration:
         return tail
 
     def surprise(self, raw: F64) -> F64:
-        """``-log10`` of the unfloored tail probability: strictly rising, for ranking and for tracking a level."""
+        """``-log10`` of the tail probability of raw scores (n,), without the floor: strictly rising, for ranking and level
+        tracking.
+        """
         surprise: F64 = -self.log_tail(raw) / np.log(10.0)
         return surprise
 
     def evidence(self, raw: F64) -> F64:
-        """``surprise``, less what is owed to the tail being known from ``n_eff`` windows only: what is laid beside other scores.
+        """``surprise`` of raw scores (n,), reduced because the tail is estimated from ``n_eff`` windows only; detectors are
+        compared by it.
 
-        An exponential tail whose scale was estimated from k independent observations foretells the next one by the Lomax tail
-        ``(1 + t / k)^-k``, t being what the estimate itself says (the posterior predictive with an uninformative prior of the
-        scale). Far out that falls like a power: a member whose few calibration windows happened to lie close together cannot
-        shout the others down.
+        If the scale of an exponential tail was estimated from k independent observations, the next one has the Lomax tail
+        ``(1 + t / k)^-k``, t being the exponent by the estimate alone (the posterior predictive with an uninformative prior of the
+        scale). Far out that falls like a power, so a detector whose few calibration scores happened to be close together cannot
+        dominate the others.
         """
         evidence: F64 = np.log1p(-self.log_tail(raw) / self.n_eff) * (self.n_eff / np.log(10.0))
         return evidence
 
     def p(self, raw: F64) -> F64:
-        """Tail probability, never below ``floor``: what a person is told."""
+        """Tail probability of raw scores (n,), never below ``floor``: what verdicts and alerts show."""
         floored: F64 = np.maximum(np.exp(self.log_tail(raw)), self.floor)
         return floored
 

@@ -1,13 +1,14 @@
-"""Many members, one calibrated word: combine raw scores, and calibrate the result again.
+"""The ensemble: combines the members' raw scores into one score per window, and calibrates the result again.
 
-The bundle keeps the calibration matrix (every member's raw score on every calibration window), so whichever members
-survive at run time, the ensemble of just those has its own calibrated tail; it is worked out once per subset.
+The bundle keeps the calibration matrix (every member's raw score on every calibration window), so whichever members give scores at
+run time, the ensemble of just those has its own calibrated tail; it is computed once per subset.
 
-A member may stand *beside* the others. A mean asks how strange everything is together, and what a single witness saw is lost in it
-however sure it is; such a witness is heard where its word, by itself, is ten times rarer (or so) than the word of all.
+A member with ``overrides_by_decades`` has no weight; it overrides the combined score when its evidence is that many decades
+stronger. In a weighted mean, strong evidence of one detector is lost among the others. A decade is a factor of ten in the tail
+probability.
 
-Combining is a plain function in ``COMBINATIONS``: raw scores of the members present, what calibration knows of them, and
-their weights in; one number per window out, higher is stranger.
+Combining is a plain function in ``COMBINATIONS``: raw scores, calibrations and weights of the members that gave scores in; one
+number per window out, higher is stranger.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from service.domain import F64, I64
 
 
 class DetectorState(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """All that detection remembers of one entity; small, and serialisable for the state topic.
+    """The state that detection keeps of one entity, stored in the state topic.
 
-    ``row``: end row of the newest window scored; ``tracker``: the alert-budget tracker's own state.
+    ``row``: end row of the newest window scored; ``tracker``: the state of its alert budget.
     """
 
     row: int
@@ -37,7 +38,7 @@ class DetectorState(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Member:
-    """What calibration knows of one member: its tail, and the centre and spread of its normal scores."""
+    """What calibration learned about one member: its weight, its tail, and the centre and spread of its normal scores."""
 
     name: str
     weight: float
@@ -50,23 +51,23 @@ Combine = Callable[[Sequence[F64], Sequence[Member]], F64]
 
 
 def by_scaled_mean(raw: Sequence[F64], members: Sequence[Member]) -> F64:
-    """Weighted mean of ``(raw - median) / spread``, where 2.33 spreads lie between the calibration's median and its 99 %."""
-    return _weighted([(one - member.centre) / member.spread for one, member in zip(raw, members, strict=True)], members)
+    """Weighted mean of ``(raw - median) / spread``; the 99 % quantile of the calibration lies 2.33 spreads above its median."""
+    return _weighted_mean([(one - member.centre) / member.spread for one, member in zip(raw, members, strict=True)], members)
 
 
 def by_tail(raw: Sequence[F64], members: Sequence[Member]) -> F64:
-    """Weighted mean of what the members' calibrated tails say (``Calibration.evidence``): Fisher's method, weighted."""
-    return _weighted([member.calibration.evidence(one) for one, member in zip(raw, members, strict=True)], members)
+    """Weighted mean of the members' evidence (``Calibration.evidence``): Fisher's method (1925), weighted."""
+    return _weighted_mean([member.calibration.evidence(one) for one, member in zip(raw, members, strict=True)], members)
 
 
 def by_votes(raw: Sequence[F64], members: Sequence[Member]) -> F64:
-    """Weighted share of members beyond mean + 3 sigma of their calibration: the plain rule of the literature."""
-    return _weighted(
+    """Weighted share of members above mean + 3 sigma of their calibration: the plain rule of the literature."""
+    return _weighted_mean(
         [(one > member.centre + 3.0 * member.spread).astype(np.float64) for one, member in zip(raw, members, strict=True)], members
     )
 
 
-def _weighted(parts: Sequence[F64], members: Sequence[Member]) -> F64:
+def _weighted_mean(parts: Sequence[F64], members: Sequence[Member]) -> F64:
     weights = np.array([member.weight for member in members])
     if not weights.any():
         weights = np.ones(len(members))
@@ -78,7 +79,7 @@ COMBINATIONS: Mapping[str, Combine] = {"tail": by_tail, "zscore": by_scaled_mean
 
 
 class Ensemble:
-    """Combines and calibrates; knows no detector, only their scores."""
+    """Combines the members' scores and calibrates the result; it knows no detector, only their scores."""
 
     def __init__(
         self,
@@ -87,14 +88,14 @@ class Ensemble:
         n_eff: float,
         *,
         combination: str = "tail",
-        beside: Mapping[str, float] | None = None,
+        overrides_by_decades: Mapping[str, float] | None = None,
     ) -> None:
         """``matrix``: float64 (n, members), raw scores of calibration windows in the order of ``weights``; ``n_eff``: how many
-        independent windows the rows they were taken from are worth, of which they may be every tenth or so. ``beside``: members
-        that stand beside the combination of the others (their weight is 0): each overrules it where its evidence says so many
-        decades more.
+        independent windows their rows count for (the n windows may be a subsample). ``combination``: a key of ``COMBINATIONS``.
+        ``overrides_by_decades``: members of weight 0, with how many decades stronger than the combined score their evidence must be
+        to override it.
 
-        Raises ``NotEnoughData`` when the matrix is too short to calibrate on, ``ValueError`` for a combination nobody knows.
+        Raises ``NotEnoughData`` when the matrix is too short to calibrate on, ``ValueError`` for an unknown combination.
         """
         if combination not in COMBINATIONS:
             raise ValueError(f"the combination {combination!r} is none of {', '.join(COMBINATIONS)}")
@@ -102,7 +103,7 @@ class Ensemble:
         self.matrix = np.asarray(matrix, np.float64)
         self.n_eff = float(n_eff)
         self.combination = combination
-        self.beside = dict(beside or {})
+        self.overrides_by_decades = dict(overrides_by_decades or {})
         self._members = {name: self._member(name, self.matrix[:, at]) for at, name in enumerate(self.weights)}
         self._tails: dict[tuple[str, ...], Calibration] = {}
 
@@ -112,25 +113,25 @@ class Ensemble:
         return Member(name, self.weights[name], Calibration(scores, self.n_eff), float(centre), float(spread))
 
     def member(self, name: str) -> Member:
-        """What calibration knows of a member."""
+        """What calibration learned about a member. Raises ``KeyError`` for an unknown name."""
         return self._members[name]
 
     def combine(self, raw: Mapping[str, F64]) -> F64:
-        """One number per window from the members that spoke (at least one)."""
-        beside = [name for name in self.beside if name in raw]
-        together = [name for name in self._key(list(raw)) if name not in beside]
-        told = [self._members[name].calibration.evidence(raw[name]) - self.beside[name] for name in beside]
-        if together:
-            members = [self._members[name] for name in together]
-            combined = COMBINATIONS[self.combination]([raw[name] for name in together], members)
-            if not told:
+        """Float64 (n,): the combined score of each window. ``raw``: the scores (n,) of the members that gave some, one at least."""
+        overriding = [name for name in self.overrides_by_decades if name in raw]
+        weighted = [name for name in self._key(list(raw)) if name not in overriding]
+        evidence = [self._members[name].calibration.evidence(raw[name]) - self.overrides_by_decades[name] for name in overriding]
+        if weighted:
+            members = [self._members[name] for name in weighted]
+            combined = COMBINATIONS[self.combination]([raw[name] for name in weighted], members)
+            if not evidence:
                 return combined
-            told.append(self.tail(together).surprise(combined))
-        loudest: F64 = np.max(told, axis=0)
-        return loudest
+            evidence.append(self.tail(weighted).surprise(combined))
+        strongest: F64 = np.max(evidence, axis=0)
+        return strongest
 
     def tail(self, names: Sequence[str]) -> Calibration:
-        """The calibration of what ``combine`` gives for just these members."""
+        """The calibration of the combined score of just these members."""
         key = self._key(names)
         if key not in self._tails:
             self._tails[key] = Calibration(self.calibration_scores(key), self.n_eff)
@@ -140,13 +141,18 @@ class Ensemble:
         return tuple(name for name in self.weights if name in set(names))
 
     def calibration_scores(self, names: Sequence[str]) -> F64:
-        """Float64 (n,): what ``combine`` gives for just these members on the calibration windows."""
+        """Float64 (n,): the combined score of just these members on the calibration windows."""
         key = self._key(names)
         return self.combine({name: self.matrix[:, at] for at, name in enumerate(self.weights) if name in key})
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """What the bundle keeps."""
-        settings = {"weights": self.weights, "n_eff": self.n_eff, "combination": self.combination, "beside": self.beside}
+        """JSON-safe settings and plain arrays."""
+        settings = {
+            "weights": self.weights,
+            "n_eff": self.n_eff,
+            "combination": self.combination,
+            "beside": self.overrides_by_decades,  # the name that bundles of format 6 store
+        }
         return settings, {"matrix": self.matrix}
 
     @classmethod
@@ -157,17 +163,17 @@ class Ensemble:
             arrays["matrix"],
             float(settings["n_eff"]),
             combination=settings["combination"],
-            beside=settings["beside"],
+            overrides_by_decades=settings["beside"],
         )
 
     def reweighted(self, weights: Mapping[str, float]) -> Ensemble:
-        """The same calibration with other weights: a subset of the members, or a different balance. None stands beside them."""
+        """The same calibration with other weights: all members or some. None of them overrides the others."""
         at = [list(self.weights).index(name) for name in weights]
         return Ensemble(weights, np.ascontiguousarray(self.matrix[:, at]), self.n_eff, combination=self.combination)
 
 
 def slots_of(entities: Sequence[str]) -> tuple[I64, list[str]]:
-    """Which of the distinct entities each window belongs to, int64 (n,), and their names in order of appearance."""
+    """Int64 (n,): the index of each window's entity among the distinct ones; and those, in order of appearance."""
     found: dict[str, int] = {}
     slots = np.fromiter((found.setdefault(name, len(found)) for name in entities), np.int64, len(entities))
     return slots, list(found)

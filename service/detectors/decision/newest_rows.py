@@ -1,7 +1,7 @@
-"""Disjoint evidence: how strange the newest ``stride`` rows are when taken by themselves.
+"""Disjoint evidence: how unusual the newest ``stride`` rows are by themselves.
 
-One odd row sits in ``window / stride`` overlapping windows; the newest rows sit in one. The same distance as in
-``mahalanobis.py`` (mean absolute whitened deviation), on the last value, mean and range of those rows alone.
+One odd row is in ``window / stride`` overlapping windows, but among the newest rows of one window only. The score is the mean
+absolute whitened deviation of the last value, mean and range of those rows.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ MOST_DIMENSIONS = 64
 
 
 class NewestRows:
-    """Scores the newest rows only; calibrated by itself, with one observation for every ``stride`` calibration rows."""
+    """Scores the newest rows only. It has its own calibration, with one observation for every ``stride`` calibration rows."""
 
     def __init__(self, stride: int = 10) -> None:
+        """``stride``: how many of the newest rows are scored."""
         self._statistics = WindowStatistics((stride,))
         self._centre: F32 = np.zeros(0, np.float32)
         self._whitening: F32 = np.zeros((0, 0), np.float32)
 
     def fit(self, features: Features) -> NewestRows:
-        """Learn centre and covariance. Raises ``NotEnoughData``."""
+        """Learn centre and covariance. Raises ``NotEnoughData`` under 30 windows."""
         require_windows(features, 30, "newest-rows")
         columns = self._statistics.fit(features).transform(features)
         self._centre, axes, variances = principal_axes(columns, MOST_DIMENSIONS)
-        # The same ridge as the whitened distance: axes in which training never moved do not shout.
+        # The ridge of ``Whitening``: without it axes in which training never moved would dominate.
         ridge = 0.1 * float(np.var(columns, axis=0, dtype=np.float64).mean()) + 1e-12
         self._whitening = np.ascontiguousarray(axes / np.sqrt(variances + ridge), np.float32)
         return self
@@ -45,8 +46,8 @@ class NewestRows:
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """JSON-safe settings and plain arrays."""
-        told, arrays = self._statistics.state()
-        return told, {**{f"statistics/{k}": v for k, v in arrays.items()}, "middle": self._centre, "whitening": self._whitening}
+        settings, arrays = self._statistics.state()
+        return settings, {**{f"statistics/{k}": v for k, v in arrays.items()}, "middle": self._centre, "whitening": self._whitening}
 
     def restore(self, settings: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> NewestRows:
         """The inverse of ``state``."""

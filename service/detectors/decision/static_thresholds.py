@@ -1,8 +1,8 @@
-"""The plain decision rules of the literature, by name, beside the tracked alert budget.
+"""The plain decision rules of the literature, by name, as alternatives to the alert budget.
 
 They are static: their level is fixed by the calibration scores. At a budget of 1 % of rows, mean + 3 sigma gave a mean
-false-positive rate of 22 % on real series and a static quantile about 15 %, because normal behaviour drifts; the tracked
-budget is the default for that reason.
+false-positive rate of 22 % on real series and a static quantile about 15 %, because normal behaviour drifts. The alert budget is
+the default for that reason.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def static_decisions(
     if rule == "majority":
         members = [ensemble.member(name) for name in names]
         level = _sigma_level(ensemble, names, 3.0)
-        return _decided(by_votes([raw[name] for name in names], members) > 0.5, level)
+        return _decisions(by_votes([raw[name] for name in names], members) > 0.5, level)
     if rule == "quantile":
         level = -math.log10(params.rate * params.stride)
     elif rule in SIGMAS:
         level = _sigma_level(ensemble, names, SIGMAS[rule])
     else:
         raise ValueError(f"the rule {rule!r} is none of {', '.join([*SIGMAS, 'quantile', 'majority'])}")
-    return _decided(surprises > level, level)
+    return _decisions(surprises > level, level)
 
 
 def _sigma_level(ensemble: Ensemble, names: Sequence[str], sigmas: float) -> float:
@@ -47,6 +47,6 @@ def _sigma_level(ensemble: Ensemble, names: Sequence[str], sigmas: float) -> flo
     return float(ensemble.tail(names).surprise(np.array([scores.mean() + sigmas * scores.std()]))[0])
 
 
-def _decided(above: NDArray[np.bool_], level: float) -> alert_budget.BudgetDecisions:
+def _decisions(above: NDArray[np.bool_], level: float) -> alert_budget.BudgetDecisions:
     common = np.full(len(above), COMMON_RARITY)
     return alert_budget.BudgetDecisions(np.full(len(above), level), np.zeros(len(above)), common, above, above.astype(np.int8))

@@ -103,19 +103,19 @@ def test_a_lasting_shift_is_learnt_and_forgotten_again() -> None:
 
 def test_an_empty_bucket_suppresses_and_says_so_while_the_level_learns() -> None:
     params = alert_budget.params_at(1e-4)
-    level = params.calm + params.beyond
+    level = params.tracked_level + params.extrapolation
     state, first = alert_budget.step(alert_budget.start(params), 1, level + 0.5, params)
-    again, second = alert_budget.step(state, 2, math.exp(state.z) + params.beyond + 0.9, params)
+    again, second = alert_budget.step(state, 2, math.exp(state.log_level) + params.extrapolation + 0.9, params)
     assert (first.reason, second.reason) == (ABOVE, SPENT)
     assert (first.is_anomaly, second.is_anomaly) == (True, False)
-    assert again.z > state.z
+    assert again.log_level > state.log_level
     _, third = alert_budget.step(state, 3, 0.1, params)
     assert third.reason == QUIET
 
 
 def test_a_false_alarm_does_not_hide_the_fault_after_it_but_a_second_one_waits() -> None:
     params = alert_budget.params_at(1e-4)
-    after, chance = alert_budget.step(alert_budget.start(params), 1, params.calm + params.beyond + 0.5, params)
+    after, chance = alert_budget.step(alert_budget.start(params), 1, params.tracked_level + params.extrapolation + 0.5, params)
     owing, fault = alert_budget.step(after, 2, 30.0, params)
     assert (chance.reason, fault.reason) == (ABOVE, ABOVE)
     assert after.tokens == pytest.approx(0.0, abs=1e-3)
@@ -146,7 +146,7 @@ def test_a_gap_nobody_saw_does_not_melt_the_level() -> None:
 def test_the_budget_people_state_becomes_a_rate_and_a_level() -> None:
     daily = alert_budget.params_for(1.0, 60_000, 10)
     assert daily.rate == pytest.approx(1 / 1440)
-    assert daily.calm + daily.beyond == pytest.approx(-math.log10(10 / 1440))  # one window in 144
+    assert daily.tracked_level + daily.extrapolation == pytest.approx(-math.log10(10 / 1440))  # one window in 144
     fast = alert_budget.params_for(1.0, 50, 10)  # 20 rows a second: far beyond what can be followed, so extrapolated
     assert fast.tracked == alert_budget.RAREST_TRACKED
     assert alert_budget.params_for(1e9, 1000, 1).rate == alert_budget.MOST_OFTEN

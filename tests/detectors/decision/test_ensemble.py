@@ -22,7 +22,7 @@ def ensemble(count: int = 3000, combination: str = "tail") -> Ensemble:
 
 
 def with_a_witness(count: int = 4000, decades: float = 1.0) -> Ensemble:
-    return Ensemble(WEIGHTS | {"c": 0.0}, matrix(count), count / 50, beside={"c": decades})
+    return Ensemble(WEIGHTS | {"c": 0.0}, matrix(count), count / 50, overrides_by_decades={"c": decades})
 
 
 def columns(values: F64) -> dict[str, F64]:
