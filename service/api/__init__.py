@@ -1,1 +1,1 @@
-"""The REST API: reads the history, writes people's commands."""
+"""The REST API: reads the alert history, writes operators' commands."""

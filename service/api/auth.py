@@ -1,4 +1,4 @@
-"""Who may call: one bearer token, compared in constant time, before a byte of the body is read."""
+"""Checks the bearer token and the size of a request before its body is read."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class TokenRequired:
-    """Every path but ``open_paths`` needs the token, known routes or not. Where no token is set, reading is open and
-    everything else is refused."""
+    """ASGI middleware: every path but ``open_paths`` needs the token, whether or not there is such a route. Where no token is
+    set, reading is open and everything else is refused."""
 
     def __init__(self, app: ASGIApp, *, token: str | None, open_paths: frozenset[str]) -> None:
         self._app = app
@@ -23,7 +23,7 @@ class TokenRequired:
         self._open = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Answer a refused request; pass every other one on."""
         if scope["type"] != "http":
             return
         headers = Headers(scope=scope)
@@ -40,17 +40,23 @@ class TokenRequired:
             return None
         if self._token is None:
             return (
-                None if reading else (403, "No api.token is set, so nothing can be written. Set it, and send it as a bearer token.")
+                None
+                if reading
+                else (403, "Nothing can be written, because no api.token is set. Set one and send it as a bearer token.")
             )
         scheme, _, given = headers.get("authorization", "").partition(" ")
         good = hmac.compare_digest(given.strip().encode(), self._token.encode())
-        return None if good and scheme.lower() == "bearer" else (401, "Send the token: Authorization: Bearer …")
+        return (
+            None
+            if good and scheme.lower() == "bearer"
+            else (401, "The token is missing or wrong. Send the header: Authorization: Bearer TOKEN")
+        )
 
 
 def _too_large(headers: Headers) -> tuple[int, str] | None:
     if "transfer-encoding" in headers:
-        return 411, "Send the body with a Content-Length."
+        return 411, "The length of the body is not known. Send it with a Content-Length."
     length = headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > LARGEST_BODY:
-        return 413, f"A body has at most {LARGEST_BODY} bytes."
+        return 413, f"The body is too large. Send at most {LARGEST_BODY} bytes."
     return None

@@ -1,4 +1,4 @@
-"""What callers send and get. Times are ISO 8601; a time without a zone is UTC."""
+"""Requests and responses. Times are ISO 8601; a time without a zone is UTC."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ LONGEST_SILENCE = 10 * 366 * 86_400
 
 
 def readable(text: str) -> str:
-    """The text as it came, if it is a time. Raises ``ValueError``."""
+    """``text`` unchanged. Raises ``ValueError`` if it is no time."""
     moment(text)
     return text
 
 
 def moment(text: str) -> int:
-    """Milliseconds since the epoch of an ISO time, held within 1970 and 9999."""
+    """Milliseconds since the epoch of an ISO time; times outside 1970 to 9999 become the nearest one inside."""
     parsed = datetime.fromisoformat(text.upper())
     aware = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
     return min(max((aware - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1), 0), LATEST_MS)
@@ -39,19 +39,19 @@ Document = dict[str, Any]
 
 
 class StrictQuery(BaseModel):
-    """What callers send; an unknown key is an error, so that a typing mistake never passes silently."""
+    """A request; an unknown key is an error, so that a typing mistake is noticed."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class HistoryQuery(StrictQuery):
-    """Which documents, newest first."""
+    """Which documents to return, newest first."""
 
-    since: Moment | None = None
-    until: Moment | None = None
-    entity: Annotated[Glob | None, Field(description="* and ? stand for anything.")] = None
-    severity: Annotated[Severity | None, Field(description="Peak severity at least this.")] = None
-    limit: Annotated[int, Field(ge=1, le=1000)] = 50
+    since: Annotated[Moment | None, Field(description="Not before this time.")] = None
+    until: Annotated[Moment | None, Field(description="Before this time.")] = None
+    entity: Annotated[Glob | None, Field(description="Only this entity; * and ? are wildcards.")] = None
+    severity: Annotated[Severity | None, Field(description="Only with at least this peak severity.")] = None
+    limit: Annotated[int, Field(ge=1, le=1000, description="At most this many documents in one page.")] = 50
 
     def bounds(self) -> dict[str, Any]:
         """The filters that alerts and events share, as ``history_query`` takes them."""
@@ -64,63 +64,76 @@ class HistoryQuery(StrictQuery):
 
 
 class AlertFilters(HistoryQuery):
-    """Which alerts; ``since`` and ``until`` bound the start."""
+    """Which alerts to return; ``since`` and ``until`` limit their start."""
 
-    status: Status | None = None
-    show: Annotated[Literal["told", "all"], Field(description="all: also alerts that never fired")] = "told"
-    after: Annotated[str | None, Field(pattern=r"^[0-9]{1,13}_[0-9a-f]{32}$", description="`next` of the page before.")] = None
+    status: Annotated[Status | None, Field(description="Only alerts that have this status now.")] = None
+    show: Annotated[Literal["told", "all"], Field(description="told: alerts that have fired; all: also those that never did.")] = (
+        "told"
+    )
+    after: Annotated[str | None, Field(pattern=r"^[0-9]{1,13}_[0-9a-f]{32}$", description="`next` of the previous page.")] = None
 
 
 class EventFilters(HistoryQuery):
-    """Which transitions; ``since`` and ``until`` bound the time they happened."""
+    """Which transitions to return; ``since`` and ``until`` limit the time of the transition."""
 
-    alert_id: Annotated[str | None, Field(pattern=r"^[0-9a-f]{32}$")] = None
-    action: Literal["opened", "fired", "raised", "lowered", "updated", "acknowledged", "resolved"] | None = None
+    alert_id: Annotated[str | None, Field(pattern=r"^[0-9a-f]{32}$", description="Only those of this alert (its whole id).")] = None
+    action: Annotated[
+        Literal["opened", "fired", "raised", "lowered", "updated", "acknowledged", "resolved"] | None,
+        Field(description="Only transitions of this kind."),
+    ] = None
     after: Annotated[
-        str | None, Field(pattern=r"^[0-9]{1,13}_[0-9a-f]{32}_[0-9]{1,9}$", description="`next` of the page before.")
+        str | None, Field(pattern=r"^[0-9]{1,13}_[0-9a-f]{32}_[0-9]{1,9}$", description="`next` of the previous page.")
     ] = None
 
 
 class PreviewFilters(StrictQuery):
     """What a suppressing mark would cover, and how far back to look."""
 
-    entity: Annotated[Glob | None, Field(description="Instead of the alert's own entity; * and ? stand for anything.")] = None
-    since: Moment | None = None
+    entity: Annotated[Glob | None, Field(description="Instead of the alert's own entity; * and ? are wildcards.")] = None
+    since: Annotated[Moment | None, Field(description="Look at alerts since this time; 30 days by default.")] = None
 
 
 class SilenceFilters(StrictQuery):
-    """Which silences."""
+    """Which silences to return."""
 
-    show: Annotated[Literal["current", "all"], Field(description="all: also those that are over")] = "current"
+    show: Annotated[
+        Literal["current", "all"], Field(description="current: in force or still to begin; all: also those that have ended.")
+    ] = "current"
 
 
 class NewSilence(StrictQuery):
-    """A silence to begin now, or at ``starts_at``."""
+    """A silence that begins now, or at ``starts_at``."""
 
     match: Annotated[
         dict[Annotated[str, Field(min_length=1, max_length=200)], Glob],
-        Field(min_length=1, max_length=20, examples=[{"entity": "db-*"}]),
+        Field(
+            min_length=1,
+            max_length=20,
+            description="Entity, severity, model, alert or a label, and a pattern: * and ? are wildcards, !PATTERN is everything "
+            "else. An alert must match all of them.",
+            examples=[{"entity": "db-*"}],
+        ),
     ]
-    seconds: Annotated[float, Strict(), Field(ge=1, le=LONGEST_SILENCE, allow_inf_nan=False)]
-    starts_at: Moment | None = None
+    seconds: Annotated[float, Strict(), Field(ge=1, le=LONGEST_SILENCE, allow_inf_nan=False, description="How long it lasts.")]
+    starts_at: Annotated[Moment | None, Field(description="When it begins. Default: now.")] = None
     author: Author
     comment: Words = ""
 
 
 class AuthoredRequest(StrictQuery):
-    """Somebody's word without more."""
+    """A command that needs only its author."""
 
     author: Author
 
 
 class Acknowledgement(AuthoredRequest):
-    """Somebody has taken the alert."""
+    """Acknowledges an alert."""
 
     note: Words = ""
 
 
 class MarkRequest(AuthoredRequest):
-    """Somebody's judgement of an alert; ``none`` takes every earlier one back. Only a false one can suppress its like."""
+    """Marks an alert: ``false`` is a false alarm, ``true`` a real problem, ``none`` takes every earlier mark back."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -130,32 +143,34 @@ class MarkRequest(AuthoredRequest):
 
     verdict: Literal["true", "false", "none"]
     note: Words = ""
-    suppress: Annotated[bool, Strict(), Field(description="Of a false one: tell nobody of its like any more.")] = False
-    entity: Annotated[Glob | None, Field(description="Suppress on this entity; * and ? stand for anything.")] = None
+    suppress: Annotated[
+        bool, Strict(), Field(description="With false: send nothing about alerts of the same entity and metrics.")
+    ] = False
+    entity: Annotated[Glob | None, Field(description="Suppress on this entity instead; * and ? are wildcards.")] = None
 
     @model_validator(mode="after")
     def _only_false(self) -> Self:
         if self.suppress and self.verdict != "false":
-            raise ValueError("only an alert marked false can suppress its like")
+            raise ValueError("only an alert marked false can suppress others")
         return self
 
 
 class AlertPage(BaseModel):
-    """Alert documents, and where the next page begins."""
+    """Alert documents; ``next`` is the ``after`` of the next page, null on the last one."""
 
     alerts: list[Document]
     next: str | None
 
 
 class EventPage(BaseModel):
-    """Transitions, and where the next page begins."""
+    """Transition documents; ``next`` is the ``after`` of the next page, null on the last one."""
 
     events: list[Document]
     next: str | None
 
 
 class MarkShown(BaseModel):
-    """A judgement that was made."""
+    """A mark that an operator made."""
 
     alert_id: str
     verdict: Literal["true", "false", "none"]
@@ -168,7 +183,7 @@ class MarkShown(BaseModel):
 
     @classmethod
     def of(cls, mark: Mark) -> MarkShown:
-        """The same for callers."""
+        """The response for ``mark``."""
         return cls(
             alert_id=mark.alert_id,
             verdict=mark.verdict,
@@ -182,7 +197,7 @@ class MarkShown(BaseModel):
 
 
 class AlertShown(BaseModel):
-    """One alert, its transitions in order, the messages about it, and everything people judged of it."""
+    """One alert, its transitions in order, the messages about it, and the marks of operators."""
 
     alert: Document
     events: list[Document]
@@ -191,7 +206,7 @@ class AlertShown(BaseModel):
 
 
 class PreviewShown(BaseModel):
-    """The alerts that would have been kept quiet, of those looked at."""
+    """The alerts that would have been suppressed, and of how many."""
 
     entity: str
     metrics: list[str]
@@ -200,20 +215,25 @@ class PreviewShown(BaseModel):
 
 
 class SilenceShown(BaseModel):
-    """A silence, and whether it holds now."""
+    """A silence, and whether it is in force now."""
 
     id: str
-    state: Literal["coming", "holds", "over"]
+    state: Annotated[
+        Literal["coming", "holds", "over"], Field(description="coming: still to begin; holds: in force; over: has ended.")
+    ]
     match: dict[str, str]
     starts_at: str
     ends_at: str
     author: str
     comment: str
-    source: Annotated[Literal["people", "settings"], Field(description="settings: only changing those ends it")]
+    source: Annotated[
+        Literal["people", "settings"],
+        Field(description="people: set by an operator; settings: ends only when the settings change."),
+    ]
 
     @classmethod
     def of(cls, silence: Silence, now: int) -> SilenceShown:
-        """The same for callers."""
+        """The response for ``silence`` at ``now`` (ms)."""
         state: Literal["coming", "holds", "over"] = (
             "coming" if now < silence.starts_at else "holds" if now < silence.ends_at else "over"
         )
@@ -230,20 +250,20 @@ class SilenceShown(BaseModel):
 
 
 class SilenceList(BaseModel):
-    """Silences by their start, those of the settings file among them."""
+    """Silences by their start, including those of the settings file."""
 
     silences: list[SilenceShown]
 
 
 class Accepted(BaseModel):
-    """The command is written; the part that owns the alert will obey."""
+    """The command is written; the part that owns the alert will apply it."""
 
     alert_id: str
     author: str
 
 
 class HealthShown(BaseModel):
-    """The API can do its work."""
+    """The API works and reaches the alert history."""
 
     status: Literal["ok"]
     history: str

@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): every one a status, a title and a sentence that says what to do."""
+"""Errors as problem details (RFC 9457): a status, its title, and a sentence that says what is wrong."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ SCHEMA: dict[str, Any] = {
 
 
 def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """The response of one error."""
+    """The response for an error."""
     title = HTTPStatus(status).phrase
     body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     return JSONResponse(body, status_code=status, headers=headers, media_type=MEDIA_TYPE)
 
 
 def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """These statuses for the OpenAPI description of a route."""
+    """What the OpenAPI description of a route says of these statuses."""
     return {status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": SCHEMA}}} for status in statuses}
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error this way."""
+    """Make ``app`` answer every error as a problem."""
     app.add_exception_handler(HTTPException, _of_http)
     app.add_exception_handler(RequestValidationError, _of_validation)
     app.add_exception_handler(TidewatchError, _of_ours)
@@ -57,7 +57,7 @@ async def _of_http(request: Request, error: Exception) -> JSONResponse:
 
 
 def _methods(app: FastAPI, path: str) -> list[str]:
-    """What may be asked of a path, by the API's own description."""
+    """The methods of a path, from the API's own description."""
     found = [
         methods for template, methods in app.openapi()["paths"].items() if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path)
     ]

@@ -1,1 +1,1 @@
-"""`tidewatch demo`: the whole path on this machine, with a real fault and real receivers."""
+"""``tidewatch demo``: the service at work on this machine, with a real fault and real receivers."""

@@ -1,7 +1,7 @@
-"""A real fault on this machine, bounded in time, memory and disk: the thing the demo's alert is about.
+"""The fault that the demo's alert is about: a runaway job on this machine, bounded in time, memory and disk.
 
-A job run wild: it loads every core, takes memory, writes to disk, breeds processes and floods the loopback. Many metrics move
-together, so that it stands out on a machine that does other work as well.
+It loads every core, takes memory, writes to disk, starts processes and floods the loopback. Many metrics move together, so that
+it stands out also on a machine that does other work.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pathlib import Path
 
 import psutil
 
-MEMORY_SHARE = 0.2  # of what is free, and never more than MEMORY_MOST
+MEMORY_SHARE = 0.2  # of what is free, at most MEMORY_MOST
 MEMORY_MOST = 2 * 1024**3
 DISK_MOST = 256 * 1024**2
 PROCESSES = 50
 
-# Each stressor ends by itself when its time is over or its parent is gone, so that nothing outlives the demo.
+# Each of these ends by itself when its time is over or its parent is gone, so that nothing outlives the demo.
 _WATCH = """
 import os, sys, time
-os.nice(5)  # the service runs on the same machine and shall keep up
+os.nice(5)  # the service on the same machine must keep up
 end, parent = time.monotonic() + float(sys.argv[1]), int(sys.argv[2])
 def on(): return time.monotonic() < end and os.getppid() == parent
 """
@@ -68,8 +68,8 @@ while on():
 
 @contextlib.contextmanager
 def machine_fault(seconds: float) -> Iterator[None]:
-    """Load every core, take a fifth of the free memory (2 GB at most), write to disk, start processes that sleep and send to the
-    loopback, for ``seconds`` or until the block ends."""
+    """Load every core, take a fifth of the free memory (at most 2 GB), write to disk, start processes that sleep, and send to
+    the loopback, for ``seconds`` or until the block ends."""
     memory = int(min(psutil.virtual_memory().available * MEMORY_SHARE, MEMORY_MOST))
     with tempfile.TemporaryDirectory(prefix="tidewatch-fault-") as folder:
         disk = str(Path(folder) / "load")
@@ -78,7 +78,7 @@ def machine_fault(seconds: float) -> Iterator[None]:
         running = [
             subprocess.Popen(  # noqa: S603 - our own code, above
                 [sys.executable, "-c", code, str(seconds), str(os.getpid()), *more],
-                start_new_session=True,  # a group of its own, so that what it bred ends with it
+                start_new_session=True,  # a process group of its own, so that its children end with it
             )
             for code, more in work
         ]

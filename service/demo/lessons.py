@@ -1,4 +1,4 @@
-"""What the demo learns from: the part of what it saw that so short a time can teach, or the older part of a data set."""
+"""The demo's training data: those collected metrics that a minute is enough for, or the older part of a data set."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from service.sources.files import read_dataset
 from service.sources.topic_dataset import read_topic
 
 LEVELS = ("load.", "memory.", "swap.", "processes")
-OFTEN = 0.1  # share of the windows watched in which a metric must have moved to be learned
+OFTEN = 0.1  # share of the windows in which a metric must have moved to be learned
 
 
 async def learnable(settings: Settings, seconds: float, hz: float) -> Dataset:
-    """The last seconds of the topic, without what so short a time cannot teach: the levels, and what hardly moved.
+    """The last seconds of the topic, without the metrics that so short a time is not enough for: levels, and what hardly moved.
 
-    How high memory and load may go takes longer than a minute to learn. And of a counter that stood still in the older part
-    and ticked once in the newer, calibration would say that the strangest thing there is happens every minute.
+    The usual range of memory and load takes longer than a minute to see. A counter that stood still in the training part and
+    ticked once in the calibration part would give the calibration one extreme score a minute, which hides real faults.
     """
     dataset = await read_topic(settings, last_seconds=seconds, interval_ms=round(1000 / hz))
     often = moving(dataset.series, round(hz))

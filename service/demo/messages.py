@@ -1,4 +1,4 @@
-"""The messages that the demo's receivers got, for people to read."""
+"""Shows the messages that the demo's receivers got."""
 
 from __future__ import annotations
 
@@ -10,29 +10,34 @@ from rich.panel import Panel
 from rich.text import Text
 
 from service.demo.receivers import Mail, Posted
+from service.terminal import plain, say
 
 
 def is_over(subject: str) -> bool:
-    """Whether a message with this subject tells that an alert ended; every other tells of one that fires."""
+    """Whether a message with this subject says that an alert has resolved; every other one is about an alert that fires."""
     return "[RESOLVED]" in subject
 
 
 def show_messages(console: Console, posted: Sequence[Posted], mails: Sequence[Mail]) -> None:
-    """The first message of each kind, as people would read it."""
-    say = console.print
+    """Print the first message of each receiver as its user would see it."""
     if not posted or not mails:
-        say("Nothing was unusual enough to tell anyone.")
+        say("No message was sent: nothing was unusual enough for an alert.", on=console)
         return
-    # One about something that fires, where there is one: at a replay's speed an alert may be over before it is told.
+    # One about a firing alert, where there is one: at the speed of a replay an alert may resolve before its first message.
     first = next((one for one in posted if not is_over(one.json()["text"])), posted[0])
     mail = next((one for one in mails if not is_over(str(one.message["Subject"]))), mails[0])
-    say(Panel(Text(slack_text(first.json())), title="Slack, first message", title_align="left", border_style="magenta"))
-    say(Panel(Text(mail.text().strip()), title=f"E-mail: {mail.message['Subject']}", title_align="left", border_style="blue"))
-    say(f"Slack got {len(posted)} and the mailbox {len(mails)} messages in all, the last of them: {mails[-1].message['Subject']}")
+    for title, text, colour in (
+        ("Slack, first message", slack_text(first.json()), "magenta"),
+        (f"E-mail: {mail.message['Subject']}", mail.text().strip(), "blue"),
+    ):
+        lines = Text("\n").join(plain(line) for line in text.splitlines())
+        console.print(Panel(lines, title=plain(title), title_align="left", border_style=colour))
+    last = mails[-1].message["Subject"]
+    say(f"In all, Slack got {len(posted)} messages and the mailbox {len(mails)}. The last mail: {last}", on=console)
 
 
 def slack_text(payload: dict[str, Any]) -> str:
-    """The words of a Slack message, block by block."""
+    """The text of a Slack message, block by block."""
     lines = []
     for block in payload.get("blocks", []):
         texts = [block.get("text"), *block.get("fields", []), *block.get("elements", [])]

@@ -1,6 +1,7 @@
-"""Inboxes for the demo and the tests: an HTTP endpoint for Slack and webhooks, and a mail server, both on the loopback only.
+"""Receivers for the demo and the tests: an HTTP server for Slack and webhooks, and a mail server, both on the loopback only.
 
-Each keeps the newest ``KEEP`` deliveries and answers as planned: refuse, ask to wait, hang, hang up. With no plan left, it accepts.
+Each keeps the newest ``KEEP`` deliveries. It answers as planned (refuse, ask to wait, hang, drop the connection) while a plan is
+left, and accepts otherwise.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MAX_BYTES = 2_000_000
 
 @dataclass(frozen=True)
 class Posted:
-    """One HTTP request as it came; ``status`` is what it was answered with, ``None`` when it got no answer."""
+    """One HTTP request; ``status`` is that of its answer, ``None`` when it got none."""
 
     path: str
     headers: Mapping[str, str]
@@ -41,7 +42,7 @@ class Posted:
 
 @dataclass(frozen=True)
 class Mail:
-    """One mail as it came; ``reply`` is the SMTP answer it got, ``None`` when it got none."""
+    """One mail; ``reply`` is its SMTP answer, ``None`` when it got none."""
 
     sender: str
     recipients: Sequence[str]
@@ -56,7 +57,8 @@ class Mail:
 
 @dataclass(frozen=True)
 class Answer:
-    """How one coming request is answered: with ``status`` (and ``Retry-After``), never (``hang``), or by hanging up (``drop``)."""
+    """How one request will be answered: with ``status`` (and ``Retry-After``), never (``hang``), or by closing the connection
+    (``drop``)."""
 
     status: int = 200
     retry_after: int | None = None
@@ -65,7 +67,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Reply:
-    """How one coming mail is answered: with an SMTP ``line``, never (``hang``), or by hanging up (``drop``)."""
+    """How one mail will be answered: with an SMTP ``line``, never (``hang``), or by closing the connection (``drop``)."""
 
     line: str = "250 OK"
     does: Literal["reply", "hang", "drop"] = "reply"
@@ -116,21 +118,21 @@ class HttpReceiver:
 
     @property
     def url(self) -> str:
-        """Where to post; any path below it is taken too."""
+        """Where to post; any path below it works too."""
         return f"{'https' if self._tls else 'http'}://{HOST}:{self._port}/"
 
     @property
     def attempts(self) -> list[Posted]:
-        """Everything that came, answered well or not, oldest first."""
+        """Every request, accepted or not, oldest first."""
         return list(self._box.items)
 
     @property
     def accepted(self) -> list[Posted]:
-        """What was answered with a 2xx, oldest first."""
+        """Requests that were answered with a 2xx, oldest first."""
         return [posted for posted in self._box.items if posted.status is not None and 200 <= posted.status < 300]
 
     def plan(self, *answers: Answer) -> None:
-        """Answer the coming requests so, one after the other."""
+        """Answer the next requests so, one after the other."""
         self._plan.extend(answers)
 
     async def wait_for(self, count: int = 1, seconds: float = 30.0) -> list[Posted]:
@@ -156,7 +158,7 @@ class HttpReceiver:
 class MailReceiver:
     """A mail server that records every mail: ``async with MailReceiver() as inbox: inbox.port``.
 
-    With ``tls`` it wants STARTTLS first; with ``credentials`` (user, password) it takes mail only after a matching login.
+    With ``tls`` it requires STARTTLS; with ``credentials`` (user, password) it accepts mail only after a matching login.
     """
 
     def __init__(
@@ -181,7 +183,7 @@ class MailReceiver:
         return HOST
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.get_running_loop().create_server(self._session, HOST, self.port)
+        self._server = await asyncio.get_running_loop().create_server(self._new_session, HOST, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -190,20 +192,20 @@ class MailReceiver:
         if self._server is not None:
             self._server.close()
         for session in self._sessions:
-            _hang_up(session)
+            _drop(session)
 
     @property
     def attempts(self) -> list[Mail]:
-        """Every mail that came, taken or refused, oldest first."""
+        """Every mail, accepted or not, oldest first."""
         return list(self._box.items)
 
     @property
     def accepted(self) -> list[Mail]:
-        """The mails that were taken, oldest first."""
+        """Mails that were accepted, oldest first."""
         return [mail for mail in self._box.items if mail.reply is not None and mail.reply.startswith("2")]
 
     def plan(self, *replies: Reply) -> None:
-        """Answer the coming mails so, one after the other; for instance ``Reply("451 try again later")``."""
+        """Answer the next mails so, one after the other; for instance ``Reply("451 try again later")``."""
         self._plan.extend(replies)
 
     async def wait_for(self, count: int = 1, seconds: float = 30.0) -> list[Mail]:
@@ -211,12 +213,12 @@ class MailReceiver:
         await self._box.wait(lambda: len(self.accepted) >= count, seconds)
         return self.accepted
 
-    def _session(self) -> SMTP:
+    def _new_session(self) -> SMTP:
         session = SMTP(
             self,
             data_size_limit=MAX_BYTES,
             enable_SMTPUTF8=True,
-            hostname="tidewatch.localhost",  # or aiosmtpd asks the resolver for this machine's name, which can take seconds
+            hostname="tidewatch.localhost",  # without it aiosmtpd resolves this machine's name, which can take seconds
             tls_context=self._tls,
             require_starttls=self._tls is not None,
             authenticator=self._login if self._credentials else None,
@@ -228,10 +230,10 @@ class MailReceiver:
 
     def _login(self, _server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, data: Any) -> AuthResult:
         given = (data.login.decode(), data.password.decode()) if isinstance(data, LoginPassword) else None
-        return AuthResult(success=given == self._credentials, handled=False)  # not handled: aiosmtpd answers a refusal
+        return AuthResult(success=given == self._credentials, handled=False)  # aiosmtpd sends the answer
 
     async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802 - aiosmtpd's name for it
-        """Called by aiosmtpd with each mail; returns the SMTP answer."""
+        """aiosmtpd calls this with each mail; returns the SMTP answer."""
         reply = self._plan.popleft() if self._plan else Reply()
         content = envelope.content or b""
         message = email.message_from_bytes(content.encode() if isinstance(content, str) else content, policy=email.policy.default)
@@ -240,11 +242,11 @@ class MailReceiver:
         if reply.does == "hang":
             await self._closing.wait()
         if reply.does != "reply":
-            _hang_up(server)
+            _drop(server)
         return reply.line
 
 
-def _hang_up(session: SMTP) -> None:
+def _drop(session: SMTP) -> None:
     transport = session.transport
     if isinstance(transport, asyncio.Transport):
         transport.abort()

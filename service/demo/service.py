@@ -1,4 +1,4 @@
-"""``tidewatch run`` as a process of its own, the way people run it."""
+"""``tidewatch run`` as a process of its own, as operators run it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ STOP_SECONDS = 20.0
 
 
 class ServiceProcess:
-    """Starts on entering, drains and ends on leaving. ``config`` is the settings tree; health gets a free port of its own."""
+    """Starts with the ``async with`` block, drains and ends with it. ``config`` holds the settings; the health endpoint gets a free
+    port."""
 
     def __init__(self, config: dict[str, Any], folder: Path) -> None:
         self._port = free_port()
@@ -51,11 +52,12 @@ class ServiceProcess:
         return await self._process.wait()
 
     async def ready(self, seconds: float) -> None:
-        """Wait until every part can work. Raises ``LocalStackError`` with the log's last lines when it ends or takes too long."""
+        """Wait until every part is ready. Raises ``LocalStackError`` with the last log lines when the process ends first, or after
+        ``seconds``."""
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self._port}") as client:
             try:
                 async with asyncio.timeout(seconds):
-                    while not await self._says_ready(client):
+                    while not await self._is_ready(client):
                         await asyncio.sleep(0.2)
             except TimeoutError:
                 raise self._failed(f"was not ready within {seconds:g} s") from None
@@ -67,7 +69,7 @@ class ServiceProcess:
         lines = [line for line in text.splitlines() if line.startswith("tidewatch_consumer_lag_records{")]
         return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines)
 
-    async def _says_ready(self, client: httpx.AsyncClient) -> bool:
+    async def _is_ready(self, client: httpx.AsyncClient) -> bool:
         assert self._process is not None
         if self._process.returncode is not None:
             raise self._failed(f"ended with status {self._process.returncode}")

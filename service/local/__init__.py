@@ -1,1 +1,1 @@
-"""A real Kafka and a real Elasticsearch on this machine, from pip alone."""
+"""A real Kafka and a real Elasticsearch on this machine, installed by pip alone."""

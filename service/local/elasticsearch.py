@@ -1,4 +1,4 @@
-"""A real single-node Elasticsearch from its published jars, laid out as its distribution would be."""
+"""A real single-node Elasticsearch from its published jars, in the folder layout of its distribution."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Elasticsearch:
 
     @property
     def home(self) -> Path:
-        """What ``es.path.home`` points at."""
+        """The folder of ``es.path.home``."""
         return self.folder / "home"
 
     def prepare(self) -> None:
-        """Lay out the home folder anew (links only; data and logs are kept)."""
+        """Create the home folder's layout anew (links only; data and logs are kept)."""
         for name in ("lib", "modules/transport-netty4", "config", "data", "logs", "tmp", "plugins"):
             (self.home / name).mkdir(parents=True, exist_ok=True)
         _link_all(self.home / "lib", self.jars)
@@ -71,27 +71,27 @@ class Elasticsearch:
             "transport.port": str(self.transport_port),
             "path.data": str(self.home / "data"),
             "path.logs": str(self.home / "logs"),
-            # A developer's disk is often fuller than the 85 % at which a cluster stops to allocate shards.
+            # Without this, no shard is allocated on a disk that is more than 85 % full, as developers' disks often are.
             "cluster.routing.allocation.disk.threshold_enabled": "false",
             "node.store.allow_mmap": "false",
         }
-        told = "".join(f"{key}: {json.dumps(value)}\n" for key, value in settings.items())
-        (self.home / "config" / "elasticsearch.yml").write_text(told, encoding="utf-8")
+        lines = "".join(f"{key}: {json.dumps(value)}\n" for key, value in settings.items())
+        (self.home / "config" / "elasticsearch.yml").write_text(lines, encoding="utf-8")
 
     def command(self) -> list[str]:
-        """What starts the node."""
+        """The command line that starts the node."""
         script = Path(__file__).with_name("elasticsearch_node.py")
         return [sys.executable, "-I", str(script), str(self.home), str(JAVA_HOME / "lib" / "server" / "libjvm.so"), str(HEAP_MB)]
 
 
 def cluster_status(host: str, port: int, seconds: float = 2.0) -> str | None:
-    """The cluster's health word (green, yellow, red), or ``None`` when nobody answers."""
+    """The cluster's health (green, yellow, red), or ``None`` when the node does not answer."""
     connection = http.client.HTTPConnection(host, port, timeout=seconds)
     try:
         connection.request("GET", "/_cluster/health")
         answer = connection.getresponse()
-        told = json.loads(answer.read())
-        return str(told["status"]) if answer.status == 200 else None
+        health = json.loads(answer.read())
+        return str(health["status"]) if answer.status == 200 else None
     except (OSError, http.client.HTTPException, ValueError, KeyError):
         return None
     finally:

@@ -1,7 +1,8 @@
 """Runs one Elasticsearch node inside this Python process: ``python elasticsearch_node.py HOME LIBJVM HEAP_MB``.
 
-Elasticsearch's own launcher comes only with its distribution; its classes come as jars. JPype loads the JVM and calls the same
-constructors that the launcher calls. HOME holds ``lib/``, ``modules/``, ``config/elasticsearch.yml``, ``data/`` and ``logs/``.
+The launcher of Elasticsearch is only in its distribution, its classes are published as jars. So JPype loads the JVM here and
+calls the constructors that the launcher calls. HOME holds ``lib/``, ``modules/``,
+``config/elasticsearch.yml``, ``data/`` and ``logs/``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import jpype
 
 
 def main(home: Path, libjvm: str, heap_mb: int) -> None:
-    """Start the node and stay until SIGTERM or SIGINT; then close it in order."""
+    """Start the node; close it on SIGTERM or SIGINT."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -23,7 +24,7 @@ def main(home: Path, libjvm: str, heap_mb: int) -> None:
         libjvm,
         f"-Xmx{heap_mb}m",
         f"-Xms{heap_mb // 2}m",
-        "-Xrs",  # leave the signals to Python, so that the node is closed before the process ends
+        "-Xrs",  # Python handles the signals, so that the node is closed before the process ends
         "-XX:+UseSerialGC",
         f"-Des.path.home={home}",
         f"-Djava.io.tmpdir={home / 'tmp'}",

@@ -1,7 +1,7 @@
 """The servers' jars: locked by name and SHA-256, downloaded once into a cache outside the repository.
 
-``jars.lock.json`` lists every jar of every part. It is made by ``python -m service.local.jars`` (``make lock``), which walks the
-dependency trees with jgo's pure-Python Maven resolver; afterwards no tree is walked again, so an installation is exact and quick.
+``jars.lock.json`` lists every jar of every part. ``python -m service.local.jars`` (``make lock``) writes it from the dependency
+trees, which jgo's pure-Python Maven resolver walks. An installation reads only the lock, so it is exact and quick.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ def cache_dir() -> Path:
 
 def read_lock() -> dict[str, list[Jar]]:
     """The locked jars of each part. Raises ``LocalStackError`` when the lock does not follow ``versions.py``."""
-    told = json.loads(LOCK.read_text(encoding="utf-8"))
-    parts = {part: [Jar(name, digest) for name, digest in jars.items()] for part, jars in told.items()}
+    lock = json.loads(LOCK.read_text(encoding="utf-8"))
+    parts = {part: [Jar(name, digest) for name, digest in jars.items()] for part, jars in lock.items()}
     for part, coordinates in COORDINATES.items():
-        lacking = set(coordinates) - {jar.coordinate for jar in parts.get(part, [])}
-        if lacking:
+        missing = set(coordinates) - {jar.coordinate for jar in parts.get(part, [])}
+        if missing:
             raise LocalStackError(
-                f"The lock of the local servers lacks {min(lacking)}.", hint="Run 'make lock' and commit the result."
+                f"The lock of the local servers lacks {min(missing)}.", hint="Run 'make lock' and commit the result."
             )
     return parts
 
 
 def install(progress: Progress = silent, cache: Path | None = None) -> dict[str, list[Path]]:
-    """Have every locked jar on this machine; returns the paths by part, in the lock's order.
+    """Download the jars that are missing; returns the paths of all by part, in the lock's order.
 
-    Only what is missing is downloaded; a broken download is resumed, a wrong one thrown away. Several processes may call this
-    at once: one works, the others wait. Raises ``LocalStackError`` when a jar cannot be had.
+    An interrupted download is resumed, one with a wrong hash is deleted. Several processes may call this at once: one downloads,
+    the others wait. Raises ``LocalStackError`` when a jar cannot be downloaded.
     """
     cache = cache or cache_dir()
     parts = read_lock()
@@ -103,7 +103,7 @@ def _exclusive(path: Path, progress: Progress) -> Iterator[None]:
 
 
 class _TryAgainError(OSError):
-    """What arrived is no good, or nothing did; the next attempt may fare better."""
+    """A download that failed or has a wrong hash; the next attempt may succeed."""
 
 
 def _fetch(context: MavenContext, jar: Jar, target: Path) -> None:
@@ -119,26 +119,26 @@ def _fetch(context: MavenContext, jar: Jar, target: Path) -> None:
 
 
 def _download(context: MavenContext, jar: Jar, target: Path) -> None:
-    """One attempt: go on from what an earlier attempt left, check the hash, and only then give the file its name."""
+    """One attempt: continue an earlier one, check the hash, and only then give the file its name."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(".part")
-    there = part.stat().st_size if part.exists() else 0
+    size = part.stat().st_size if part.exists() else 0
     repository = next(iter(context.remote_repos.values()))
     response: Any = http.get(
         f"{repository}/{_relative(jar).as_posix()}",
         stream=True,
         timeout=(CONNECT_SECONDS, READ_SECONDS),
-        headers={"Range": f"bytes={there}-"} if there else {},
+        headers={"Range": f"bytes={size}-"} if size else {},
     )
-    if response.status_code == 416:  # the part is longer than the file: it is not a part of it
+    if response.status_code == 416:  # what we have is longer than the file, so it is no beginning of it
         part.unlink(missing_ok=True)
-        raise _TryAgainError("the earlier download did not fit, starting again")
+        raise _TryAgainError("the earlier download is not a part of the file; it is started again")
     if response.status_code == 429 or response.status_code >= 500:
         raise _TryAgainError(f"the repository answered {response.status_code}")
     if response.status_code not in (200, 206):
         raise LocalStackError(
             f"{jar.coordinate} could not be downloaded: the repository answered {response.status_code}.",
-            hint="Check HTTPS_PROXY and what stands between this machine and the repository.",
+            hint="Check HTTPS_PROXY, and any proxy or firewall between this machine and the repository.",
         )
     with part.open("ab" if response.status_code == 206 else "wb") as handle:
         for chunk in response.iter_content(chunk_size=1 << 14):
@@ -157,7 +157,7 @@ def make_lock(progress: Progress = silent, store: Path | None = None) -> dict[st
     lock: dict[str, dict[str, str]] = {}
     for part, coordinates in COORDINATES.items():
         found: dict[tuple[str, str], Any] = {}
-        for coordinate in coordinates:  # each by itself, the first one's choice of versions wins: a later one must not manage it
+        for coordinate in coordinates:  # resolved one by one; where two want different versions, the first one's wins
             inputs, transitive = resolver.resolve([context.create_dependency(coordinate)])
             for dependency in (*inputs, *transitive):
                 found.setdefault((dependency.groupId, dependency.artifactId), dependency.artifact)

@@ -19,7 +19,7 @@ from service.local.processes import plain_environment
 
 HEAP_MB = 384
 
-# Right for one node: internal topics cannot be replicated, and nobody waits for a second group member that never comes.
+# For one node: internal topics cannot be replicated, and no group waits for more members before it starts.
 SINGLE_NODE = {
     "process.roles": "broker,controller",
     "node.id": "1",
@@ -36,7 +36,7 @@ SINGLE_NODE = {
     "share.coordinator.state.topic.num.partitions": "1",
     "min.insync.replicas": "1",
     "group.initial.rebalance.delay.ms": "0",
-    # After a kill the controller refuses the new broker until the old one's session is over; 9 s by default.
+    # After a kill the controller refuses the new broker until the session of the old one has expired; 9 s by default.
     "broker.session.timeout.ms": "4000",
     "broker.heartbeat.interval.ms": "1000",
     "log.retention.hours": "168",
@@ -59,13 +59,13 @@ rootLogger.appenderRef.console.ref = console
 
 @dataclass(frozen=True)
 class Kafka:
-    """Files and commands of the local broker; ``extra`` settings (TLS or SASL of a further listener) are laid over the defaults."""
+    """Files and commands of the local broker; ``extra`` settings (TLS or SASL of another listener) override the defaults."""
 
     folder: Path
     jars: Sequence[Path]
     port: int
     controller_port: int
-    listeners: Mapping[str, str] = field(default_factory=dict)  # name → host:port, beyond the plain one
+    listeners: Mapping[str, str] = field(default_factory=dict)  # name → host:port, besides the plain one
     extra: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -103,12 +103,12 @@ class Kafka:
             timeout=120,
         )
         if done.returncode != 0:
-            said = "\n".join((done.stdout + done.stderr).splitlines()[-12:])
-            raise LocalStackError(f"Kafka's {main} failed with exit code {done.returncode}.", hint=f"It said:\n{said}")
+            output = "\n".join((done.stdout + done.stderr).splitlines()[-12:])
+            raise LocalStackError(f"Kafka's {main} failed with exit code {done.returncode}.", hint=f"Its last lines:\n{output}")
         return done.stdout
 
     def command(self) -> list[str]:
-        """What starts the broker."""
+        """The command line that starts the broker."""
         return [
             *self._java("-XX:TieredStopAtLevel=1", f"-Xmx{HEAP_MB}m", f"-Xms{HEAP_MB // 2}m"),
             "kafka.Kafka",
@@ -128,9 +128,9 @@ def _cluster_id() -> str:
 
 
 def metadata_brokers(host: str, port: int, seconds: float = 2.0) -> int:
-    """How many brokers a metadata request to ``host:port`` names; 0 when nobody answers.
+    """How many brokers a metadata request to ``host:port`` returns; 0 when there is no answer.
 
-    Spoken by hand (Metadata, version 4; see Kafka's protocol guide) because a health check should need no client library.
+    The request is encoded here (Metadata, version 4; see Kafka's protocol guide), so that this check needs no client library.
     """
     request = struct.pack(">hhih", 3, 4, 1, -1) + struct.pack(">i?", 0, False)  # header without client id; no topics, create none
     try:

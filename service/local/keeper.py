@@ -1,7 +1,7 @@
 """Runs one server for as long as its owner lives: ``python keeper.py OWNER_PID COMMAND…``.
 
-The keeper leads the server's process group. When the owner is gone, however it went, the whole group is killed; so a test run or
-demo that dies by SIGKILL leaves no server behind. A kernel's parent-death signal would not do: it follows the thread that forked.
+The keeper leads the server's process group and kills the whole group when the owner is gone, so that a test run or demo that dies
+by SIGKILL leaves no server behind. The kernel's parent-death signal does not serve: it is sent when the thread that forked ends.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One server process: started in its own group, found again by later commands, stopped with everything it started."""
+"""One server process: started in its own process group, found again by later commands, stopped with all its children."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOG_TAIL_LINES = 12
 
 
 class Running(msgspec.Struct, frozen=True):
-    """A started server as its pid file tells it; ``created`` guards against a pid that was given to another program."""
+    """A started server as its pid file describes it; ``created`` tells it from another process that got its pid later."""
 
     pid: int
     created: float
@@ -46,29 +46,29 @@ class ServerProcess:
 
     @property
     def log(self) -> Path:
-        """What the server printed, over all its starts."""
+        """The server's output, of all its starts."""
         return self.folder / "server.log"
 
     @property
     def pid_file(self) -> Path:
-        """Present while the server is meant to run."""
+        """Exists from ``start`` to ``stop``."""
         return self.folder / "server.pid"
 
     def running(self) -> Running | None:
         """The server's process, or ``None`` when it does not run."""
         try:
-            told = msgspec.json.decode(self.pid_file.read_bytes(), type=Running)
+            started = msgspec.json.decode(self.pid_file.read_bytes(), type=Running)
         except (FileNotFoundError, msgspec.DecodeError):
             return None
-        return told if told.alive() else None
+        return started if started.alive() else None
 
     def start(self, command: Sequence[str], owner: int | None) -> Running:
-        """Start ``command``; it ends with the process ``owner``, or outlives everybody when ``owner`` is ``None``."""
+        """Start ``command``; it ends with the process ``owner``, or runs until it is stopped when ``owner`` is ``None``."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if owner is not None:
             command = [sys.executable, "-I", str(Path(__file__).with_name("keeper.py")), str(owner), *command]
         with self.log.open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603 - the command is built by this package from fixed words and paths
+            process = subprocess.Popen(  # noqa: S603 - the command is built by this package
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -86,14 +86,14 @@ class ServerProcess:
         deadline = time.monotonic() + seconds
         while not ready():
             if self.running() is None:
-                raise LocalStackError(f"{self.name} ended while starting.", hint=self._what_it_said())
+                raise LocalStackError(f"{self.name} ended while starting.", hint=self._log_tail())
             if time.monotonic() > deadline:
-                raise LocalStackError(f"{self.name} did not answer within {seconds:.0f} s.", hint=self._what_it_said())
+                raise LocalStackError(f"{self.name} did not answer within {seconds:.0f} s.", hint=self._log_tail())
             tick()
             time.sleep(0.1)
 
     def stop(self, *, seconds: float = 20.0, kill: bool = False) -> None:
-        """End the process and its whole group: politely, then after ``seconds`` (or at once with ``kill``) by SIGKILL."""
+        """End the process and its whole group: by SIGTERM, and after ``seconds`` (with ``kill`` at once) by SIGKILL."""
         running = self.running()
         if running is not None:
             group = _group(running.pid)
@@ -105,15 +105,15 @@ class ServerProcess:
             _reap(running.pid)
         self.pid_file.unlink(missing_ok=True)
 
-    def _what_it_said(self) -> str:
+    def _log_tail(self) -> str:
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
         return f"Its log is {self.log}; it ends with:\n" + "\n".join(lines[-LOG_TAIL_LINES:])
 
 
 def plain_environment() -> dict[str, str]:
-    """Our environment without the variables that would change a JVM behind our back."""
-    meddling = ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH")
-    return {name: value for name, value in os.environ.items() if name not in meddling}
+    """Our environment without the variables that would change a JVM's options."""
+    jvm = ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH")
+    return {name: value for name, value in os.environ.items() if name not in jvm}
 
 
 def _group(pid: int) -> list[psutil.Process]:
@@ -136,13 +136,13 @@ def _reap(pid: int) -> None:
 
 
 def free_port() -> int:
-    """A free loopback port below the range that the kernel lends to outgoing connections, so that a server that is
-    stopped for a while finds its port still free."""
+    """A free loopback port. It lies below the range that the kernel uses for outgoing connections, so that it is still free
+    when its server is started again."""
     for _ in range(200):
         port = random.randrange(20_000, 32_000)  # noqa: S311 - any free port will do
         if port_is_free(port):
             return port
-    raise LocalStackError("No free port was found between 20000 and 32000.", hint="Give ports, or stop programs that listen there.")
+    raise LocalStackError("No free port was found between 20000 and 32000.", hint="Name ports, or stop programs that listen there.")
 
 
 def port_is_free(port: int) -> bool:

@@ -12,7 +12,6 @@ from service.errors import BrokerUnavailable, LocalStackError
 from service.settings import Settings
 
 
-@pytest.mark.xfail(strict=True, reason="A feed that fails is noticed only when the demo has waited for its alert in vain")
 async def test_a_feed_that_fails_ends_the_demo_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fails(*_: Any, **__: Any) -> int:
         raise BrokerUnavailable("Kafka does not answer.")
