@@ -2,7 +2,7 @@
 
 Units: times are integer milliseconds since the Unix epoch (event time unless the name says otherwise); rows are
 ``floor(event time / interval)``; ``p`` is a tail probability (smaller is stranger); ``surprise`` is ``-log10 p``.
-``gc=False`` marks what is made by the thousand and can be part of no cycle: the collector need not look at it.
+``gc=False``: made by the thousand and never part of a reference cycle, so the garbage collector need not track it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One alert, and the transitions of its life."""
+"""Alerts and their transitions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.domain.verdict import MemberScore, MetricShare
 
 
 class Status(StrEnum):
-    """Where an alert is in its life."""
+    """The state of an alert."""
 
     PENDING = "pending"
     FIRING = "firing"
@@ -25,11 +25,11 @@ Action = Literal["opened", "fired", "raised", "lowered", "updated", "acknowledge
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
-    """One transition in the life of one alert, carrying the alert's whole state after it.
+    """One transition of one alert, with the alert's whole state after it.
 
     ``alert_id`` is ``alert_id(entity, bundle, first anomalous row)``; ``seq`` counts transitions from 1, so the newest
     state of an alert is the one with the highest ``seq``. ``action`` and ``reason`` say what changed and why. An alert of the
-    kind ``data_health`` is about the data, of one entity or of the metrics topic (then its ``entity``), and carries no score.
+    kind ``data_health`` is about the data of one entity or of the metrics topic (then ``entity`` is the topic) and has no score.
     """
 
     alert_id: str

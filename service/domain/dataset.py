@@ -15,7 +15,7 @@ from service.domain.samples import Schema
 @dataclass(frozen=True, slots=True, eq=False)
 class Series:
     """One entity's rows on the grid, equally spaced: values float32 (n, dims) with NaN where missing; ``start_row`` is
-    the grid row of ``values[0]``; ``labels`` uint8 (n,), 1 = anomalous, or None where nobody labelled them."""
+    the grid row of ``values[0]``; ``labels`` uint8 (n,), 1 = anomalous, or None where there are no labels."""
 
     entity: str
     start_row: int

@@ -1,4 +1,4 @@
-"""What is known of the data itself."""
+"""The health of the data itself: what scoring workers report, and what the notifier finds in Kafka."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ class HealthItem(msgspec.Struct, frozen=True, gc=False):
 
 
 class HealthItems(msgspec.Struct, frozen=True):
-    """Of ``count`` of a kind those named, the oldest first."""
+    """``count`` findings of one kind; ``named`` are the oldest of them, or all."""
 
     named: tuple[HealthItem, ...] = ()
     count: int = 0
 
     @property
-    def whole(self) -> bool:
-        """True when who is not named is none of them."""
+    def complete(self) -> bool:
+        """True when all are named."""
         return self.count <= len(self.named)
 
 
 class TrainedModel(msgspec.Struct, frozen=True):
-    """A bundle at work, and when it was trained (ms)."""
+    """A bundle in use, and when it was trained (ms)."""
 
     name: str
     trained_at: int
@@ -37,15 +37,15 @@ class TrainedModel(msgspec.Struct, frozen=True):
 class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
     """What the scoring worker that owns a partition of the metrics topic knows of its data, at ``at`` (wall clock).
 
-    ``turn`` is another one each time the partition changes hands; ``taken`` and ``late`` count its samples since then: those in
-    time or not, and those too late to be used. ``head``: the newest time of the partition; ``head_at``: since when (wall clock)
-    nothing newer has come although it could have. ``silent``: entities, since their last row; ``still`` and ``empty``: metrics that
-    do not move, or have only nulls; ``gone``: who of them was forgotten for its silence, and when.
+    ``ownership`` changes each time the partition changes hands; ``taken`` and ``late`` count its samples since then, and those of
+    them that came too late to be used. ``head``: the newest time of the partition; ``head_at``: since when (wall clock) nothing
+    newer has come although Kafka could be read. ``silent``: entities, since their last row. ``still`` and ``empty``: metrics that
+    are constant, or all null. ``forgotten``: entities that were forgotten because they were silent, and when.
     """
 
     topic: str
     partition: int
-    turn: str
+    ownership: str = msgspec.field(name="turn")  # the name in records
     at: int
     head: int | None = None
     head_at: int = 0
@@ -54,14 +54,14 @@ class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
     silent: HealthItems = HealthItems()
     still: HealthItems = HealthItems()
     empty: HealthItems = HealthItems()
-    gone: tuple[HealthItem, ...] = ()
+    forgotten: tuple[HealthItem, ...] = msgspec.field(name="gone", default=())  # the name in records
     models: tuple[TrainedModel, ...] = ()
 
 
 class DataSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """One look at the metrics topic. ``lag``: messages not read yet, by partition; ``read`` and ``rejected`` (by reason): messages
-    since the look before; ``quiet_ms``: since anything arrived. ``reports``: the newest of each partition, where it is new enough
-    to be believed; ``taken`` and ``late``: samples since the look before, as reported."""
+    """The metrics topic at one check. ``lag``: messages not read yet, by partition; ``read`` and ``rejected`` (by reason): messages
+    since the check before; ``quiet_ms``: since anything arrived. ``reports``: the newest of each partition, unless it is too old;
+    ``taken`` and ``late``: samples since the check before, as reported."""
 
     lag: Mapping[int, int]
     read: int = 0

@@ -1,4 +1,4 @@
-"""What is read: a record of a topic, and the samples of one time grid in it."""
+"""What is read from a topic: records, and the samples in them on a time grid."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Schema(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """One message as it lay in the topic: bytes and position, nothing decoded. ``timestamp`` is the record's own, in ms."""
+    """One record of a topic: bytes and position, nothing decoded. ``timestamp`` is the record's own, in ms."""
 
     topic: str
     partition: int
@@ -37,7 +37,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class Rejected(msgspec.Struct, frozen=True):
-    """A record set aside, with its reason (``errors.InvalidMessage.reason``) and a sentence for a person."""
+    """A record that cannot be used, with its reason (``errors.InvalidMessage.reason``) and a sentence for people."""
 
     record: Record
     reason: str
@@ -62,11 +62,11 @@ class Sample(msgspec.Struct, frozen=True, eq=False):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples(Sequence[Sample]):
-    """Many samples of one schema, kept as columns: what a codec hands on, so that no stage walks them one by one.
+    """Many samples of one schema as columns, so that no stage has to loop over them. Codecs make these.
 
     ``timestamps``, ``rows``: int64 (n,); ``values``: float32 (n, dims), NaN where missing (the mask is exactly its
-    complement); ``entities``, ``records`` and, when any sample has some, ``labels``: n of each. Taking one item or
-    iterating makes ordinary ``Sample`` values.
+    complement); ``entities``, ``records`` and, when any sample has some, ``labels``: n of each. Indexing and
+    iterating make ordinary ``Sample`` values.
     """
 
     schema: Schema

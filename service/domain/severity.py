@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Severity(StrEnum):
-    """How loudly an anomaly should be told; ordered by ``rank``."""
+    """How severe an anomaly is; ordered by ``rank``."""
 
     INFO = "info"
     WARNING = "warning"

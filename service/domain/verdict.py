@@ -1,4 +1,4 @@
-"""What the detectors and their ensemble say of one window."""
+"""The result of the detectors and of their ensemble for one window."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MemberState = Literal["ok", "failed", "timeout", "untrained"]
 
 
 class MemberScore(msgspec.Struct, frozen=True, gc=False):
-    """One detector's word on one window: raw score (higher is stranger), its tail probability, and whether it spoke at all."""
+    """One detector's result for one window: raw score (higher is stranger) and tail probability, or why it gave none."""
 
     name: str
     raw: float | None
@@ -23,10 +23,10 @@ class MemberScore(msgspec.Struct, frozen=True, gc=False):
 
 
 class MetricShare(msgspec.Struct, frozen=True, gc=False):
-    """One metric's part in an anomaly: ``share`` in [0, 1] of the attribution, what was seen and what was normal.
+    """One metric's part in an anomaly: ``share`` in [0, 1] of the attribution, the actual and the expected value.
 
     ``expected`` is the centre and ``spread`` one robust standard deviation, both in the metric's own unit.
-    ``recent`` is the newest rows of the metric in the window, oldest first, for pictures; NaN is sent as null.
+    ``recent`` is the newest rows of the metric in the window, oldest first, for charts; NaN is sent as null.
     """
 
     name: str
@@ -38,15 +38,15 @@ class MetricShare(msgspec.Struct, frozen=True, gc=False):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What the ensemble says of one window.
+    """The ensemble's result for one window.
 
     ``surprise``: -log10 of the ensemble's calibrated tail probability, before drift adjustment; ``level``: the surprise
     at which this entity would be called anomalous now (tracked online); ``shift``: how far drift moved that level from its
     calibrated start; ``common``: the surprise that one of its windows in ten exceeds now. ``p`` and ``score`` are adjusted for
-    drift (``service/rarity.py``), ``p`` never below ``floor``, the least that calibration can vouch for;
+    drift (``service/rarity.py``), ``p`` never below ``floor``, the smallest that the calibration data support;
     ``score = clip(-log10(p) / 6, 0, 1)``; severity, "one in N" and ``is_anomaly`` all follow from them.
     ``fresh_p``: tail probability of the newest ``stride`` rows taken by themselves (disjoint evidence).
-    ``not_scored``: why the window has no score (coverage, cold, no detector); then every number above is neutral.
+    ``not_scored``: why the window has no score (low coverage, no detector); then every number above is neutral.
     """
 
     entity: str

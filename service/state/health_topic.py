@@ -93,7 +93,7 @@ class LatestReports:
             return taken, late
         for partition, report in self._counted.items():
             last = before.get(partition)
-            if last is not None and last.turn == report.turn:
+            if last is not None and last.ownership == report.ownership:
                 taken, late = taken - last.taken, late - last.late
             taken, late = taken + report.taken, late + report.late
         return taken, late

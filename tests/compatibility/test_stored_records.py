@@ -104,5 +104,5 @@ def test_what_data_health_found_is_read() -> None:
 def test_reports_on_the_data_are_read(value: bytes) -> None:
     report = read_report(value, "metrics")
     assert report is not None
-    assert [each.entity for each in (*report.silent.named, *report.still.named, *report.gone)] == ["db-7", "db-8", "db-9"]
+    assert [each.entity for each in (*report.silent.named, *report.still.named, *report.forgotten)] == ["db-7", "db-8", "db-9"]
     assert_kept(json.loads(value), json.loads(msgspec.json.encode(report)))

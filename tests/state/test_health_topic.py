@@ -21,7 +21,7 @@ EVERY = DataHealthSettings(check_every_seconds=20)
 
 def report(settings: Settings | None = None, partition: int = 0, **told: Any) -> HealthReport:
     topic = "metrics" if settings is None else settings.kafka.topics.metrics
-    facts: dict[str, Any] = {"topic": topic, "partition": partition, "turn": "t", "at": SystemClock().now_ms()}
+    facts: dict[str, Any] = {"topic": topic, "partition": partition, "ownership": "t", "at": SystemClock().now_ms()}
     return HealthReport(**(facts | told))
 
 
@@ -49,10 +49,10 @@ async def test_the_newest_report_of_each_partition_is_read_back_as_it_was(settin
         taken=7,
         silent=HealthItems((HealthItem("dé/b", 3),), 9),
         still=HealthItems((HealthItem("b", 4, "cpu"),), 1),
-        gone=(HealthItem("c", 5),),
+        forgotten=(HealthItem("c", 5),),
         models=(TrainedModel("m", 5), TrainedModel("n", 6)),
     )
-    await topic.write([report(settings), report(settings, partition=1, turn="older")])
+    await topic.write([report(settings), report(settings, partition=1, ownership="older")])
     await topic.write([full])
     others = settings.kafka.topics.model_copy(update={"metrics": "another"})
     another = HealthTopic(settings.kafka.model_copy(update={"topics": others}))
@@ -105,11 +105,11 @@ async def test_without_a_broker_writing_ends_in_time() -> None:
 def test_a_new_owner_counts_from_the_beginning_and_nothing_is_counted_twice() -> None:
     heard = LatestReports(clock=ManualClock(1000), max_age_ms=60)
     assert heard.counts() == (0, 0)
-    heard.add(report(turn="a", taken=10, late=1), written_before=False)
+    heard.add(report(ownership="a", taken=10, late=1), written_before=False)
     assert heard.counts() == (10, 1)
     assert heard.counts() == (0, 0)
-    heard.add(report(turn="a", taken=15, late=2), written_before=False)
-    heard.add(report(turn="b", taken=3, late=0), written_before=False)  # what a counted meanwhile nobody has read
+    heard.add(report(ownership="a", taken=15, late=2), written_before=False)
+    heard.add(report(ownership="b", taken=3, late=0), written_before=False)  # what a counted meanwhile nobody has read
     assert heard.counts() == (3, 0)
 
 

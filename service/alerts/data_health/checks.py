@@ -81,11 +81,11 @@ def of_entity(name: str, partition: int, seen: DataSnapshot, settings: DataHealt
     report = seen.reports.get(partition)
     if kind not in settings.watched or report is None:
         return None
-    if any(one.entity == entity for one in report.gone):
+    if any(one.entity == entity for one in report.forgotten):
         words = f"{NO_LONGER}: it sent nothing for so long that it was forgotten (stream.idle_after_seconds)"
         return DataFinding(bad=False, words=words, entity=entity, partition=partition)
     told: HealthItems = getattr(report, kind)
-    return DataFinding(bad=False, words=_WELL_AGAIN[kind], entity=entity, partition=partition) if told.whole else None
+    return DataFinding(bad=False, words=_WELL_AGAIN[kind], entity=entity, partition=partition) if told.complete else None
 
 
 def _model_age(reports: Sequence[HealthReport], most_days: float, now: int) -> DataFinding:
@@ -129,7 +129,7 @@ def _not_named(reports: Sequence[HealthReport], settings: DataHealthSettings) ->
     for kind in sorted(what.keys() & settings.watched) if reports else ():
         lists: list[HealthItems] = [getattr(report, kind) for report in reports]
         count, named = sum(one.count for one in lists), sum(len(one.named) for one in lists)
-        if all(one.whole for one in lists):
+        if all(one.complete for one in lists):
             found[kind] = DataFinding(bad=False, words=f"only as many {what[kind]} as have alerts of their own")
         else:
             words = f"{count:,} {what[kind]}; only the {named:,} longest so have alerts of their own"

@@ -157,7 +157,7 @@ class Reporter:
             for owned in ownerships:
                 if owned.last is None:
                     owned.last = former.get(
-                        owned.partition, HealthReport(topic=self._topic, partition=owned.partition, turn="", at=0)
+                        owned.partition, HealthReport(topic=self._topic, partition=owned.partition, ownership="", at=0)
                     )
         made: list[tuple[Ownership, HealthReport]] = []
         for owned in ownerships:
@@ -177,7 +177,7 @@ class Reporter:
         that we have not read, so an entity that looks silent need not be."""
         now, last = self._clock.now_ms(), owned.last
         assert last is not None  # read before
-        if last.turn == owned.id:  # a late report: this process itself was stopped
+        if last.ownership == owned.id:  # a late report: this process itself was stopped
             may_be_behind |= now - last.at > 2 * self._settings.check_every_seconds * 1000
         newest = self._newest_time(owned.partition)
         head = last.head if newest is None else newest
@@ -197,18 +197,18 @@ class Reporter:
         assert last is not None
         lists, newly_expired = survey.merge(last, owned.seen, unseen_expired=now - owned.since > self._idle_ms)
         owned.seen = {item.entity for items in lists.values() for item in items.named if survey.knows(item.entity)}
-        expired = [item for item in last.gone if now - item.since < EXPIRED_KEPT_MS and item.entity not in newly_expired]
+        expired = [item for item in last.forgotten if now - item.since < EXPIRED_KEPT_MS and item.entity not in newly_expired]
         expired += [HealthItem(entity, now) for entity in sorted(newly_expired)]
         expired = [item for item in expired if not survey.knows(item.entity)][-MAX_NAMED:]
         counts = self._counts(owned.partition) - owned.base
         return HealthReport(
             topic=self._topic,
             partition=owned.partition,
-            turn=owned.id,
+            ownership=owned.id,
             at=now,
             taken=int(counts[TAKEN]),
             late=int(counts[LATE]),
-            gone=tuple(expired),
+            forgotten=tuple(expired),
             models=self._trained,
             silent=lists["silent"],
             still=lists["still"],

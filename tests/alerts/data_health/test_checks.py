@@ -25,7 +25,7 @@ DAY = 86_400_000
 
 def report(partition: int = 0, **told: Any) -> HealthReport:
     lists = {name: HealthItems(tuple(named), len(named)) for name, named in told.items() if name in ("silent", "still", "empty")}
-    return HealthReport(topic="metrics", partition=partition, turn="t", at=T0, **(told | lists))
+    return HealthReport(topic="metrics", partition=partition, ownership="t", at=T0, **(told | lists))
 
 
 def seen(*reports: HealthReport, **told: Any) -> DataSnapshot:
@@ -66,7 +66,7 @@ def test_a_silent_entity_has_an_alert_of_its_own_that_says_since_when_and_what_t
 def test_who_was_forgotten_is_no_longer_watched_and_not_well_again() -> None:
     data = DataHealth(BOUNDS, "metrics")
     looked(data, seen(SILENT), seen(SILENT))
-    forgotten = seen(report(gone=(HealthItem("db-7", T0),)))
+    forgotten = seen(report(forgotten=(HealthItem("db-7", T0),)))
     (resolved,) = looked(data, forgotten, forgotten, begin=5)
     assert resolved.reason.startswith("no longer watched: it sent nothing for so long that it was forgotten")
     assert compose(resolved).sentence.startswith("The data of db-7, not well since 2025-11-21 23:45:00 UTC, are no longer watched:")
@@ -77,7 +77,7 @@ def test_who_was_forgotten_is_no_longer_watched_and_not_well_again() -> None:
     [
         seen(),  # its report is too old
         seen(report(partition=1)),  # only another's is new
-        seen(HealthReport(topic="metrics", partition=0, turn="t", at=T0, silent=HealthItems((HealthItem("a", 1),), 5000))),
+        seen(HealthReport(topic="metrics", partition=0, ownership="t", at=T0, silent=HealthItems((HealthItem("a", 1),), 5000))),
     ],
 )
 def test_what_is_not_known_neither_resolves_nor_forgets(nothing_said: DataSnapshot) -> None:
@@ -123,7 +123,11 @@ def test_nulls_are_told_apart_from_standing_still() -> None:
 
 def test_of_too_many_to_name_the_topic_says_how_many() -> None:
     some = HealthReport(
-        topic="metrics", partition=0, turn="t", at=T0, silent=HealthItems((HealthItem("a", T0 - 2), HealthItem("b", T0 - 1)), 5000)
+        topic="metrics",
+        partition=0,
+        ownership="t",
+        at=T0,
+        silent=HealthItems((HealthItem("a", T0 - 2), HealthItem("b", T0 - 1)), 5000),
     )
     data = DataHealth(BOUNDS, "metrics")
     fired = looked(data, seen(some, report(partition=1)), seen(some, report(partition=1)))
@@ -169,11 +173,11 @@ LOOK = st.sampled_from(["silent", "well", "gone", "stale", "crowded"])
 @given(st.lists(LOOK, max_size=40), st.booleans())
 def test_it_follows_what_is_known_of_the_entity_whatever_restarts(looks: list[str], restarts: bool) -> None:
     """Two in a row that say the same settle it; those that say nothing are as if they had not been."""
-    crowded = HealthReport(topic="metrics", partition=0, turn="t", at=T0, silent=HealthItems((HealthItem("other", 1),), 9))
+    crowded = HealthReport(topic="metrics", partition=0, ownership="t", at=T0, silent=HealthItems((HealthItem("other", 1),), 9))
     reports = {
         "silent": seen(SILENT),
         "well": seen(report()),
-        "gone": seen(report(gone=(HealthItem("db-7", T0),))),
+        "gone": seen(report(forgotten=(HealthItem("db-7", T0),))),
         "stale": seen(),
         "crowded": seen(crowded),
     }

@@ -215,9 +215,9 @@ async def test_who_was_forgotten_is_gone_and_comes_back_as_new(bundle: Bundle, k
     await worker.send(range(200, 500), {"a": {}})
     told = await worker.report()
     assert (told.silent, told.still) == (HealthItems(), HealthItems())
-    assert [one.entity for one in told.gone] == ["b"]
+    assert [one.entity for one in told.forgotten] == ["b"]
     await worker.send(range(500, 501), {"a": {}, "b": {}})
-    assert (await worker.report()).gone == ()
+    assert (await worker.report()).forgotten == ()
     worker.intake.close()
 
 
@@ -234,13 +234,13 @@ async def test_the_next_owner_goes_on_from_the_report_of_the_one_before(bundle: 
     await after.send(range(175, 185), {"a": {}, "c": {"cpu": 3.0}})  # all that the way back was allowed to bring
     told = await after.report()
     assert (told.silent, told.still) == (before.silent, before.still)
-    assert told.turn != before.turn
+    assert told.ownership != before.ownership
     assert (told.taken, told.models[0].trained_at) == (20, 77)
     await after.send(range(185, 500), {"a": {}, "c": {"cpu": 3.0}})
     after.clock.advance(1)
     told = await after.report()
     assert told.silent.count == 0
-    assert [one.entity for one in told.gone] == ["b"], "nobody has seen it for as long as anybody is remembered"
+    assert [one.entity for one in told.forgotten] == ["b"], "nobody has seen it for as long as anybody is remembered"
     after.intake.close()
 
 
@@ -263,7 +263,7 @@ async def test_of_many_the_oldest_are_named_and_all_are_counted(worker: Worker, 
     await worker.send(range(42, 120), sending(names[12:]))
     told = await worker.report()
     assert [one.entity for one in told.silent.named] == names[:5]
-    assert (told.silent.count, told.silent.whole) == (12, False)
+    assert (told.silent.count, told.silent.complete) == (12, False)
     await worker.send(range(120, 121), sending([names[0], *names[12:]]))
     told = await worker.report()
     assert [one.entity for one in told.silent.named] == names[1:6]
