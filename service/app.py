@@ -145,7 +145,7 @@ def build_service(settings: Settings, parts: Sequence[str] = PARTS) -> list[Part
 
     clock, http = SystemClock(), settings.http
     metrics, health = Metrics(), Health(clock)
-    built: list[Part] = [WatchdogPart(Watchdog(health), metrics.loop_lag.observe, clock)]
+    built: list[Part] = [WatchdogPart(Watchdog(health), metrics.loop_lag.observe, health=health, clock=clock)]
     if http.enabled:
         app = health_app(health, metrics)
         built.append(HttpPart("health", app, http.host, http.port, setting="http.port", health=health, clock=clock))
@@ -161,27 +161,35 @@ def build_scoring(settings: Settings, metrics: Metrics, health: Health) -> Part:
     from service.alerts.lifecycle.acknowledgements import Acknowledgements
     from service.alerts.lifecycle.episodes import Episodes
     from service.alerts.topics.transitions import encode_transition
+    from service.sources.kafka import KafkaSource
     from service.state.health_topic import HealthTopic
     from service.state.transactions import TransactionalOutbox
-    from service.stream.scoring import ScoringPart
+    from service.stream.data_health.reporter import Reporter
+    from service.stream.entity_state import EntityStates
+    from service.stream.intake import Intake
+    from service.stream.scoring import BATCH_BYTES, ScoringPart
 
-    models = build_models(settings)
+    clock, models = SystemClock(), build_models(settings)
+    source = KafkaSource(settings, min(model.processor.max_records_for(BATCH_BYTES) for model in models.all))
     codec: Codec = component(CODECS, "native", "codec")(models.schema_of, settings.stream)
     episodes = Episodes(settings.alerts, settings.config_hash())
     lifetime_ms = round((settings.alerts.max_episode_seconds + settings.stream.idle_after_seconds) * 1000)
-    acknowledgements = Acknowledgements(episodes, clock=SystemClock(), lifetime_ms=lifetime_ms)
+    acknowledgements = Acknowledgements(episodes, clock=clock, lifetime_ms=lifetime_ms)
+    intake = Intake(codec, models)
+    reports = HealthTopic(settings.kafka) if settings.data_health.reported else None
     return ScoringPart(
-        settings=settings,
-        codec=codec,
+        source=source,
+        intake=intake,
         models=models,
         episodes=episodes,
+        states=EntityStates(models, episodes),
         outbox=TransactionalOutbox(settings.kafka, encode=encode_transition),
-        metrics=metrics,
-        health=health,
-        clock=SystemClock(),
+        reporter=Reporter(settings, models, intake, source, reports, health=health, clock=clock),
         acknowledgements=acknowledgements,
         control=ControlReader(settings.kafka, acknowledgements.hear),
-        reports=HealthTopic(settings.kafka) if settings.data_health.reported else None,
+        metrics=metrics,
+        health=health,
+        clock=clock,
     )
 
 
@@ -212,7 +220,7 @@ def build_heartbeat(settings: HeartbeatSettings, health: Health) -> Part:
     """The dead man's switch. Raises ``ConfigError`` for a URL that must not be used."""
     from service.alerts.receivers.heartbeat import HeartbeatPart
 
-    return HeartbeatPart(settings, is_well=health.ready, describe=health.describe)
+    return HeartbeatPart(settings, health=health, clock=SystemClock())
 
 
 def build_people(settings: Settings, history: Any) -> Operators:

@@ -44,12 +44,26 @@ class Source(Protocol):
         """Connect. Raises ``BrokerUnavailable`` when nothing answers, ``ConfigError`` when credentials are refused."""
         ...
 
-    def batches(self) -> AsyncIterator[RecordBatch]:
-        """Batches until ``request_stop``; empty ones when idle, so that time-driven work goes on."""
+    def batches(self, owner: Owner) -> AsyncIterator[RecordBatch]:
+        """Batches until ``request_stop``; empty ones when idle, so that time-driven work goes on. ``owner`` is called between two
+        batches, never beside one that is not done."""
         ...
 
     def batch_done(self) -> None:
         """One batch is finished: committed, or given up. To be called once for each."""
+        ...
+
+    def mark_lost(self, partitions: Collection[int]) -> None:
+        """The owner may have lost these partitions; they are taken over again. To be called before the batch is done."""
+        ...
+
+    @property
+    def reading(self) -> bool:
+        """True while the assigned partitions are read; False while they are taken over, or the server is away."""
+        ...
+
+    def lag(self) -> Mapping[int, int]:
+        """Records each assigned partition is behind, where that is known."""
         ...
 
     def request_stop(self) -> None:

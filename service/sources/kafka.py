@@ -38,15 +38,14 @@ FETCH_BYTES = 4 << 20  # per partition and fetch, enough for a full batch; a lar
 
 
 class KafkaSource:
-    """One member of the group ``<group_prefix>.scoring`` on the metrics topic; ``owner`` works on its partitions."""
+    """One member of the group ``<group_prefix>.scoring`` on the metrics topic."""
 
-    def __init__(self, settings: Settings, owner: Owner, max_records: int | None = None) -> None:
+    def __init__(self, settings: Settings, max_records: int | None = None) -> None:
         """``max_records``: upper bound for a batch, beside ``stream.max_batch_records``."""
         self._kafka = settings.kafka
         self._limits = settings.stream
         self._max_records = min(settings.stream.max_batch_records, max_records or settings.stream.max_batch_records)
         self._topic = settings.kafka.topics.metrics
-        self._owner = owner
         self.group = f"{settings.kafka.group_prefix}.scoring"
         self._consumer: Any = None
         self._listener: _Listener | None = None
@@ -87,14 +86,14 @@ class KafkaSource:
         self._consumer.subscribe([self._topic], listener=self._listener)
         return self._consumer
 
-    async def batches(self) -> AsyncIterator[RecordBatch]:
+    async def batches(self, owner: Owner) -> AsyncIterator[RecordBatch]:
         """Batches until ``request_stop``; an empty one when nothing arrived for a moment, or Kafka is away.
 
-        The owner calls ``batch_done`` once for each, in any order. Partitions are taken over and released only when none is in
-        flight. Raises ``ConfigError`` when Kafka denies reading.
+        ``owner`` processes them and calls ``batch_done`` once for each, in any order. Only when none is in flight is it called to
+        take over and to release partitions. Raises ``ConfigError`` when Kafka denies reading.
         """
         while not self._stop.is_set():
-            if not await self._ready():
+            if not await self._ready(owner):
                 self._deliver()
                 yield RecordBatch([], {})
                 continue
@@ -186,13 +185,13 @@ class KafkaSource:
         if consumer is not None:
             await disconnect(consumer.stop())
 
-    async def _ready(self) -> bool:
+    async def _ready(self, owner: Owner) -> bool:
         """Whether the assigned partitions can be read. False, after a short wait, while Kafka is away."""
         try:
             if self._lost:
                 await self._until_stopped(self._rejoin())
             if self._assignment != self._positioned and not self._revoking:
-                await self._until_stopped(self._take_over())
+                await self._until_stopped(self._take_over(owner))
         except (KafkaError, OSError, BrokerUnavailable) as error:
             log.warning("partitions cannot be taken over yet", error=str(error))
             await self._until_stopped(asyncio.sleep(POLL_MS / 1000))
@@ -224,7 +223,7 @@ class KafkaSource:
                 offsets.pop(at, None)
         self._lost.clear()
 
-    async def _take_over(self) -> None:
+    async def _take_over(self, owner: Owner) -> None:
         """Release lost partitions, take over new ones, set every position; abandoned when another rebalance starts."""
         await self._idle.wait()
         assignment = self._assignment
@@ -234,9 +233,9 @@ class KafkaSource:
         for offsets in (self._delivered, self._finished, self._resume_at):
             for at in revoked:
                 offsets.pop(at, None)
-        await self._owner.release(sorted(revoked))
+        await owner.release(sorted(revoked))
         self._owned = kept | new
-        starts = await self._start_offsets(await self._owner.take_over(sorted(new)), assigned) if new else {}
+        starts = await self._start_offsets(await owner.take_over(sorted(new)), assigned) if new else {}
         if assignment != self._assignment:
             return  # rebalanced meanwhile
         for at, (rewind_to, resume_at) in starts.items():

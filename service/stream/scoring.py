@@ -15,11 +15,10 @@ from service.kafka_options import Commit
 from service.observability.health import Health
 from service.observability.logging import get_logger
 from service.observability.metrics import Metrics
-from service.settings import Settings
-from service.sources.base import Codec, RecordBatch
-from service.sources.kafka import KafkaSource
+from service.runtime import close_all
+from service.sources.base import RecordBatch, Source
 from service.state.transactions import PartitionOutcome, TransactionalOutbox
-from service.stream.data_health.reporter import Reporter, ReportTopic
+from service.stream.data_health.reporter import Reporter
 from service.stream.entity_state import EntityStates
 from service.stream.intake import Intake, IntakeResult
 from service.stream.models import Model, Models
@@ -28,45 +27,45 @@ from service.verdicts import Verdicts
 log = get_logger("scoring")
 
 WARN_EVERY_SECONDS = 60.0
-# What the windows of one batch may come to: three batches are held at a time, and memory touched for the first time costs more
-# than anything that is done with it.
+# Upper bound for the windows of one batch. Three batches are held at a time, and memory that is touched for the first time costs
+# more than all the work on it.
 BATCH_BYTES = 64 << 20
 
 
 class ScoringPart:
-    """Consume, decode, slide, score, follow episodes, emit: offsets, outputs and memory in one transaction for each partition."""
+    """Consume, decode, slide, score, follow episodes, emit: offsets, outputs and entity state in one transaction per partition."""
 
     name = "scoring"
 
     def __init__(
         self,
         *,
-        settings: Settings,
-        codec: Codec,
+        source: Source,
+        intake: Intake,
         models: Models,
         episodes: Episodes,
+        states: EntityStates,
         outbox: TransactionalOutbox,
+        reporter: Reporter,
+        acknowledgements: Acknowledgements,
+        control: ControlReader,
         metrics: Metrics,
         health: Health,
         clock: Clock,
-        acknowledgements: Acknowledgements,
-        control: ControlReader,
-        reports: ReportTopic | None = None,
     ) -> None:
-        """``reports``: where to tell what is seen of the data's health, if anybody watches it."""
-        most = min((model.processor.max_records_for(BATCH_BYTES) for model in models.all), default=None)
-        self._source = KafkaSource(settings, owner=self, max_records=most)
+        """``models``, ``episodes`` and ``acknowledgements`` are those that ``intake``, ``states`` and ``control`` work on."""
+        self._source = source
+        self._intake = intake
         self._models = models
-        self._intake = Intake(codec, models)
         self._episodes = episodes
-        self._memory = EntityStates(models, episodes)
+        self._states = states
         self._outbox = outbox
+        self._reporter = reporter
+        self._acknowledgements = acknowledgements
+        self._control = control
         self._metrics = metrics
         self._health = health
         self._clock = clock
-        self._acknowledgements = acknowledgements
-        self._control = control
-        self._reporter = Reporter(settings, models, self._intake, self._source, reports, health=health, clock=clock)
         self._skipped: Counter[str] = Counter()
         self._expired = 0
         self._warn_again_at = 0.0
@@ -81,16 +80,17 @@ class ScoringPart:
         await self._source.start()
 
     async def run(self) -> None:
-        """Work until asked to stop. Behind, a batch is committed while the next one is scored and the one after that decoded.
+        """Work until asked to stop.
 
-        Caught up, one is done before the next is asked for: the three would only cost each other time, and small batches cost
-        more a record than large ones.
+        While there is lag, three batches overlap: one is committed, the next scored, the one after that decoded. Without lag a
+        batch is finished before the next is fetched: overlapping would only slow each of them down, and small batches cost more
+        per record than large ones.
         """
         under_way: deque[asyncio.Task[None]] = deque()
         try:
-            async for batch in self._source.batches():
+            async for batch in self._source.batches(self):
                 result = await self._intake.process(batch)
-                await self._scoring.acquire()  # the batch before is scored, and the one before that committed
+                await self._scoring.acquire()  # free when the previous batch is scored and the one before it committed
                 before = under_way[-1] if under_way else None
                 under_way.append(asyncio.create_task(self._handle(batch, result, before)))
                 behind = sum(self._source.lag().values())
@@ -107,45 +107,42 @@ class ScoringPart:
             task.result()
 
     def request_stop(self) -> None:
-        """Finish the batch in hand, then stop."""
+        """Finish the current batch, then stop."""
         self._source.request_stop()
 
     async def close(self) -> None:
         """Leave the group and disconnect."""
-        await self._reporter.close()
-        await self._source.close()
-        await self._outbox.close()
-        await self._control.close()
-        self._intake.close()
-        for model in self._models.all:
-            model.detector.close()
+        detectors = [model.detector.close for model in self._models.all]
+        closers = (self._reporter, self._source, self._outbox, self._control, self._intake)
+        await close_all(*(each.close for each in closers), *detectors)
 
     async def take_over(self, partitions: Collection[int]) -> Mapping[int, Commit | None]:
-        """See ``sources.base.Owner``: the old owners are fenced, and what they remembered is ours."""
+        """See ``sources.base.Owner``: fences the former owners and loads the entity state they wrote."""
         taken = await self._outbox.take_over(partitions)
         for partition, found in taken.items():
-            # in a thread: a hundred thousand entities take a second, and no batch is in hand meanwhile
-            await asyncio.to_thread(self._memory.restore, partition, found.state)
+            # In a thread: 100,000 entities take a second. No batch is processed meanwhile.
+            await asyncio.to_thread(self._states.restore, partition, found.state)
         self._reporter.begin_ownership(partitions)
         return {partition: found.commit for partition, found in taken.items()}
 
     async def release(self, partitions: Collection[int]) -> None:
-        """See ``sources.base.Owner``: nothing of these partitions is known any more."""
+        """See ``sources.base.Owner``: drops the windows and the state of these partitions."""
         self._reporter.end_ownership(partitions)
         await self._outbox.release(partitions)
-        await self._intake.run_between_batches(self._forget, partitions)  # never while the reporter looks at the windows
+        await self._intake.run_between_batches(self._forget, partitions)  # the reporter reads the windows there too
 
     def _forget(self, partitions: Collection[int]) -> None:
         for partition in partitions:
-            remembered = self._memory.drop(partition)
+            stored = self._states.drop(partition)
             for model in self._models.all:
-                model.processor.drop_restored_labels(remembered)
-                entities = {*remembered, *model.processor.drop_partitions([partition])}
+                model.processor.drop_restored_labels(stored)
+                entities = {*stored, *model.processor.drop_partitions([partition])}
                 model.detector.forget(entities)
                 self._episodes.forget(entities)
 
     async def _handle(self, batch: RecordBatch, result: IntakeResult, before: asyncio.Task[None] | None) -> None:
-        """Score and commit one batch. Nothing is committed behind a batch that failed: what ended ``before`` ends this one."""
+        """Score and commit one batch, after ``before``, the previous one. If that failed, this one raises the same and commits
+        nothing."""
         try:
             try:
                 found = await self._detect(result.due)
@@ -171,40 +168,39 @@ class ScoringPart:
     def _outcomes(
         self, batch: RecordBatch, result: IntakeResult, found: Sequence[tuple[Model, Verdicts]]
     ) -> dict[int, PartitionOutcome]:
-        """What each partition of the batch led to, what is to be remembered of it, and where it goes on."""
+        """By partition: the transitions and rejected records, the changed entity state, and the offset to commit."""
         parts = [part for _, verdicts in found for part in verdicts.by_partition().items()]
-        alerts, gone = self._follow(parts, result)
+        alerts, expired = self._follow(parts, result)
         changed: dict[int, set[str]] = defaultdict(set)
         for partition, verdicts in parts:
             changed[partition].update(verdicts.entities)
-        for partition, caused in alerts.items():  # an acknowledgement changes an entity that no verdict came for
-            changed[partition] |= {alert.entity for alert in caused} - set(gone.get(partition, ()))
+        for partition, caused in alerts.items():  # an acknowledgement changes an entity without a verdict
+            changed[partition] |= {alert.entity for alert in caused} - set(expired.get(partition, ()))
         return {
             at: PartitionOutcome(
                 alerts=alerts.get(at, []),
                 rejected=[item for item in result.rejected if item.record.partition == at],
-                state=self._memory.change(at, changed.get(at, ()), gone.get(at, ())),
+                state=self._states.change(at, changed.get(at, ()), expired.get(at, ())),
                 commit=result.commits.get(at),
             )
-            for at in {record.partition for record in batch.records} | set(gone) | set(alerts)
+            for at in {record.partition for record in batch.records} | set(expired) | set(alerts)
         }
 
     def _follow(
         self, parts: Sequence[tuple[int, Verdicts]], result: IntakeResult
     ) -> tuple[Mapping[int, list[Alert]], Mapping[int, list[str]]]:
-        """By partition: the transitions caused, and the entities forgotten, which stopped sending long ago; what is still open
-        of those is closed."""
+        """By partition: the transitions of the episodes, and the entities that expired, whose open episodes are closed."""
         alerts: dict[int, list[Alert]] = defaultdict(list)
-        gone: dict[int, list[str]] = defaultdict(list)
+        expired: dict[int, list[str]] = defaultdict(list)
         for partition, verdicts in parts:
             alerts[partition] += self._episodes.observe(verdicts)
         for model, partition, entity in result.expired:
-            gone[partition].append(entity)
+            expired[partition].append(entity)
             alerts[partition] += self._episodes.close_idle([entity])
             model.detector.forget([entity])
-        for taken in self._acknowledgements.apply():
-            alerts[taken.partition].append(taken)
-        return alerts, gone
+        for acknowledged in self._acknowledgements.apply():
+            alerts[acknowledged.partition].append(acknowledged)
+        return alerts, expired
 
     def _count(self, batch: RecordBatch, found: Sequence[tuple[Model, Verdicts]], outcomes: Sequence[PartitionOutcome]) -> None:
         metrics = self._metrics
@@ -237,5 +233,5 @@ class ScoringPart:
         now = self._clock.monotonic()
         if now >= self._warn_again_at:
             self._warn_again_at = now + WARN_EVERY_SECONDS
-            hint = "raise stream.max_entities, or find who invents names: tidewatch dead-letter list --reason too-many-entities"
-            log.warning("no place for more entities; messages of new ones are dead-lettered", hint=hint)
+            hint = "raise stream.max_entities, or look for made-up names: tidewatch dead-letter list --reason too-many-entities"
+            log.warning("the limit of entities is reached; messages of new ones are dead-lettered", hint=hint)

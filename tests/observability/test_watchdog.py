@@ -63,17 +63,44 @@ time.sleep(60)
 
 async def test_a_loop_that_was_held_is_told_of() -> None:
     clock, metrics = SystemClock(), Metrics()
-    part = WatchdogPart(Watchdog(Health(clock)), metrics.loop_lag.observe, clock)
+    health = Health(clock)
+    part = WatchdogPart(Watchdog(health), metrics.loop_lag.observe, health=health, clock=clock)
     await part.start()
-    running = asyncio.create_task(part.run())
     await asyncio.sleep(0.1)
     time.sleep(0.3)  # noqa: ASYNC251 - the mistake that is looked for
     await asyncio.sleep(0.05)
     part.request_stop()
-    await running
+    await part.run()
+    await part.close()
 
     def at_most(seconds: str) -> float:
         return metrics.registry.get_sample_value("tidewatch_event_loop_lag_seconds_bucket", {"le": seconds}) or 0.0
 
     assert at_most("0.25") < at_most("+Inf")
     assert at_most("+Inf") >= 3
+
+
+async def test_a_watchdog_that_is_killed_turns_readiness_red_and_watches_again() -> None:
+    clock = SystemClock()
+    health = Health(clock)
+    health.beat("scoring", ready=True)
+    watched = threading.Event()
+
+    def broken(parts: object) -> None:
+        watched.set()
+        raise RuntimeError("no stack to dump")
+
+    part = WatchdogPart(
+        Watchdog(health, after=0.0, every=0.01, on_stuck=broken), Metrics().loop_lag.observe, health=health, clock=clock
+    )
+    await part.start()
+    try:
+        for _ in range(2):  # it is started again, and fails again
+            async with asyncio.timeout(30):
+                while not watched.is_set() or health.ready():
+                    await asyncio.sleep(0.01)
+            watched.clear()
+        assert "RuntimeError: no stack to dump" in str(health.describe()["watchdog"]["detail"])
+    finally:
+        part.request_stop()
+        await part.close()

@@ -99,7 +99,7 @@ class Worker:
         self.dropped: list[int] = []
         self.processor = StreamProcessor(SCHEMA, window=window, stride=stride, settings=settings.stream)
         self.codec = NativeCodec(lambda _: SCHEMA, settings.stream)
-        self.source = KafkaSource(settings, owner=self)
+        self.source = KafkaSource(settings)
         self.outbox = TransactionalOutbox(settings.kafka, encode=encode_transition)
         self.windows: list[WindowBatch] = []
         self.before_emit: Callable[[], Any] | None = None
@@ -120,7 +120,7 @@ class Worker:
         return self
 
     async def _run(self) -> None:
-        async for batch in self.source.batches():
+        async for batch in self.source.batches(self):
             samples, undecodable = self.codec.decode(batch.records)
             due, unusable = self.processor.add(samples, batch.resume_at)
             new: list[Rejected] = [

@@ -18,9 +18,12 @@ from service.domain import Record
 from service.errors import ConfigError
 from service.observability.health import Health
 from service.observability.metrics import Metrics
-from service.sources.base import RecordBatch
+from service.sources.base import Owner, RecordBatch
 from service.sources.codecs.native import NativeCodec
 from service.state.transactions import PartitionOutcome
+from service.stream.data_health.reporter import Reporter
+from service.stream.entity_state import EntityStates
+from service.stream.intake import Intake
 from service.stream.models import Models
 from service.stream.scoring import ScoringPart
 from tests.stream.small import METRICS, SETTINGS, records
@@ -46,7 +49,7 @@ class Feed:
         self.in_hand = self.most = 0
         self.lost: set[int] = set()
 
-    async def batches(self) -> AsyncIterator[RecordBatch]:
+    async def batches(self, owner: Owner) -> AsyncIterator[RecordBatch]:
         for batch in self._batches:
             self.in_hand += 1
             self.most = max(self.most, self.in_hand)
@@ -86,27 +89,31 @@ async def run(bundle: Bundle, fails: int | None = None, *, lag: int = 1000) -> t
     episodes = Episodes(SETTINGS.alerts, "")
     acknowledgements = Acknowledgements(episodes, clock=SystemClock(), lifetime_ms=1000)
     outbox: Any = Outbox(fails)
+    messages = sent()
+    feed: Any = Feed([RecordBatch(messages[at : at + 16], {0: 0}) for at in range(0, len(messages), 16)], lag=lag)
+    intake = Intake(NativeCodec(models.schema_of, SETTINGS.stream), models)
+    clock = SystemClock()
+    health = Health(clock)
     part = ScoringPart(
-        settings=SETTINGS,
-        codec=NativeCodec(models.schema_of, SETTINGS.stream),
+        source=feed,
+        intake=intake,
         models=models,
         episodes=episodes,
+        states=EntityStates(models, episodes),
         outbox=outbox,
-        metrics=Metrics(),
-        health=Health(SystemClock()),
-        clock=SystemClock(),
+        reporter=Reporter(SETTINGS, models, intake, feed, None, health=health, clock=clock),
         acknowledgements=acknowledgements,
         control=ControlReader(SETTINGS.kafka, acknowledgements.hear),
+        metrics=Metrics(),
+        health=health,
+        clock=clock,
     )
-    told = sent()
-    feed: Any = Feed([RecordBatch(told[at : at + 16], {0: 0}) for at in range(0, len(told), 16)], lag=lag)
-    part._source = feed
     ended = None
     try:
         await part.run()
     except ConfigError as error:
         ended = error
-    part._intake.close()
+    intake.close()
     return feed, outbox, ended
 
 

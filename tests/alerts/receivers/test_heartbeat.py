@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
 from service.alerts.receivers.heartbeat import HeartbeatPart
 from service.app import build_service
-from service.clock import ManualClock
+from service.clock import ManualClock, SystemClock
 from service.errors import ConfigError
 from service.observability.health import Health
 from service.settings import HeartbeatSettings, Settings
@@ -24,51 +25,83 @@ async def _until(true: Callable[[], bool]) -> None:
 
 def part(server: HttpReceiver, health: Health) -> HeartbeatPart:
     settings = HeartbeatSettings(url=server.url, interval_seconds=0.02, allow_http=True)
-    return HeartbeatPart(settings, is_well=health.ready, describe=health.describe)
+    return HeartbeatPart(settings, health=health, clock=SystemClock())
 
 
-async def test_it_beats_while_every_part_is_ready_and_not_while_one_is_not_or_stands_still() -> None:
-    clock = ManualClock()
-    health = Health(clock)
+@asynccontextmanager
+async def running(made: HeartbeatPart) -> AsyncIterator[None]:
+    await made.start()
+    try:
+        yield
+    finally:
+        made.request_stop()
+        await made.run()
+        await made.close()
+
+
+class CountingHealth(Health):
+    """Counts how often it was asked."""
+
     looked = 0
 
-    def is_well() -> bool:
-        nonlocal looked
-        looked += 1
-        return health.ready()
+    def ready(self) -> bool:
+        self.looked += 1
+        return super().ready()
 
-    async with http_receiver() as server:
-        made = part(server, health)
-        made._is_well = is_well
-        work = asyncio.create_task(made.run())
-        await _until(lambda: looked >= 3)
-        assert server.requests == []  # nothing has said yet that it is ready
+
+async def test_it_beats_while_every_part_is_ready_and_not_while_one_is_not_or_is_stuck() -> None:
+    clock = ManualClock()
+    health = CountingHealth(clock)
+    async with http_receiver() as server, running(part(server, health)):
+        await _until(lambda: health.looked >= 3)
+        assert server.requests == []  # nothing has reported yet that it is ready
 
         health.beat("store", ready=True, detail="db-7 is fine")
         await _until(lambda: len(server.requests) >= 2)
         assert server.requests[0].json == {"status": "ok", "parts": ["store"]}
 
-        clock.advance(3600)  # the part stands still
-        before = looked
-        await _until(lambda: looked >= before + 2)
+        clock.advance(3600)  # the part is stuck
+        before = health.looked
+        await _until(lambda: health.looked >= before + 2)
         beats = len(server.requests)
-        await _until(lambda: looked >= before + 6)
+        await _until(lambda: health.looked >= before + 6)
         assert len(server.requests) == beats
-        made.request_stop()
-        await work
-        await made.close()
+
+
+async def test_a_background_task_that_fails_anywhere_stops_it() -> None:
+    health = CountingHealth(ManualClock())
+    health.beat("notify", ready=True)
+    async with http_receiver() as server, running(part(server, health)):
+        await _until(lambda: len(server.requests) >= 2)
+        health.failing("notify", "control topic", "KafkaError")
+        before = health.looked
+        await _until(lambda: health.looked >= before + 2)
+        beats = len(server.requests)
+        await _until(lambda: health.looked >= before + 6)
+        assert len(server.requests) == beats
+        health.recovered("notify", "control topic")
+        await _until(lambda: len(server.requests) > beats)
 
 
 async def test_a_receiver_that_refuses_does_not_end_it() -> None:
     health = Health(ManualClock())
     health.beat("notify", ready=True)
-    async with http_receiver(Behaviour(status=500), Behaviour(status=404)) as server:
-        made = part(server, health)
-        work = asyncio.create_task(made.run())
+    async with http_receiver(Behaviour(status=500), Behaviour(status=404)) as server, running(part(server, health)):
         await _until(lambda: len(server.requests) >= 4)
-        made.request_stop()
-        await work
-        await made.close()
+
+
+async def test_one_that_is_killed_turns_readiness_red_and_posts_again() -> None:
+    health = Health(ManualClock())
+    health.beat("notify", ready=True)
+    async with http_receiver() as server, running(part(server, health)):
+        await _until(lambda: len(server.requests) >= 2)
+        [posting] = [task for task in asyncio.all_tasks() if task.get_name() == "heartbeat posts"]
+        posting.cancel()
+        await _until(lambda: not health.ready())
+        assert "cancelled" in str(health.describe()["heartbeat"]["detail"])
+        await _until(health.ready)
+        beats = len(server.requests)
+        await _until(lambda: len(server.requests) > beats)
 
 
 def test_it_is_a_part_of_the_service_when_it_is_set_and_only_then() -> None:
