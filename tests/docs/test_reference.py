@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tools.reference import PAGES
+from tools.reference.detectors import option_meanings, options_of
 from tools.reference.settings import meanings_of
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "docs" / "reference"
@@ -42,3 +43,25 @@ notifications:
         "notifications.receivers.SlackReceiver.name": "used in routes",
         "notifications.receivers.SlackReceiver.url": "a secret",
     }
+
+
+def test_an_option_takes_its_meaning_from_the_nearest_docstring() -> None:
+    class Parent:
+        """What it is.
+
+        Options: ``size``: how large; ``seed`` of the draw; and those of nobody.
+        """
+
+        def __init__(self, *, size: int = 3, seed: int = 0) -> None: ...
+
+    class Child(Parent):
+        """Another.
+
+        Options: ``depth``: how deep; ``seed``: of its own.
+        """
+
+        def __init__(self, *, depth: int = 1, **options: int) -> None: ...
+
+    options = dict(options_of(Child))
+    assert options == {"depth": 1, "size": 3, "seed": 0}
+    assert option_meanings(Child, options) == {"depth": "how deep", "size": "how large", "seed": "of its own"}

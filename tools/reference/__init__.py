@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from tools.reference import commands, metrics, settings, templates
+from tools.reference import commands, detectors, metrics, settings, templates
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "settings.md": settings.page,
+    "detectors.md": detectors.page,
     "templates.md": templates.page,
     "cli.md": commands.page,
     "metrics.md": metrics.page,
