@@ -1,4 +1,4 @@
-"""The local stack: one real Kafka and one real Elasticsearch on this machine's loopback, up and down as one or each by itself."""
+"""The local stack: one real Kafka and one real Elasticsearch on the loopback, started and stopped together or each by itself."""
 
 from __future__ import annotations
 
@@ -10,27 +10,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from service.errors import LocalStackError
 from service.local import jars
 from service.local.elasticsearch import Elasticsearch, cluster_status
 from service.local.kafka import Kafka, metadata_brokers
-from service.local.processes import ServerProcess, free_port, port_is_free
+from service.local.ports import Ports, PortsFile
+from service.local.processes import ServerProcess, port_is_free
 from service.progress import Progress, silent
 
 HOST = "127.0.0.1"
 USABLE = ("green", "yellow")
 START_SECONDS = 120.0
-
-
-class Ports(msgspec.Struct, frozen=True):
-    """The loopback ports of one stack; kept with its data, so a restarted server is found where it was."""
-
-    kafka: int
-    controller: int
-    elasticsearch: int
-    transport: int
 
 
 @dataclass(frozen=True)
@@ -50,11 +40,11 @@ def _status(server: ServerProcess, endpoint: str, answers: Callable[[], bool]) -
 
 
 class LocalStack:
-    """Kafka and Elasticsearch with their data, settings, logs and pid files under ``state_dir``.
+    """Kafka and Elasticsearch, with their data, settings, logs and pid files under ``state_dir``.
 
-    A port of 0 means a free one, chosen once and then kept with the data. The servers end with the process ``owner`` (by
-    default the calling one), unless ``up(detach=True)`` lets them outlive it. Every method may be called again at any time;
-    several processes may share one ``state_dir``.
+    Port 0 means a free one, chosen once and then kept with the data. The servers end with the process ``owner`` (by default the
+    calling one), unless they are started with ``detach``. Every method may be called again at any time; several processes may
+    share one ``state_dir``.
     """
 
     def __init__(
@@ -67,14 +57,16 @@ class LocalStack:
         kafka_listeners: Mapping[str, str] | None = None,
         kafka_settings: Mapping[str, str] | None = None,
     ) -> None:
-        """``kafka_listeners`` (name → ``host:port``) come beside the plain one, with ``kafka_settings`` for their security."""
+        """``kafka_listeners``: more listeners than the plain one (name → ``host:port``); ``kafka_settings``: their security."""
         self.state_dir = state_dir.absolute()
-        self._wanted = (kafka_port, elasticsearch_port)
+        self._wanted_kafka_port = kafka_port
+        self._wanted_elasticsearch_port = elasticsearch_port
         self._owner = owner
         self._kafka_listeners = dict(kafka_listeners or {})
         self._kafka_settings = dict(kafka_settings or {})
         self._kafka = ServerProcess("Kafka", self.state_dir / "kafka")
         self._elasticsearch = ServerProcess("Elasticsearch", self.state_dir / "elasticsearch")
+        self._ports = PortsFile(self.state_dir / "ports.json")
 
     @property
     def kafka_servers(self) -> str:
@@ -107,17 +99,17 @@ class LocalStack:
             self._kafka.stop()
 
     def delete_data(self) -> None:
-        """Delete what a stopped stack left, and nothing else that may lie in ``state_dir``."""
+        """Delete the files of a stopped stack; other files in ``state_dir`` stay."""
         for folder in (self._kafka.folder, self._elasticsearch.folder):
             shutil.rmtree(folder, ignore_errors=True)
-        self._ports_file.unlink(missing_ok=True)
+        self._ports.delete()
         (self.state_dir / "lock").unlink(missing_ok=True)
-        with suppress(OSError):  # somebody else's files are in it: it stays
+        with suppress(OSError):  # other files are in it: it stays
             self.state_dir.rmdir()
 
     def status(self) -> list[ServerStatus]:
         """Each server: where it is, whether it runs, whether it answers."""
-        ports = self._read_ports()
+        ports = self._ports.read()
         if ports is None:
             return [ServerStatus(server.name, "", None, False, server.log) for server in (self._kafka, self._elasticsearch)]
         return [
@@ -213,39 +205,15 @@ class LocalStack:
             )
 
     def _choose_ports(self) -> Ports:
-        """The ports of this stack: as given, else as kept, else free ones.
-
-        One that was kept for a server that never ran, and that somebody took meanwhile, is of no use to anybody.
-        """
-        kept = self._read_ports()
-
-        def port(wanted: int, name: str, server: ServerProcess) -> int:
-            before: int | None = getattr(kept, name, None)
-            lost = before is not None and not server.folder.exists() and not port_is_free(before)
-            return wanted or (free_port() if before is None or lost else before)
-
-        kafka, node = self._wanted
-        ports = Ports(
-            kafka=port(kafka, "kafka", self._kafka),
-            controller=port(0, "controller", self._kafka),
-            elasticsearch=port(node, "elasticsearch", self._elasticsearch),
-            transport=port(0, "transport", self._elasticsearch),
+        return self._ports.choose(
+            kafka=self._wanted_kafka_port,
+            elasticsearch=self._wanted_elasticsearch_port,
+            kafka_ran=self._kafka.folder.exists(),
+            elasticsearch_ran=self._elasticsearch.folder.exists(),
         )
-        self._ports_file.write_bytes(msgspec.json.encode(ports))
-        return ports
-
-    @property
-    def _ports_file(self) -> Path:
-        return self.state_dir / "ports.json"
-
-    def _read_ports(self) -> Ports | None:
-        try:
-            return msgspec.json.decode(self._ports_file.read_bytes(), type=Ports)
-        except (FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
-            return None
 
     def _known_ports(self) -> Ports:
-        ports = self._read_ports()
+        ports = self._ports.read()
         if ports is None:
             raise LocalStackError(f"No local stack was ever started in {self.state_dir}.", hint="Run 'tidewatch local up' first.")
         return ports
@@ -259,7 +227,7 @@ class LocalStack:
 
     @contextmanager
     def _undone_on_failure(self) -> Iterator[list[ServerProcess]]:
-        """Half a stack helps nobody: on any error the servers that were started meanwhile are stopped."""
+        """Collects the servers that the block starts, and stops them when it fails: half a stack is of no use."""
         started: list[ServerProcess] = []
         try:
             yield started

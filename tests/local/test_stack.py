@@ -22,6 +22,7 @@ from elasticsearch import AsyncElasticsearch
 from service.errors import LocalStackError
 from service.local.elasticsearch import cluster_status
 from service.local.kafka import metadata_brokers
+from service.local.ports import PortsFile
 from service.local.processes import port_is_free
 from service.local.stack import LocalStack
 
@@ -173,15 +174,16 @@ def test_a_taken_port_is_said_in_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_port_that_was_taken_before_its_server_ever_ran_is_chosen_anew(tmp_path: Path) -> None:
-    stack = LocalStack(tmp_path)
-    first = stack._choose_ports()
+    ports = PortsFile(tmp_path / "ports.json")
+    first = ports.choose(kafka=0, elasticsearch=0, kafka_ran=False, elasticsearch_ran=False)
     with socket.create_server(("127.0.0.1", first.elasticsearch)):
-        second = stack._choose_ports()
+        second = ports.choose(kafka=0, elasticsearch=0, kafka_ran=False, elasticsearch_ran=False)
     assert second.elasticsearch != first.elasticsearch
     assert (second.kafka, second.controller, second.transport) == (first.kafka, first.controller, first.transport)
-    stack._elasticsearch.folder.mkdir()  # it ran: whoever knows its address must find it there
-    with socket.create_server(("127.0.0.1", second.elasticsearch)):
-        assert stack._choose_ports() == second
+    with socket.create_server(("127.0.0.1", second.elasticsearch)):  # it ran: a program that knows its address must find it there
+        assert ports.choose(kafka=0, elasticsearch=0, kafka_ran=False, elasticsearch_ran=True) == second
+    assert ports.read() == second
+    assert ports.choose(kafka=9092, elasticsearch=0, kafka_ran=True, elasticsearch_ran=True).kafka == 9092
 
 
 def test_a_server_that_ends_while_starting_shows_its_log(tmp_path: Path) -> None:
