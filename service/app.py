@@ -223,8 +223,8 @@ def build_heartbeat(settings: HeartbeatSettings, health: Health) -> Part:
     return HeartbeatPart(settings, health=health, clock=SystemClock())
 
 
-def build_people(settings: Settings, history: Any) -> Operators:
-    """What writes people's commands, for the command line and the API."""
+def build_operators(settings: Settings, history: Any) -> Operators:
+    """What writes operators' commands, for the command line and the API."""
     from service.alerts.control.mutes import fixed_silences
     from service.alerts.control.operators import Operators
 

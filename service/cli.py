@@ -10,7 +10,7 @@ from rich.text import Text
 
 from service.commands import alerts, check, data, dead_letter, demo, local, model, notify, operators, serve, setup
 from service.errors import Retry, Stop, TidewatchError
-from service.terminal import error_console, plain, say
+from service.terminal import error_console, plain, print_text
 
 app = typer.Typer(
     name="tidewatch",
@@ -43,11 +43,11 @@ def main() -> None:
 def _report(message: str, hint: str) -> None:
     """Print an error and what to do next, line by line."""
     first, *more = message.split("\n")
-    say(Text("Error: ", "bold red") + plain(first), on=error_console)
+    print_text(Text("Error: ", "bold red") + plain(first), on=error_console)
     for line in more:
-        say(line, on=error_console)
+        print_text(line, on=error_console)
     for line in hint.split("\n") if hint else ():
-        say(plain(line, style="dim"), on=error_console)
+        print_text(plain(line, style="dim"), on=error_console)
 
 
 def _hint(error: TidewatchError) -> str:

@@ -1,7 +1,7 @@
 """Terminal output: sentences, tables, progress, colours. The commands and the demo both use it.
 
-Text from outside (names, labels, messages, keys) is data here: ``plain`` shows it as it is, markup included, and writes control
-characters out. ``say`` and the tables of ``listing`` do that to every ``str`` they get; only a ``Text`` made by us has a style.
+Text from outside (names, labels, messages, keys) is data: ``plain`` shows it as it is, markup included, and writes control
+characters out. ``print_text`` and the tables of ``listing`` do that to every ``str``; only a ``Text`` made by us has a style.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def plain(text: str, style: str = "") -> Text:
     return Text(visible(text), style=style)
 
 
-def say(text: str | Text, *, on: Console = console) -> None:
+def print_text(text: str | Text, *, on: Console = console) -> None:
     """Print a sentence. Where ``on`` is no terminal, it stays on one line."""
     on.print(plain(text) if isinstance(text, str) else text, highlight=False, soft_wrap=not on.is_terminal)
 
@@ -93,7 +93,7 @@ def working(what: str, *, on: Console = error_console) -> Iterator[None]:
         with on.status(plain(what)):
             yield
     else:
-        say(f"{what} …", on=on)
+        print_text(f"{what} …", on=on)
         yield
 
 
@@ -149,7 +149,7 @@ class ProgressLines:
             self._complete.add(stage)
         counts = f"{done:,}/{total:,}" if total else f"{done:,}" if done else ""
         shown = ", ".join(filter(None, (counts, detail)))
-        say(f"{stage}: {shown}" if shown else f"{stage} …", on=self._on)
+        print_text(f"{stage}: {shown}" if shown else f"{stage} …", on=self._on)
 
 
 def to_the_second(timestamp: str) -> str:
@@ -176,27 +176,27 @@ def bundle_table(bundle: Bundle, path: Path, bounds: SeverityBounds) -> Table:
     table.add_row("version", bundle.version[:12])
     table.add_row("metrics", f"{bundle.schema.dims}: {shortened(bundle.schema.metrics)}")
     if bundle.scaler.left_out:
-        table.add_row("left out", left_out_words(bundle))
+        table.add_row("left out", left_out_metrics(bundle))
     early = " and where the metrics jump" if bundle.early_change is not None else ""
     table.add_row("window", f"{bundle.window} rows of {bundle.schema.interval_ms / 1000:g} s, scored every {bundle.stride}{early}")
     table.add_row("detectors", ", ".join(member.name for member in bundle.members))
     table.add_row("calibrated on", f"{tail.n_eff:,.0f} independent windows")
     rarest = f"too few windows to call anything rarer than one in {1 / tail.floor:,.0f}"
-    table.add_row("supports", f"{reach_words(tail, bounds)}: {rarest}")
+    table.add_row("supports", f"{supported_scores(tail, bounds)}: {rarest}")
     return table
 
 
-def reach_words(tail: Calibration, bounds: SeverityBounds) -> str:
+def supported_scores(tail: Calibration, bounds: SeverityBounds) -> str:
     """The highest score of a calibration, and its severity."""
-    return f"scores up to {ceiling_words(tail)} ({bounds.of(tail.ceiling)})"
+    return f"scores up to {highest_score(tail)} ({bounds.of(tail.ceiling)})"
 
 
-def ceiling_words(tail: Calibration) -> str:
+def highest_score(tail: Calibration) -> str:
     """The highest score of a calibration, rounded down, so that a bound set to what is shown can be reached."""
     return f"{math.floor(tail.ceiling * 100) / 100:.2f}"
 
 
-def left_out_words(bundle: Bundle) -> str:
+def left_out_metrics(bundle: Bundle) -> str:
     """Which metrics take no part in any score, and why."""
     names = [bundle.schema.metrics[at] for at in bundle.scaler.left_out]
     return f"{len(names)} metrics that took at most two values in training and would outvote the others: {shortened(tuple(names))}"

@@ -36,11 +36,11 @@ ALL = commands(ROOT)
 
 
 def tidewatch(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    told = {key: value for key, value in os.environ.items() if not key.startswith("TIDEWATCH_")} | environment
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("TIDEWATCH_")} | environment
     repository = str(Path(__file__).parent.parent)
-    told["PYTHONPATH"] = repository
+    environ["PYTHONPATH"] = repository
     return subprocess.run(
-        [sys.executable, "-m", "service", *words], cwd=cwd, env=told, capture_output=True, text=True, timeout=170, check=False
+        [sys.executable, "-m", "service", *words], cwd=cwd, env=environ, capture_output=True, text=True, timeout=170, check=False
     )
 
 
@@ -65,8 +65,10 @@ def test_every_command_says_what_it_does_with_an_example(path: tuple[str, ...]) 
 
 def test_the_help_is_printed_without_loading_anything_heavy(tmp_path: Path) -> None:
     heavy = "import sys, service.cli; print([m for m in ('numba', 'sklearn', 'torch', 'aiokafka', 'fastapi') if m in sys.modules])"
-    told = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    out = subprocess.run([sys.executable, "-c", heavy], cwd=tmp_path, env=told, capture_output=True, text=True, check=True).stdout
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    out = subprocess.run(
+        [sys.executable, "-c", heavy], cwd=tmp_path, env=environ, capture_output=True, text=True, check=True
+    ).stdout
     assert out.strip() == "[]"
 
 
@@ -89,12 +91,12 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize(("words", "said", "status"), ERRORS, ids=[" ".join(words) for words, _, _ in ERRORS])
-def test_an_error_is_one_sentence_with_what_to_do_next(tmp_path: Path, words: tuple[str, ...], said: str, status: int) -> None:
+@pytest.mark.parametrize(("words", "message", "status"), ERRORS, ids=[" ".join(words) for words, _, _ in ERRORS])
+def test_an_error_is_one_sentence_with_what_to_do_next(tmp_path: Path, words: tuple[str, ...], message: str, status: int) -> None:
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "short.npz", train=rng.normal(size=(20, 3)), test=rng.normal(size=(20, 3)), label=np.zeros(20))
     done = tidewatch(*words, cwd=tmp_path, **NOWHERE)
-    assert said in " ".join(done.stderr.split())
+    assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert done.returncode == status
     lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("{")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service.api.routes import PREFIX, make_app
-from service.app import build_history, build_people
+from service.app import build_history, build_operators
 from service.clock import SystemClock
 from service.observability.health import Health
 from service.observability.http_part import HttpPart
@@ -23,9 +23,9 @@ class ApiPart:
         api, clock = settings.api, SystemClock()
         health = Health(clock)
         self._history = build_history(settings)
-        self._people = build_people(settings, self._history)
+        self._operators = build_operators(settings, self._history)
         self._token = reveal(api.token, api.token_file) or None
-        app = make_app(self._history, self._people, token=self._token, clock=clock)
+        app = make_app(self._history, self._operators, token=self._token, clock=clock)
         self._http = HttpPart(self.name, app, api.host, api.port, setting="api.port", health=health, clock=clock)
 
     @property
@@ -36,7 +36,7 @@ class ApiPart:
     async def start(self) -> None:
         """Bind, read the commands given so far, serve. Raises ``ConfigError`` or ``BrokerUnavailable``."""
         self._http.bind()
-        await self._people.start()
+        await self._operators.start()
         await self._http.start()
         if self._token is None:
             log.warning("no api.token is set: the API can be read by all who reach it, and written by nobody")
@@ -52,4 +52,4 @@ class ApiPart:
 
     async def close(self) -> None:
         """Stop serving and disconnect."""
-        await close_all(self._http.close, self._people.close, self._history.close)
+        await close_all(self._http.close, self._operators.close, self._history.close)

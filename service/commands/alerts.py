@@ -18,7 +18,7 @@ from service.commands.common import AlertId, ConfigOption, JsonOption, Since, pa
 from service.domain import Severity, Status
 from service.errors import NotFound
 from service.settings import Settings
-from service.terminal import COLOURS, console, history_table, listing, plain, print_json, say, to_the_second
+from service.terminal import COLOURS, console, history_table, listing, plain, print_json, print_text, to_the_second
 
 # The states of a notification as records name them: what the table calls them, and in which colour.
 DELIVERY_STATES = {
@@ -70,7 +70,7 @@ def list_alerts(
     if as_json:
         print_json(found)
     elif not found:
-        say("No alert matches.")
+        print_text("No alert matches.")
     else:
         console.print(history_table(found))
 
@@ -88,8 +88,8 @@ def show_alert(alert_id: AlertId, as_json: JsonOption = False, config: ConfigOpt
         print_json(found)
         return
     alert, ours = found.alert, found.alert["tidewatch"]
-    say(plain(alert["message"], style=COLOURS[ours["severity"]]))
-    say(f"id {ours['alert_id']}  bundle {ours['bundle']['name']} {ours['bundle']['version'][:12]}")
+    print_text(plain(alert["message"], style=COLOURS[ours["severity"]]))
+    print_text(f"id {ours['alert_id']}  bundle {ours['bundle']['name']} {ours['bundle']['version'][:12]}")
     metrics = listing("metric", "share", "actual", "expected", title="Metrics that explain it")
     for metric in ours["metrics"]:
         metrics.add_row(metric["name"], f"{metric['share']:.0%}", _number(metric["actual"]), _number(metric["expected"]))
@@ -102,7 +102,7 @@ def show_alert(alert_id: AlertId, as_json: JsonOption = False, config: ConfigOpt
     if found.notifications:
         console.print(notifications_table(found.notifications))
     else:
-        say(why_nothing_was_sent(ours))
+        print_text(why_nothing_was_sent(ours))
 
 
 @alerts_app.command("export", epilog="Example: tidewatch alerts export --since 30d --format csv > alerts.csv")

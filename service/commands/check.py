@@ -15,7 +15,7 @@ from service.commands.common import ConfigOption, JsonOption, read_settings, run
 from service.domain import Severity, SeverityBounds
 from service.errors import Stop, TidewatchError
 from service.settings import EmailReceiver, Settings, reveal
-from service.terminal import ceiling_words, console, left_out_words, listing, print_json, reach_words, say, tick
+from service.terminal import console, highest_score, left_out_metrics, listing, print_json, print_text, supported_scores, tick
 
 if TYPE_CHECKING:
     from service.detectors.bundle import Bundle
@@ -55,7 +55,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     wrong = sum(not result.good for result in results)
     if wrong:
         if not as_json:
-            say(f"{wrong} of {len(results)} need attention.")
+            print_text(f"{wrong} of {len(results)} need attention.")
         raise typer.Exit(1)
 
 
@@ -90,10 +90,10 @@ def _describe(bundle: Bundle, bounds: SeverityBounds) -> str:
     tail = bundle.calibration()
     detail = (
         f"{bundle.schema.dims} metrics, window {bundle.window} × {bundle.schema.interval_ms / 1000:g} s; "
-        f"calibrated on {tail.n_eff:,.0f} independent windows, which supports {reach_words(tail, bounds)}"
+        f"calibrated on {tail.n_eff:,.0f} independent windows, which supports {supported_scores(tail, bounds)}"
         f"{_needed_for_more(tail, bounds, bundle.window)}"
     )
-    return f"{detail}; left out: {left_out_words(bundle)}" if bundle.scaler.left_out else detail
+    return f"{detail}; left out: {left_out_metrics(bundle)}" if bundle.scaler.left_out else detail
 
 
 def _needed_for_more(tail: Calibration, bounds: SeverityBounds, window: int) -> str:
@@ -104,7 +104,7 @@ def _needed_for_more(tail: Calibration, bounds: SeverityBounds, window: int) -> 
     if not higher:
         return ""
     rows = [f"{severity} needs {math.ceil(windows_for(bounds.below(severity)) * window):,} held-out rows" for severity in higher]
-    return f"; {', '.join(rows)}, or alerts.{higher[0]}_above under {ceiling_words(tail)}"
+    return f"; {', '.join(rows)}, or alerts.{higher[0]}_above under {highest_score(tail)}"
 
 
 def _check_reach(settings: Settings, bundles: Sequence[Bundle]) -> list[CheckResult]:

@@ -13,7 +13,7 @@ from service.commands.common import ConfigOption, Interval, milliseconds, read_s
 from service.progress import Progress
 from service.runtime import stop_on_signals
 from service.settings import Settings
-from service.terminal import progress_bar, say, working
+from service.terminal import print_text, progress_bar, working
 
 
 class SplitChoice(StrEnum):
@@ -49,7 +49,7 @@ def replay_file(
         dataset = read_dataset(data, split=split.value, interval_ms=milliseconds(interval))
     with progress_bar() as show:
         published = run_async(replay(dataset, settings.kafka, speed=speed, rebase=rebase, progress=show))
-    say(f"Published {published:,} messages of {len(dataset.series):,} entities to {settings.kafka.topics.metrics}.")
+    print_text(f"Published {published:,} messages of {len(dataset.series):,} entities to {settings.kafka.topics.metrics}.")
 
 
 def agent(
@@ -64,7 +64,7 @@ def agent(
     settings = read_settings(config, quiet=True)
     with progress_bar() as show:
         sent = run_async(_sample(settings, hz, entity, seconds, show))
-    say(f"Published {sent:,} samples to {settings.kafka.topics.metrics}.")
+    print_text(f"Published {sent:,} samples to {settings.kafka.topics.metrics}.")
 
 
 async def _sample(settings: Settings, hz: float, entity: str | None, seconds: float | None, show: Progress) -> int:

@@ -12,7 +12,7 @@ from service.clock import SystemClock
 from service.commands.common import ConfigOption, JsonOption, Since, parse_moment, read_settings, run_async
 from service.errors import NotFound
 from service.settings import Settings
-from service.terminal import console, listing, print_json, say
+from service.terminal import console, listing, print_json, print_text
 
 if TYPE_CHECKING:
     from service.state.dead_letter import StoredDeadLetter
@@ -47,7 +47,7 @@ def list_letters(
         print_json({"count": counts, "letters": [_fields(letter) for letter in letters[-limit:]]})
         return
     if not letters:
-        say("No dead letter matches.")
+        print_text("No dead letter matches.")
         return
     totals = listing("reason", "count")
     for name, count in counts.most_common():
@@ -76,7 +76,7 @@ def show_letter(
         print_json(fields)
         return
     for name, value in fields.items():
-        say(f"{name}: {value}")
+        print_text(f"{name}: {value}")
 
 
 @dead_letter_app.command("replay", epilog="Example: tidewatch dead-letter replay --reason unknown-entity --since 1d --yes")
@@ -100,10 +100,10 @@ def replay_letters(
     left = len(letters) - len(able)
     also = f" {left:,} cannot be written back: they were truncated, or came from another topic." if left else ""
     if not yes:
-        say(f"{len(able):,} messages would be written back to {topic}.{also} Add --yes to do it.")
+        print_text(f"{len(able):,} messages would be written back to {topic}.{also} Add --yes to do it.")
         return
     run_async(send_again(settings.kafka, [letter.record for letter in able]))
-    say(f"Wrote {len(able):,} messages back to {topic}.{also}")
+    print_text(f"Wrote {len(able):,} messages back to {topic}.{also}")
 
 
 async def _find(settings: Settings, reason: str | None, key: str | None, since: str | None) -> list[StoredDeadLetter]:

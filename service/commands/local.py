@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.errors import LocalStackError
-from service.terminal import console, listing, progress_bar, say, working
+from service.terminal import console, listing, print_text, progress_bar, working
 
 if TYPE_CHECKING:
     from service.local.stack import LocalStack
@@ -49,10 +49,10 @@ def up(
     with progress_bar() as show:
         stack.up(show, detach=True)
     state = "" if state_dir == DEFAULT_STATE else f" --state-dir {state_dir}"
-    say("Kafka and Elasticsearch are running. To use them in this shell:")
+    print_text("Kafka and Elasticsearch are running. To use them in this shell:")
     console.out(f"  export TIDEWATCH_KAFKA__BOOTSTRAP_SERVERS={stack.kafka_servers}", highlight=False)
     console.out(f"  export TIDEWATCH_ELASTICSEARCH__URL={stack.elasticsearch_url}", highlight=False)
-    say(f"Stop them with: tidewatch local down{state}")
+    print_text(f"Stop them with: tidewatch local down{state}")
 
 
 @local_app.command(epilog="Example: tidewatch local down --delete-data")
@@ -63,13 +63,13 @@ def down(
     """Stop both servers. Their data and logs stay, unless --delete-data is given."""
     stack = _stack(state_dir)
     if not state_dir.exists():
-        say(f"Nothing to stop: there is no local stack in {state_dir}.")
+        print_text(f"Nothing to stop: there is no local stack in {state_dir}.")
         return
     with working("Stopping Elasticsearch and Kafka"):
         stack.down()
     if delete_data:
         stack.delete_data()
-    say("Stopped, and the data deleted." if delete_data else f"Stopped. Data and logs are kept in {state_dir}.")
+    print_text("Stopped, and the data deleted." if delete_data else f"Stopped. Data and logs are kept in {state_dir}.")
 
 
 @local_app.command(epilog="Example: tidewatch local status --state-dir .tidewatch/local")

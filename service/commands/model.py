@@ -13,7 +13,7 @@ from rich.measure import Measurement
 from service.commands.common import ConfigOption, Interval, milliseconds, parse_span, read_settings, run_async
 from service.errors import ConfigError
 from service.settings import Settings
-from service.terminal import bundle_table, console, progress_bar, say, working
+from service.terminal import bundle_table, console, print_text, progress_bar, working
 
 if TYPE_CHECKING:
     from service.domain import Dataset
@@ -59,7 +59,7 @@ def train_command(
         raise ConfigError(f"{problem}.", hint="Give either a file, or --last with a length of time: --last 6h.")
     dataset = load(settings, data, last, milliseconds(interval))
     detectors = dict.fromkeys(detector, 1.0) if detector else settings.training.detectors
-    say(
+    print_text(
         f"Training on {dataset.rows:,} rows of {dataset.schema.dims} metrics, "
         f"{len(dataset.series):,} {'entity' if len(dataset.series) == 1 else 'entities'}, "
         f"a row every {dataset.schema.interval_ms / 1000:g} s."
@@ -112,7 +112,7 @@ def evaluate_command(
     needs = Measurement.get(console, console.options.update_width(1000), by_series).maximum
     wide = console if console.is_terminal else Console(width=max(console.width, needs))  # a file takes any width
     if wide.width < needs:
-        say(f"The table of all series needs a terminal {needs} columns wide; --json FILE writes every figure to a file.")
+        print_text(f"The table of all series needs a terminal {needs} columns wide; --json FILE writes every figure to a file.")
     else:
         wide.print(by_series)
     for table in summaries:
@@ -120,7 +120,7 @@ def evaluate_command(
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
-        say(f"Every figure is in {json_file}.")
+        print_text(f"Every figure is in {json_file}.")
 
 
 def load(settings: Settings, data: Path | None, last: str | None, interval_ms: int | None) -> Dataset:

@@ -10,7 +10,7 @@ from service.clock import SystemClock
 from service.commands.common import ConfigOption, read_settings, run_async
 from service.errors import ConfigError, DeliveryFailed, DeliveryRefused
 from service.settings import Settings
-from service.terminal import plain, say, tick
+from service.terminal import plain, print_text, tick
 
 
 def register(app: typer.Typer) -> None:
@@ -53,5 +53,5 @@ async def _send_samples(settings: Settings, wanted: list[str] | None) -> bool:
             good, answer = False, str(error)
         finally:
             await notifier.close()
-        say(tick(answer == "sent") + plain(f" {name}: {answer}"))
+        print_text(tick(answer == "sent") + plain(f" {name}: {answer}"))
     return good

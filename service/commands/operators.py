@@ -13,7 +13,7 @@ from service.commands.alerts import alerts_app
 from service.commands.common import AlertId, ConfigOption, JsonOption, parse_moment, parse_span, read_settings, run_async, utc
 from service.errors import ConfigError
 from service.settings import Settings
-from service.terminal import console, history_table, listing, print_json, say
+from service.terminal import console, history_table, listing, print_json, print_text
 
 if TYPE_CHECKING:
     from service.alerts.control.mutes import Silence
@@ -69,7 +69,7 @@ def add_silence(
     if as_json:
         print_json(silence)
     else:
-        say(f"Silence {silence.id} is in force until {utc(silence.ends_at)}.")
+        print_text(f"Silence {silence.id} is in force until {utc(silence.ends_at)}.")
 
 
 @silence_app.command("list", epilog="Example: tidewatch silence list --all")
@@ -89,7 +89,7 @@ def list_silences(
         print_json(found)
         return
     if not found:
-        say("No silence is in force.")
+        print_text("No silence is in force.")
         return
     table = listing("id", "matches", "from", "until", "author", "comment", "set in", whole={"id"})
     for silence in found:
@@ -110,7 +110,7 @@ def expire_silence(
     """End a silence now. Alerts that still fire are notified again."""
     settings = read_settings(config, quiet=True)
     silence = _with_operators(settings, lambda operators: operators.expire(silence_id, author=author), following=True)
-    say(f"Silence {silence.id} ended at {utc(silence.ends_at)}.")
+    print_text(f"Silence {silence.id} ended at {utc(silence.ends_at)}.")
 
 
 @alerts_app.command("ack", epilog="Example: tidewatch alerts ack 3f9c1a --author ada --note 'looking at it'")
@@ -118,7 +118,7 @@ def acknowledge_alert(alert_id: AlertId, author: Author, note: Note = "", config
     """Acknowledge an alert: its receivers get no more reminders of it."""
     settings = read_settings(config, quiet=True)
     command = _with_operators(settings, lambda operators: operators.acknowledge(alert_id, author=author, note=note))
-    say(f"Alert {command.alert_id}: acknowledged by {author}, if it is still open.")
+    print_text(f"Alert {command.alert_id}: acknowledged by {author}, if it is still open.")
 
 
 @alerts_app.command("mark", epilog="Example: tidewatch alerts mark 3f9c1a false --author ada --note 'nightly backup' --suppress")
@@ -157,7 +157,7 @@ def mark_alert(
         settings,
         lambda operators: operators.mark(alert_id, verdict.value, author=author, note=note, suppress=suppress, entity=entity),
     )
-    say(f"Alert {mark.alert_id}: " + ("its marks are taken back." if verdict is MarkChoice.NONE else f"marked {verdict}."))
+    print_text(f"Alert {mark.alert_id}: " + ("its marks are taken back." if verdict is MarkChoice.NONE else f"marked {verdict}."))
 
 
 def read_matchers(texts: list[str]) -> dict[str, str]:
@@ -173,7 +173,7 @@ def read_matchers(texts: list[str]) -> dict[str, str]:
 
 def _show_preview(found: Preview) -> None:
     counts = f"{len(found.alerts)} of the {found.looked_at} alerts that fired since then would have been suppressed"
-    say(f"{counts}: those of {found.entity} that rest on {', '.join(found.metrics)}.")
+    print_text(f"{counts}: those of {found.entity} that rest on {', '.join(found.metrics)}.")
     if found.alerts:
         console.print(history_table(found.alerts[:20]))
 
@@ -182,10 +182,10 @@ def _with_operators(settings: Settings, act: Callable[[Operators], Awaitable[T]]
     """What ``act`` returns. ``following``: it needs to know the commands written so far, so those are read first."""
 
     async def connected() -> T:
-        from service.app import build_history, build_people
+        from service.app import build_history, build_operators
 
         history = build_history(settings)
-        operators = build_people(settings, history)
+        operators = build_operators(settings, history)
         try:
             if following:
                 await operators.start()

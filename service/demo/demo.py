@@ -82,7 +82,7 @@ async def _acts(stage: Stage, replayed: SplitData | None, speed: float | None) -
     store = build_alert_store(settings)
     await store.install_templates()
     await store.close()
-    stage.say(
+    stage.print_text(
         f"Kafka runs at {stage.stack.kafka_servers}, Elasticsearch at {stage.stack.elasticsearch_url}. "
         "Topics and index templates are created."
     )
@@ -110,7 +110,7 @@ async def _watch_this_machine(stage: Stage, settings: Settings) -> None:
             await stage.wait("collecting data while the service runs", LEARN_SECONDS)
             stage.act(3, "Training on the collected data")
             seen = await learnable(settings, LEARN_SECONDS - START_SECONDS, HZ)
-            stage.say(
+            stage.print_text(
                 f"{len(seen.schema.metrics)} metrics are learned. Levels (load, memory) and metrics that hardly moved are left "
                 "out: a minute is too short to learn what is normal for them."
             )
@@ -122,7 +122,7 @@ async def _watch_this_machine(stage: Stage, settings: Settings) -> None:
         async with warmed_up(settings, seen), machine_metrics(settings):
             await stage.wait("normal operation", SETTLE_SECONDS)
             if stage.slack.accepted:
-                stage.say(
+                stage.print_text(
                     "An alert fired already, about something else on this machine. "
                     "Waiting until it has resolved and the alert budget allows another."
                 )
@@ -134,19 +134,20 @@ async def _watch_this_machine(stage: Stage, settings: Settings) -> None:
 async def _cause_fault(stage: Stage) -> None:
     before = stage.received()
     stage.act(5, f"A real fault, for {FAULT_SECONDS:g} seconds")
-    stage.say("A runaway job loads every core, memory, disk and network.")
+    stage.print_text("A runaway job loads every core, memory, disk and network.")
     with machine_fault(FAULT_SECONDS):
         started = time.monotonic()
         with working("The machine is under load; waiting for the alert", on=stage.console):
             await stage.delivered("firing", before)
         seconds = time.monotonic() - started
         fired = f" and reached both receivers {seconds:.1f} s after the fault began."
-        stage.say(Text.assemble(("The alert fired", "bold red"), fired))
+        stage.print_text(Text.assemble(("The alert fired", "bold red"), fired))
         await stage.wait("the fault goes on", FAULT_SECONDS - seconds)
     ended = time.monotonic()
     with working("The fault is over; waiting for the alert to resolve", on=stage.console):
         await stage.delivered("resolved", before)
-    stage.say(Text.assemble(("The alert resolved", "bold green"), f" {time.monotonic() - ended:.1f} s after the fault ended."))
+    resolved = f" {time.monotonic() - ended:.1f} s after the fault ended."
+    stage.print_text(Text.assemble(("The alert resolved", "bold green"), resolved))
 
 
 async def _replay_data(stage: Stage, settings: Settings, replayed: SplitData, rows_a_second: float | None) -> None:

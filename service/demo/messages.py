@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from service.demo.receivers import Mail, Posted
-from service.terminal import plain, say
+from service.terminal import plain, print_text
 
 
 def is_over(subject: str) -> bool:
@@ -21,7 +21,7 @@ def is_over(subject: str) -> bool:
 def show_messages(console: Console, posted: Sequence[Posted], mails: Sequence[Mail]) -> None:
     """Print the first message of each receiver as its user would see it."""
     if not posted or not mails:
-        say("No message was sent: nothing was unusual enough for an alert.", on=console)
+        print_text("No message was sent: nothing was unusual enough for an alert.", on=console)
         return
     # One about a firing alert, where there is one: at the speed of a replay an alert may resolve before its first message.
     first = next((one for one in posted if not is_over(one.json()["text"])), posted[0])
@@ -33,7 +33,7 @@ def show_messages(console: Console, posted: Sequence[Posted], mails: Sequence[Ma
         lines = Text("\n").join(plain(line) for line in text.splitlines())
         console.print(Panel(lines, title=plain(title), title_align="left", border_style=colour))
     last = mails[-1].message["Subject"]
-    say(f"In all, Slack got {len(posted)} messages and the mailbox {len(mails)}. The last mail: {last}", on=console)
+    print_text(f"In all, Slack got {len(posted)} messages and the mailbox {len(mails)}. The last mail: {last}", on=console)
 
 
 def slack_text(payload: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from service.demo.messages import is_over
 from service.demo.receivers import HttpReceiver, MailReceiver
 from service.errors import LocalStackError
 from service.local.stack import LocalStack
-from service.terminal import say
+from service.terminal import print_text
 
 ACTS = 7
 READY_SECONDS = 120.0  # for the service to start
@@ -45,16 +45,16 @@ class Stage:
         """Announce the next act."""
         self.console.print(Rule(Text.assemble((f"{number} of {ACTS}", "bold"), f"  {title}"), align="left"))
 
-    def say(self, text: str | Text) -> None:
+    def print_text(self, text: str | Text) -> None:
         """Print a sentence."""
-        say(text, on=self.console)
+        print_text(text, on=self.console)
 
     async def wait(self, what: str, seconds: float) -> None:
         """Wait, and show how much of the time is left."""
         if seconds <= 0:
             return
         if not self.console.is_terminal:
-            self.say(f"  {what} ({seconds:.0f} s)")
+            self.print_text(f"  {what} ({seconds:.0f} s)")
             await asyncio.sleep(seconds)
             return
         steps = max(1, round(seconds * 4))

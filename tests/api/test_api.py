@@ -1,4 +1,4 @@
-"""The REST API on a real Elasticsearch and Kafka, over real HTTP: what it shows, what it writes, and whom it lets."""
+"""The REST API on a real Elasticsearch and Kafka, over real HTTP: what it returns, what it writes, and which callers it accepts."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ WITH_TOKEN = {"Authorization": f"Bearer {TOKEN}"}
 
 
 async def commands(kafka: KafkaSettings) -> list[Command]:
-    heard: list[Command] = []
-    reader = ControlReader(kafka, heard.extend)
+    read: list[Command] = []
+    reader = ControlReader(kafka, read.extend)
     await reader.start()
     await reader.close()
-    return heard
+    return read
 
 
 def routes(description: Any) -> list[tuple[str, str]]:
@@ -106,12 +106,12 @@ async def test_nothing_but_health_is_served_without_the_token(
         assert answer.status_code == 401, (method, path)
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.headers["www-authenticate"] == "Bearer"
-    for method in ("PUT", "PATCH", "DELETE", "POST"):  # what is no route says no more
+    for method in ("PUT", "PATCH", "DELETE", "POST"):  # also where there is no route
         assert (await api.request(method, "/alerts", headers=headers)).status_code == 401
     assert await commands(settings.kafka) == []
 
 
-async def test_without_a_token_in_the_settings_everybody_reads_and_nobody_writes(settings: Settings) -> None:
+async def test_without_a_token_in_the_settings_reading_is_open_and_nothing_can_be_written(settings: Settings) -> None:
     part = ApiPart(settings.model_copy(update={"api": settings.api.model_copy(update={"token": None})}))
     await part.start()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{part.port}/api/v1") as client:
@@ -164,7 +164,7 @@ async def test_transitions_are_listed_and_an_alert_is_shown(api: httpx.AsyncClie
     assert len(fired) == 6
 
 
-async def test_what_people_say_becomes_commands(api: httpx.AsyncClient, settings: Settings) -> None:
+async def test_what_operators_do_becomes_commands(api: httpx.AsyncClient, settings: Settings) -> None:
     api.headers.update(WITH_TOKEN)
     alert_id = (await api.get("/alerts", params={"entity": "web-1"})).json()["alerts"][0]["tidewatch"]["alert_id"]
     taken = await api.post(f"/alerts/{alert_id}/acknowledgement", json={"author": "Ada", "note": "on it"})
@@ -197,8 +197,8 @@ async def test_what_people_say_becomes_commands(api: httpx.AsyncClient, settings
 
 async def test_silences_of_the_settings_are_shown_and_cannot_be_ended(settings: Settings) -> None:
     fixed = {"match": {"rack": "7"}, "starts": "2020-01-01", "ends": "2999-01-01", "author": "Bob", "comment": "old rack"}
-    told = NotificationSettings.model_validate({"silences": [fixed]})
-    part = ApiPart(settings.model_copy(update={"notifications": told}))
+    notifications = NotificationSettings.model_validate({"silences": [fixed]})
+    part = ApiPart(settings.model_copy(update={"notifications": notifications}))
     await part.start()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{part.port}/api/v1", headers=WITH_TOKEN) as client:
         (listed,) = (await client.get("/silences")).json()["silences"]
@@ -233,9 +233,9 @@ async def test_errors_are_problem_details(api: httpx.AsyncClient, method: str, p
     answer = await api.request(method, path, json=body, headers=WITH_TOKEN)
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
-    told = answer.json()
-    assert told["status"] == status
-    assert why in told["detail"]
+    details = answer.json()
+    assert details["status"] == status
+    assert why in details["detail"]
 
 
 async def test_a_history_that_is_away_is_a_503_with_a_sentence(settings: Settings) -> None:
@@ -252,7 +252,7 @@ async def test_a_history_that_is_away_is_a_503_with_a_sentence(settings: Setting
     await part.close()
 
 
-async def test_a_refused_method_is_told_what_the_path_allows(api: httpx.AsyncClient) -> None:
+async def test_a_refused_method_gets_the_methods_of_the_path(api: httpx.AsyncClient) -> None:
     answer = await api.delete("/silences", headers=WITH_TOKEN)
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST")
 

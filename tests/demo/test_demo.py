@@ -1,4 +1,4 @@
-"""What the demo waits for is what the notifiers really say."""
+"""The demo recognises the messages that the receivers really get."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ FIRING, RESOLVED = alert(), alert(status=Status.RESOLVED)
 
 
 @pytest.mark.parametrize(
-    ("told", "over"), [([FIRING], False), ([RESOLVED], True), ([FIRING, RESOLVED], False), ([RESOLVED, RESOLVED], True)]
+    ("alerts", "over"), [([FIRING], False), ([RESOLVED], True), ([FIRING, RESOLVED], False), ([RESOLVED, RESOLVED], True)]
 )
-def test_the_demo_knows_a_message_about_an_end(told: list[Alert], over: bool) -> None:
-    assert is_over(payload(told)["text"]) is over
-    assert is_over(summary_title(told)) is over
+def test_a_message_about_resolved_alerts_is_recognised(alerts: list[Alert], over: bool) -> None:
+    assert is_over(payload(alerts)["text"]) is over
+    assert is_over(summary_title(alerts)) is over
 
 
 def test_a_metric_is_learned_that_moves_in_a_tenth_of_the_windows() -> None:

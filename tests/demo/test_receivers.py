@@ -1,4 +1,4 @@
-"""The receivers, met by the same client libraries that the notifiers use."""
+"""The demo's receivers, used with the client libraries that the notifiers use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A TCP proxy that can be cut: to whoever speaks through it, the server behind it is away, while others still reach it."""
+"""A TCP proxy that can be cut: for its clients the server behind it is away, while others still reach it."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from service.alerts.history.reader import AlertHistory
-from service.app import build_people
+from service.app import build_operators
 from service.demo.receivers import HttpReceiver, MailReceiver
 from service.demo.service import ServiceProcess
 from service.domain import Dataset, Series
@@ -40,13 +40,13 @@ async def test_an_open_alert_is_taken_and_stays_taken(tmp_path: Path, kafka_serv
         await rig.prepare()
         await asyncio.to_thread(rig.train, past)
         history = AlertHistory(rig.settings.elasticsearch)
-        people = build_people(rig.settings, history)
+        operators = build_operators(rig.settings, history)
         async with ServiceProcess(rig.config, tmp_path) as service:
             await service.ready(180)
             await replay(unfinished, rig.settings.kafka, rebase=True)
             firing = await found(history, 60, status="firing")
             alert_id = firing["tidewatch"]["alert_id"]
-            await people.acknowledge(alert_id, author="Ada", note="on it")
+            await operators.acknowledge(alert_id, author="Ada", note="on it")
             taken = await found(history, 60, alert_id=alert_id, acknowledged_by="Ada")
             assert taken["tidewatch"]["status"] == "firing"
             shown = await history.show(alert_id)

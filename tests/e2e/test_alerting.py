@@ -88,7 +88,7 @@ async def ready(settings: Settings) -> bool:
 
 
 async def table(settings: Settings) -> dict[str, Counter[str]]:
-    """What /metrics says of notifications: by receiver, how many of each outcome, and ``unsettled``."""
+    """The notifications of /metrics: by receiver, how many of each outcome, and ``unsettled``."""
     answer = await asked(settings, "/metrics")
     assert answer is not None
     found: dict[str, Counter[str]] = defaultdict(Counter)
@@ -97,8 +97,8 @@ async def table(settings: Settings) -> dict[str, Counter[str]]:
         if name not in ("tidewatch_notifications_total", "tidewatch_notifications_unsettled"):
             continue
         labels, _, value = rest.partition("} ")
-        told = dict(pair.split("=") for pair in labels.replace('"', "").split(","))
-        found[told["receiver"]][told.get("outcome", "unsettled")] = int(float(value))
+        pairs = dict(pair.split("=") for pair in labels.replace('"', "").split(","))
+        found[pairs["receiver"]][pairs.get("outcome", "unsettled")] = int(float(value))
     return found
 
 
@@ -179,14 +179,14 @@ def in_order_and_once(accepted: Sequence[Posted], world: World) -> None:
     """Every alert's states in order, its end once and last; no message twice; groups apart."""
     keys = [key_of(posted) for posted in accepted]
     assert len(keys) == len(set(keys))
-    told: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    sent: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for posted in accepted:
         alerts = posted.json()["alerts"]
         assert len({each["labels"]["rack"] for each in alerts}) == 1
         for each in alerts:
-            told[each["alert_id"]].append((each["seq"], each["status"]))
-    assert set(told) == {each.alert_id for each in world.emitted}
-    for states in told.values():
+            sent[each["alert_id"]].append((each["seq"], each["status"]))
+    assert set(sent) == {each.alert_id for each in world.emitted}
+    for states in sent.values():
         assert states == sorted(states)
         assert [status for _, status in states].index("resolved") == len(states) - 1
 
@@ -232,7 +232,7 @@ async def test_receivers_that_misbehave_get_everything_once_in_order_and_the_tab
             await publish(settings.kafka, world.wave(ending=True))
             over = {each.alert_id for each in world.emitted}
 
-            def told_all(server: HttpReceiver) -> bool:
+            def settled_all(server: HttpReceiver) -> bool:
                 ended = {a["alert_id"] for posted in server.accepted for a in posted.json()["alerts"] if a["status"] == "resolved"}
                 return ended == over
 
@@ -240,7 +240,7 @@ async def test_receivers_that_misbehave_get_everything_once_in_order_and_the_tab
                 counted = await table(settings)
                 assert all(adds_up(each) for each in counted.values()), counted
                 quiet = not any(counted[name]["unsettled"] for name in (*servers, "mail", "gone"))
-                return quiet and all(told_all(server) for server in servers.values()) and counted["dead"]["gave_up"] > 0
+                return quiet and all(settled_all(server) for server in servers.values()) and counted["dead"]["gave_up"] > 0
 
             await until(settled)
             counted = await table(settings)
@@ -251,7 +251,7 @@ async def test_receivers_that_misbehave_get_everything_once_in_order_and_the_tab
                 assert counted[name]["retried"] > 0
                 assert counted[name]["gave_up"] == 0
                 bodies = {key_of(each): each.body for each in server.attempts}
-                assert all(bodies[key_of(each)] == each.body for each in server.attempts)  # every try said the same
+                assert all(bodies[key_of(each)] == each.body for each in server.attempts)  # every try sent the same
             assert counted["mail"]["sent"] == len(inbox.accepted)
             assert len({str(mail.message["Message-ID"]) for mail in inbox.accepted}) == len(inbox.accepted)
             assert counted["gone"]["refused"] == len(gone.attempts) > 0
@@ -277,7 +277,7 @@ async def test_receivers_that_misbehave_get_everything_once_in_order_and_the_tab
             assert "s3cret" not in str(await documents(elasticsearch_url, settings, "notifications"))
 
 
-async def test_while_elasticsearch_is_away_people_are_paged_and_the_history_is_complete_when_it_is_back(
+async def test_while_elasticsearch_is_away_operators_are_paged_and_the_history_is_complete_when_it_is_back(
     kafka_servers: str, elasticsearch_url: str
 ) -> None:
     where = urlsplit(elasticsearch_url)
@@ -301,11 +301,11 @@ async def test_while_elasticsearch_is_away_people_are_paged_and_the_history_is_c
             await publish(settings.kafka, world.wave(ending=True))
             over = {each.alert_id for each in world.emitted}
 
-            async def all_told() -> bool:
+            async def all_settled() -> bool:
                 ended = {a["alert_id"] for posted in pager.accepted for a in posted.json()["alerts"] if a["status"] == "resolved"}
                 return ended == over
 
-            await until(all_told)
+            await until(all_settled)
             in_order_and_once(pager.accepted, world)
 
             async def said_so() -> bool:
@@ -322,8 +322,8 @@ async def test_while_elasticsearch_is_away_people_are_paged_and_the_history_is_c
             keys = {key_of(posted) for posted in pager.accepted}
 
             async def complete() -> bool:
-                told = await documents(elasticsearch_url, settings, "notifications")
-                return await ready(settings) and {d["event"]["id"] for d in told if d["tidewatch"]["state"] == "sent"} == keys
+                stored = await documents(elasticsearch_url, settings, "notifications")
+                return await ready(settings) and {d["event"]["id"] for d in stored if d["tidewatch"]["state"] == "sent"} == keys
 
             await until(complete)
 
@@ -343,9 +343,7 @@ STORM = 10_000
 HANDFUL = 10
 
 
-async def test_a_storm_leaves_people_with_a_handful_of_messages_and_the_store_with_every_alert(
-    kafka_servers: str, elasticsearch_url: str
-) -> None:
+async def test_a_storm_sends_a_handful_of_messages_and_stores_every_alert(kafka_servers: str, elasticsearch_url: str) -> None:
     """Ten thousand alerts as fast as Kafka takes them. How many messages that makes depends a little on how fast the machine
     reads them: the waits are 1, 1, 2, 4, 8 and 16 seconds, then 30."""
     async with HttpReceiver() as slack, HttpReceiver() as hook, MailReceiver() as inbox:
@@ -363,7 +361,7 @@ async def test_a_storm_leaves_people_with_a_handful_of_messages_and_the_store_wi
         async with running(settings):
             await publish(settings.kafka, storm)
 
-            async def all_told() -> bool:
+            async def all_settled() -> bool:
                 return sum(posted.json()["count"] for posted in hook.accepted[-1:]) == STORM and not any(
                     each["unsettled"] for each in (await table(settings)).values()
                 )
@@ -377,12 +375,12 @@ async def test_a_storm_leaves_people_with_a_handful_of_messages_and_the_store_wi
                 return bool(count == STORM)
 
             await until(all_stored)
-            await until(all_told)
+            await until(all_settled)
             counted = await table(settings)
             assert all(adds_up(each) for each in counted.values())
             for name, messages in (("slack", slack.accepted), ("hook", hook.accepted), ("mail", inbox.accepted)):
                 assert counted[name]["sent"] == len(messages)
                 assert 1 <= len(messages) <= HANDFUL, f"{len(messages)} messages to {name}"
                 assert not counted[name]["dropped"]
-            told = await documents(elasticsearch_url, settings, "notifications")
-            assert max(each["tidewatch"]["alerts"] for each in told) == STORM
+            stored = await documents(elasticsearch_url, settings, "notifications")
+            assert max(each["tidewatch"]["alerts"] for each in stored) == STORM

@@ -36,9 +36,9 @@ ENTITIES = ("db-1", "db-2", "web-1", "web-2")
 
 def save_trained(folder: Path) -> None:
     values = np.random.default_rng(5).normal(50, 1, size=(2000, len(METRICS))).astype(np.float32)
-    told = TrainingSettings(window=10, stride=5, detectors={"mahalanobis": 1.0})
+    training = TrainingSettings(window=10, stride=5, detectors={"mahalanobis": 1.0})
     dataset = Dataset(Schema(METRICS, INTERVAL_MS), [Series("host", 0, values)])
-    save_bundle(train(dataset, told, name="small", detectors=told.detectors, factory=make_detector), folder)
+    save_bundle(train(dataset, training, name="small", detectors=training.detectors, factory=make_detector), folder)
 
 
 class Fleet:
@@ -88,12 +88,12 @@ async def until(holds: Callable[[], bool], seconds: float = 90) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_each_is_told_by_name_and_resolved_when_it_comes_back(tmp_path: Path, kafka_servers: str) -> None:
+async def test_each_is_notified_by_name_and_resolved_when_it_comes_back(tmp_path: Path, kafka_servers: str) -> None:
     await asyncio.to_thread(save_trained, tmp_path / "bundle")
     kafka = kafka_settings(kafka_servers).kafka
     await create_topics(kafka)
     async with HttpReceiver() as pager:
-        told = {
+        notifications = {
             "receivers": [{"name": "pager", "type": "webhook", "url": pager.url, "allow_http": True}],
             "routes": [
                 {"match": {"kind": "data_health"}, "receivers": ["pager"], "group_wait_seconds": 0, "group_interval_seconds": 0.2}
@@ -103,11 +103,11 @@ async def test_each_is_told_by_name_and_resolved_when_it_comes_back(tmp_path: Pa
             kafka=kafka.model_dump(),
             models=[{"match": "*", "bundle": tmp_path / "bundle"}],
             data_health={"check_every_seconds": 1.0, "fire_after": 2, "max_entity_silence_seconds": 4, "max_late_share": None},
-            notifications=told,
+            notifications=notifications,
             http={"enabled": False},
         )
 
-        def heard() -> dict[tuple[str, str, str], Any]:
+        def received() -> dict[tuple[str, str, str], Any]:
             """The first state of each alert that was posted as firing, and as resolved."""
             states: dict[tuple[str, str, str], Any] = {}
             for posted in pager.accepted:
@@ -121,12 +121,12 @@ async def test_each_is_told_by_name_and_resolved_when_it_comes_back(tmp_path: Pa
         try:
             async with running(settings):
                 await until(lambda: fleet.rows > 40)
-                assert not heard(), "all are well"
+                assert not received(), "no fault yet"
                 began = SystemClock().now_ms()
                 fleet.broken = {"db-1": None, "db-2": {"cpu": 50.0}, "web-1": {"mem": None}}
-                await until(lambda: {(*each, "firing") for each in wrong} <= heard().keys())
-            fired = heard()
-            assert {key[:2] for key in fired} == wrong, "and nobody else"
+                await until(lambda: {(*each, "firing") for each in wrong} <= received().keys())
+            fired = received()
+            assert {key[:2] for key in fired} == wrong, "and nothing else"
             assert "cpu stands still" in fired["db-2", "still", "firing"]["reason"]
             assert "mem has only nulls" in fired["web-1", "empty", "firing"]["reason"]
             assert "sends nothing any more" in fired["db-1", "silent", "firing"]["reason"]
@@ -136,14 +136,14 @@ async def test_each_is_told_by_name_and_resolved_when_it_comes_back(tmp_path: Pa
             async with running(settings):
                 seen = fleet.rows
                 await until(lambda: fleet.rows > seen + 40)
-                assert heard().keys() == fired.keys(), "a restart neither ends nor repeats them"
+                assert received().keys() == fired.keys(), "a restart neither ends nor repeats them"
                 fleet.broken = {}
-                await until(lambda: {(*each, "resolved") for each in wrong} <= heard().keys())
+                await until(lambda: {(*each, "resolved") for each in wrong} <= received().keys())
         finally:
             sending.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await sending
-        ended = heard()
+        ended = received()
         assert len(ended) == 6
         reasons = {key[1]: alert["reason"] for key, alert in ended.items() if key[2] == "resolved"}
         assert reasons == {

@@ -127,7 +127,7 @@ async def test_a_generated_fault_reaches_the_history_slack_and_the_mailbox(
     first = coming.series[0].values
     assert len(first) == 1200
     hit = [alert for alert in stored if {"latency", "errors"} & set(alert["tidewatch"]["metric_names"][:2])]
-    assert hit, f"the fault at {FAULT} was not told"
+    assert hit, f"the fault at {FAULT} was not notified"
 
 
 @pytest.mark.data

@@ -74,9 +74,9 @@ async def _produce_and_consume(servers: str, text: bytes) -> bytes | None:
 async def _index_and_search(url: str, text: str) -> str:
     async with AsyncElasticsearch(url) as client:
         index = f"test-{uuid.uuid4().hex[:8]}"
-        await client.index(index=index, id="1", document={"said": text}, refresh=True)
-        found = await client.search(index=index, query={"match": {"said": text}})
-        return str(found["hits"]["hits"][0]["_source"]["said"])
+        await client.index(index=index, id="1", document={"text": text}, refresh=True)
+        found = await client.search(index=index, query={"match": {"text": text}})
+        return str(found["hits"]["hits"][0]["_source"]["text"])
 
 
 @pytest.mark.kafka
@@ -128,12 +128,12 @@ async def test_elasticsearch_alone_comes_back_with_its_data(stack: LocalStack, k
     url = stack.elasticsearch_url
     index = f"kept-{uuid.uuid4().hex[:8]}"
     async with AsyncElasticsearch(url) as client:
-        await client.index(index=index, id="1", document={"said": "kept"})
+        await client.index(index=index, id="1", document={"text": "kept"})
     await asyncio.to_thread(stack.restart_elasticsearch, kill=kill)
     assert stack.elasticsearch_url == url
     async with AsyncElasticsearch(url) as client:
         await client.indices.refresh(index=index)
-        assert (await client.get(index=index, id="1"))["_source"] == {"said": "kept"}
+        assert (await client.get(index=index, id="1"))["_source"] == {"text": "kept"}
     assert all(server.healthy for server in stack.status())
 
 
