@@ -1,4 +1,4 @@
-"""Clocks are passed in, never reached for, so every decision about time can be tested without sleeping."""
+"""Clocks are passed in, so that every decision about time can be tested without sleeping."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Wall-clock time and sleeping. Event time never comes from here: it travels in the data."""
+    """Wall-clock time and sleeping. Event time never comes from here: it stands in the data."""
 
     def now_ms(self) -> int:
         """Milliseconds since the Unix epoch, UTC."""

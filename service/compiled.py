@@ -1,4 +1,4 @@
-"""Numba, in the one way this service uses it."""
+"""How functions are compiled with Numba."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 
 def kernel(function: Kernel) -> Kernel:
-    """Compile ``function`` with numba: GIL-free, so that threads really run side by side.
+    """Compile ``function`` with Numba. It runs without the GIL, so threads run in parallel.
 
-    The compiled form is cached beside the source, or in numba's own folder. Where neither can be written (a read-only
-    container without a home) numba refuses to cache; then it is compiled once per process.
+    The compiled form is cached next to the source, or in Numba's own folder. Where neither can be written (a read-only
+    container without a home) it is compiled once per process.
     """
     try:
         return cast(Kernel, numba.njit(nogil=True, cache=True)(function))

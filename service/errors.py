@@ -7,20 +7,20 @@
     │   ├── BrokerUnavailable
     │   ├── StoreUnavailable
     │   └── DeliveryFailed         (carries retry_after seconds, when the receiver named them)
-    ├── Reject             this record (or document, or notification) is bad: set it aside with its reason, count, go on
+    ├── Reject             this record (or document, or notification) is bad: set it aside with its reason, count it, continue
     │   ├── InvalidMessage         (carries a short machine-readable reason)
     │   └── DeliveryRefused
-    └── Stop               bad configuration or bundle: say it in one sentence and exit non-zero before consuming anything
+    └── Stop               bad configuration or bundle: report it in one sentence, exit non-zero before consuming anything
         ├── ConfigError
-        ├── NotFound               (an alert or a silence that a person named)
-        ├── CommandRefused         (what a person said cannot be obeyed)
+        ├── NotFound               (an alert or a silence that an operator named)
+        ├── CommandRefused         (an operator's command that cannot be applied)
         ├── BundleError
         ├── DatasetError
         ├── NotEnoughData
         ├── TrainingFailed
         └── LocalStackError
 
-Every ``Stop`` carries a ``hint``: what the person should do next. The CLI prints ``message`` and ``hint``, never a traceback.
+Every ``Stop`` carries a ``hint``: what to do next. The CLI prints ``message`` and ``hint``, never a traceback.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class TidewatchError(Exception):
 
 
 class Retry(TidewatchError):  # noqa: N818 - named after what the caller does
-    """Something outside is away; the same call may succeed later."""
+    """Something outside cannot be reached; the same call may succeed later."""
 
 
 class BrokerUnavailable(Retry):
@@ -39,13 +39,13 @@ class BrokerUnavailable(Retry):
 
 
 class StoreUnavailable(Retry):
-    """Elasticsearch does not answer, or asks us to slow down."""
+    """Elasticsearch does not answer, or is too busy."""
 
 
 class DeliveryFailed(Retry):
     """A receiver did not take a notification this time.
 
-    ``retry_after`` is the receiver's own wish in seconds, or ``None`` if it named none.
+    ``retry_after``: seconds that the receiver asked us to wait, or ``None``.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
@@ -54,7 +54,7 @@ class DeliveryFailed(Retry):
 
 
 class Reject(TidewatchError):  # noqa: N818 - named after what the caller does
-    """This one item is bad and will stay bad; set it aside and go on."""
+    """This one item is bad and will stay bad; set it aside and continue."""
 
 
 class InvalidMessage(Reject):
@@ -62,7 +62,7 @@ class InvalidMessage(Reject):
 
     ``reason`` is a short, stable, machine-readable word (it becomes a metric label): ``not-json``, ``wrong-type``,
     ``too-large``, ``unknown-entity``, ``unknown-shape``, ``not-finite``, ``bad-timestamp``, ``too-far-ahead``,
-    ``split-entity``, ``too-many-entities`` …; ``str(error)`` says it for a person.
+    ``split-entity``, ``too-many-entities`` …; ``str(error)`` is a sentence for people.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -71,7 +71,7 @@ class InvalidMessage(Reject):
 
 
 class DeliveryRefused(Reject):
-    """A receiver said no for good (bad URL, revoked token, mailbox unknown); trying again would not help."""
+    """A receiver refuses for good (bad URL, revoked token, unknown mailbox); trying again would not help."""
 
 
 class Stop(TidewatchError):  # noqa: N818 - named after what the caller does
@@ -87,11 +87,11 @@ class ConfigError(Stop):
 
 
 class NotFound(Stop):
-    """A person named an alert or a silence that does not exist, or not by one name only."""
+    """The named alert or silence does not exist, or the name fits more than one."""
 
 
 class CommandRefused(Stop):
-    """What a person said of an alert cannot be obeyed: no author, a silence of everything, a note too long."""
+    """An operator's command cannot be applied: no author, a silence of everything, a note that is too long."""
 
 
 class BundleError(Stop):
@@ -107,7 +107,7 @@ class NotEnoughData(Stop):
 
 
 class TrainingFailed(Stop):
-    """A detector did not learn anything usable (its loss ran away, a generator collapsed); the message says which and why."""
+    """A detector did not learn anything usable (its loss diverged, a generator collapsed); the message says which and why."""
 
 
 class LocalStackError(Stop):

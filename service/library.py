@@ -1,4 +1,4 @@
-"""The library form: the same windows, detectors, episodes, store and receivers on any async iterator of rows, without Kafka.
+"""The library form: the same windows, detectors, alerts, store and receivers for any async iterator of rows, without Kafka.
 
 ::
 
@@ -38,11 +38,11 @@ class RealTimeAnomalyDetector:
     ``config`` is a plain mapping, every key optional:
 
     - ``window_size``, ``stride`` (rows); ``interval_seconds`` between rows (1); ``entity`` (``"stream"``); ``metrics``: names.
-    - ``deep_config``, ``stat_config``: options of the deep and the statistical detector, or ``None`` to leave one out.
+    - ``deep_config``, ``stat_config``: options of the deep and the statistical detector; ``None`` leaves one out.
     - ``alert_config``: ``notification`` and ``storage`` as under ``notifications`` and ``elasticsearch`` in the settings, and
       ``episodes`` as under ``alerts``. Without it nothing is stored and nobody is notified.
-    - ``bundle``: a trained bundle's directory. Without one, call ``fit``, or the stream's own first ``learn_rows`` rows
-      (30 windows by default) are taken as normal, learned from and not scored.
+    - ``bundle``: the directory of a trained bundle. Without one, call ``fit``; else the first ``learn_rows`` rows of the stream
+      (30 windows by default) are taken as normal and trained on, not scored.
     - ``training``, ``detection``, ``stream``: as in the settings.
 
     Nothing else is read: no settings file and no environment variable.
@@ -64,9 +64,9 @@ class RealTimeAnomalyDetector:
             self._use(open_bundle(Path(self._config["bundle"])))
 
     def fit(self, history: NDArray[Any], *, progress: Progress = silent) -> Bundle:
-        """Learn what normal looks like from ``history`` (rows, metrics), oldest first; returns the bundle, which can be saved.
+        """Train on ``history`` (rows, metrics), oldest first, taken as normal; returns the bundle, which can be saved.
 
-        Raises ``NotEnoughData`` naming the least it needs.
+        Raises ``NotEnoughData`` naming the number of rows it needs.
         """
         values = np.atleast_2d(np.asarray(history, np.float32))
         names = self._config.get("metrics") or [f"m{at:02d}" for at in range(values.shape[1])]
@@ -104,18 +104,18 @@ class RealTimeAnomalyDetector:
             async for rows in data_stream:
                 samples = rows_to_samples(rows, model.schema, entity=self._entity, first_row=self._next_row)
                 self._next_row += len(samples)
-                for verdict in await self._judge(model, samples):
+                for verdict in await self._score(model, samples):
                     self._alerts.handle([verdict])
                     yield verdict
         finally:
             await self._alerts.close()
 
-    async def _judge(self, model: Model, samples: Samples) -> list[Verdict]:
+    async def _score(self, model: Model, samples: Samples) -> list[Verdict]:
         due, _ = model.processor.add(samples, {})
         return [verdict for windows in due for verdict in await model.detector.detect(windows)]
 
     async def _learn_from(self, data_stream: AsyncIterator[NDArray[Any]]) -> AsyncIterator[NDArray[Any]]:
-        """Train on the first rows; the rest of the stream is given back."""
+        """Train on the first rows; returns the rest of the stream."""
         wanted = int(self._config.get("learn_rows", 30 * self._settings.training.window))
         seen: list[NDArray[Any]] = []
         rows = 0
@@ -134,7 +134,7 @@ class RealTimeAnomalyDetector:
 
 
 def _settings(config: Mapping[str, Any]) -> Settings:
-    """The settings that the plain mapping stands for."""
+    """The mapping as settings. Raises ``ConfigError`` for keys that are unknown or wrong."""
     training = dict(config.get("training") or {})
     training |= {name: config[key] for key, name in (("window_size", "window"), ("stride", "stride")) if key in config}
     families = {"deep": config.get("deep_config", {}), "statistical": config.get("stat_config", {})}

@@ -1,4 +1,4 @@
-"""What every section of the settings is made of."""
+"""The base of every section of the settings, and old names of settings."""
 
 from __future__ import annotations
 

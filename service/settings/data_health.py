@@ -10,9 +10,8 @@ from service.settings.base import Positive, Seconds, Section, Share
 
 
 class DataHealthSettings(Section):
-    """When to tell people about the data itself; a bound of None is not watched. The notifier looks every
-    ``check_every_seconds``, and tells after ``fire_after`` bad looks in a row. What it cannot see from outside, the scoring
-    workers report to it as often."""
+    """When to alert about the data itself; a bound of None is not checked. The notifier checks every ``check_every_seconds`` and
+    fires after ``fire_after`` bad checks in a row. What Kafka does not show, the scoring workers report as often."""
 
     renamed: ClassVar = {"max_quiet_seconds": "max_topic_idle_seconds", "max_silent_seconds": "max_entity_silence_seconds"}
 
@@ -44,5 +43,5 @@ class DataHealthSettings(Section):
 
     @property
     def reported(self) -> frozenset[str]:
-        """Those of them that need the reports of the scoring workers."""
+        """Of ``watched`` those that need the reports of the scoring workers."""
         return self.watched & {"silent", "still", "empty", "late", "model"}

@@ -1,4 +1,4 @@
-"""How to reach Elasticsearch, and how the alert history is kept there."""
+"""How to reach Elasticsearch, and the indices of the alert history."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.settings.base import Positive, Seconds, Section
 
 
 class ElasticsearchSettings(Section):
-    """How to reach Elasticsearch, and how the history is kept there."""
+    """How to reach Elasticsearch, and the indices of the alert history."""
 
     url: str = "http://127.0.0.1:9200"
     api_key: SecretStr | None = None

@@ -11,7 +11,7 @@ from service.settings.base import Section
 
 
 class HttpSettings(Section):
-    """Where health and metrics are served; loopback unless told otherwise. Port 0 picks a free one."""
+    """Where health and metrics are served; by default on the loopback only. Port 0 picks a free one."""
 
     enabled: bool = True
     host: str = "127.0.0.1"
@@ -19,7 +19,7 @@ class HttpSettings(Section):
 
 
 class ApiSettings(Section):
-    """Where `tidewatch api` serves, and the token that callers must send. Without a token it can only be read."""
+    """Where `tidewatch api` serves, and the token that callers must send. Without a token the API is read-only."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, lt=65536)] = 8081

@@ -32,7 +32,7 @@ from service.settings.training import TrainingSettings
 
 
 class Settings(BaseSettings):
-    """Everything Tidewatch can be told."""
+    """All settings of Tidewatch."""
 
     model_config = SettingsConfigDict(env_prefix="TIDEWATCH_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
@@ -62,11 +62,11 @@ class Settings(BaseSettings):
 
     def config_hash(self) -> str:
         """Twelve hex digits that change when anything that influences verdicts or alerts changes (no secrets in it)."""
-        told = self.model_dump_json(include={"stream", "detection", "alerts"})
-        return hashlib.sha256(told.encode()).hexdigest()[:12]
+        influential = self.model_dump_json(include={"stream", "detection", "alerts"})
+        return hashlib.sha256(influential.encode()).hexdigest()[:12]
 
 
-# The file is named by the environment so that pydantic-settings' own machinery orders it below the variables.
+# Names the settings file. A variable and no argument, so that worker processes inherit it.
 CONFIG_VARIABLE = "TIDEWATCH_CONFIG"
 
 
@@ -81,7 +81,7 @@ def _file_source(settings_cls: type[BaseSettings]) -> tuple[PydanticBaseSettings
 
 
 class _GivenSettings(Settings):
-    """Settings from what is given alone."""
+    """Settings from what is given and the defaults alone."""
 
     @classmethod
     def settings_customise_sources(

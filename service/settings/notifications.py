@@ -1,4 +1,4 @@
-"""Which alerts are sent to which receivers, and which to none."""
+"""Which alerts are sent to which receivers, and which are muted."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from service.settings.receivers import HeartbeatSettings, Receiver
 
 
 class RouteSettings(Section):
-    """Which alerts go to which receivers, and how they are gathered into messages.
+    """Which alerts go to which receivers, and how they are grouped into messages.
 
-    ``match`` maps ``entity``, ``severity``, ``model`` or a label to a glob (``"!glob"`` means: anything else); all must
-    hold. The first route that matches wins, unless it says ``continue_matching``. ``group_by`` takes the same names: alerts that
-    agree on them share a message; nothing named puts everything into one.
+    ``match`` maps ``entity``, ``severity``, ``model`` or a label to a glob (``"!glob"``: anything else); all must match. The first
+    route that matches takes the alert; with ``continue_matching`` the next ones are tried too. ``group_by`` takes the same names:
+    alerts with the same values share a message; without any, all alerts of the route do.
     """
 
     renamed: ClassVar = {"go_on": "continue_matching"}
@@ -32,7 +32,7 @@ class RouteSettings(Section):
 
 
 class SilenceSettings(Section):
-    """Alerts that match (see ``routes``) are stored but not told from ``starts`` to ``ends``; times without a zone are UTC."""
+    """Alerts that match (see ``routes``) are muted from ``starts`` to ``ends``: stored, not sent. Times without a zone are UTC."""
 
     match: Annotated[dict[str, str], Field(min_length=1)]
     starts: datetime
@@ -49,7 +49,7 @@ class SilenceSettings(Section):
 
 
 class InhibitRuleSettings(Section):
-    """While an alert matching ``source`` fires, those matching ``target`` that agree with it on ``equal`` are not told."""
+    """While an alert matching ``source`` fires, those matching ``target`` with the same values of ``equal`` are muted."""
 
     source: Annotated[dict[str, str], Field(min_length=1)]
     target: Annotated[dict[str, str], Field(min_length=1)]
@@ -88,7 +88,7 @@ class MaintenanceSettings(Section):
 
 
 class NotificationSettings(Section):
-    """Who is told, and how long each delivery is tried. Without ``routes`` every receiver gets every alert."""
+    """Receivers, routes and mutes, and how long a message is tried. Without ``routes`` every receiver gets every alert."""
 
     receivers: list[Receiver] = []
     routes: list[RouteSettings] = []
@@ -113,5 +113,5 @@ class NotificationSettings(Section):
         return self
 
     def effective_routes(self) -> list[RouteSettings]:
-        """The routes, or one that sends everything to everyone when none is written."""
+        """The routes; when there are none, one that sends every alert to every receiver."""
         return self.routes or [RouteSettings(receivers=[receiver.name for receiver in self.receivers])]

@@ -59,7 +59,7 @@ Receiver = Annotated[SlackReceiver | EmailReceiver | WebhookReceiver, Field(disc
 
 
 class HeartbeatSettings(Section):
-    """A webhook called while every part is alive and ready; when it stays silent, Tidewatch has stopped."""
+    """A webhook that is called while every part is alive and ready. When no call comes any more, Tidewatch has stopped."""
 
     url: SecretStr | None = None
     url_file: Path | None = None

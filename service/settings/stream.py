@@ -1,4 +1,4 @@
-"""Which bundle serves which entities, and the time and memory of their windows."""
+"""Which bundle serves which entities, and the limits of their windows in time and memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ModelRule(Section):
 
 
 class StreamSettings(Section):
-    """Time and memory of the sliding windows (the grid interval, window and stride are the bundle's own)."""
+    """Limits of the sliding windows in time and memory. The grid interval, window and stride come from the bundle."""
 
     allowed_lateness_seconds: Annotated[float, Field(ge=0)] = 0.0
     max_gap_rows: Annotated[int, Field(ge=0)] = 5
@@ -29,6 +29,6 @@ class StreamSettings(Section):
     max_entities: Positive = 100_000
     idle_after_seconds: Seconds = 3600.0
     max_batch_records: Positive = 10_000
-    max_delay_ms: Positive = 20  # what waited for the last batch waits so long, at most, for newer to join it
+    max_delay_ms: Positive = 20  # upper bound on how long buffered records wait for newer ones before a batch starts
     max_rewind_records: Positive = 2_000_000
-    start_from: Literal["earliest", "latest"] = "earliest"  # where a group that never committed begins
+    start_from: Literal["earliest", "latest"] = "earliest"  # where a consumer group without commits begins

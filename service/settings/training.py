@@ -14,7 +14,7 @@ RENAMED_OPTIONS = {"beside": "overrides_by_decades"}
 
 
 class TrainingSettings(Section):
-    """How a bundle is trained; kept inside the bundle."""
+    """How a bundle is trained; stored in the bundle."""
 
     # By name: a weight, or options, among them ``weight`` or ``overrides_by_decades``.
     detectors: dict[str, float | dict[str, Any]] = {
@@ -27,14 +27,16 @@ class TrainingSettings(Section):
     combination: Literal["tail", "zscore", "votes"] = "tail"  # how the detectors' scores become one
     window: Positive = 100
     stride: Positive = 10
-    # Of the normal strides so many hold a window between those of the grid, due at once where the metrics jump; 0: none do.
+    # The share of normal strides with an early window: one that is due at once because metrics jump. 0: none.
     early_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
     seed: int = 0
     device: str = "auto"
     calibration_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
-    refit: bool = True  # after calibrating, learn once more from all rows, the calibration's too
+    refit: bool = True  # after calibrating, train once more on all rows, including those of the calibration
     max_windows: Positive = 8_000
-    max_calibration_windows: Annotated[int, Field(ge=100)] = 200_000  # of more, evenly so many: neighbours tell the same
+    max_calibration_windows: Annotated[int, Field(ge=100)] = (
+        200_000  # of more, an even subsample: overlapping windows are redundant
+    )
     epochs: Positive = 50
     patience: Positive = 5
     batch_size: Positive = 256

@@ -1,1 +1,1 @@
-"""The alert history in Elasticsearch: what is written, and how it is read back."""
+"""The alert history in Elasticsearch: the documents, the store part that writes them, and the reader."""

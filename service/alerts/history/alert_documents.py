@@ -15,14 +15,14 @@ from service.alerts.times import iso
 from service.domain import Alert, Severity, Status
 
 ECS_VERSION = "9.1.0"
-# event.severity is a number whose meaning is the producer's; these are Tidewatch's.
+# ECS leaves the meaning of event.severity to the producer; these are Tidewatch's.
 EVENT_SEVERITY = {Severity.INFO: 1, Severity.WARNING: 2, Severity.CRITICAL: 3}
 
 
 def document(alert: Alert, muted_by: str | None = None) -> dict[str, Any]:
     """The whole document of an alert after this transition. ``@timestamp`` is the alert's start, ``event.duration`` in ns.
 
-    ``muted_by``: why nobody was told of it, when a silence or its like was in force.
+    ``muted_by``: why it was muted (a silence, maintenance, inhibition or a false-alarm mark), or ``None``.
     """
     event: dict[str, Any] = {
         "kind": "alert",

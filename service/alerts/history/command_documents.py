@@ -63,7 +63,7 @@ def _described(command: Command) -> tuple[str, str, dict[str, Any]]:
     match command:
         case Acknowledge():
             ours = {"alert_id": command.alert_id, "entity": command.entity, "note": command.note}
-            return "acknowledged", f"{who} took alert {command.alert_id[:8]} of {command.entity}.", ours
+            return "acknowledged", f"{who} acknowledged alert {command.alert_id[:8]} of {command.entity}.", ours
         case AddSilence():
             what = " ".join(f"{name}={glob}" for name, glob in command.match.items())
             until = iso(command.ends_at)
@@ -77,5 +77,5 @@ def _described(command: Command) -> tuple[str, str, dict[str, Any]]:
             ours |= {"note": command.note, "suppress": command.suppress}
             alert = f"alert {command.alert_id[:8]} of {command.entity}"
             if command.verdict == "none":
-                return "mark-withdrawn", f"{who} took back what was said of {alert}.", ours
+                return "mark-withdrawn", f"{who} withdrew the mark of {alert}.", ours
             return f"marked-{command.verdict}", f"{who} marked {alert} {command.verdict}.", ours

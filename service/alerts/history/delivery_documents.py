@@ -1,4 +1,4 @@
-"""How a message to a receiver fared, as a document beside the alert history. Pure."""
+"""The state of a message to a receiver, as a document of the alert history. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from service.alerts.history.alert_documents import ECS_VERSION
 from service.alerts.times import iso
 from service.alerts.topics.deliveries import Delivery
 
-SETTLED = 1 << 30  # version of a document that says how a message ended: above any number of tries
+SETTLED = 1 << 30  # version of the document of a settled message: above any number of tries
 _OUTCOMES = {"owed": "unknown", "sent": "success", "refused": "failure", "gave_up": "failure"}  # ECS event.outcome
 _KEYWORD: dict[str, Any] = {"type": "keyword", "ignore_above": 1024}
 _DATE: dict[str, Any] = {"type": "date"}
@@ -54,19 +54,19 @@ def delivery_document(delivery: Delivery) -> dict[str, Any]:
 
 
 def sentence(delivery: Delivery) -> str:
-    """The state in words."""
+    """The state as a sentence."""
     count = len(delivery.alert_ids)
     what = f"{count:,} alert{'' if count == 1 else 's'} ({delivery.reason})"
     tries = f"{delivery.attempts} {'try' if delivery.attempts == 1 else 'tries'}"
     match delivery.state:
         case "sent":
-            return f"{delivery.receiver} was told of {what} after {tries}."
+            return f"{delivery.receiver} was notified of {what} after {tries}."
         case "refused":
-            return f"{delivery.receiver} refused to be told of {what}."
+            return f"{delivery.receiver} refused the message about {what}."
         case "gave_up":
-            return f"{delivery.receiver} was not told of {what}: given up after {tries}."
+            return f"{delivery.receiver} was not notified of {what}: given up after {tries}."
         case _:
-            return f"{delivery.receiver} is owed {what}" + (f"; {tries} failed." if delivery.attempts else ".")
+            return f"{delivery.receiver} is still to be notified of {what}" + (f"; {tries} failed." if delivery.attempts else ".")
 
 
 DELIVERY_MAPPINGS: dict[str, Any] = {

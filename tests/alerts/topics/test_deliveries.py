@@ -62,11 +62,11 @@ def test_a_settled_message_outranks_every_try_and_more_tries_outrank_fewer(seen:
 @pytest.mark.parametrize(
     ("delivery", "outcome", "words"),
     [
-        (OWED, "unknown", "slack is owed 1 alert (fired)."),
-        (then("owed", 2, 9), "unknown", "slack is owed 1 alert (fired); 2 tries failed."),
-        (then("sent", 1, 9), "success", "slack was told of 1 alert (fired) after 1 try."),
-        (then("refused", 1, 9), "failure", "slack refused to be told of 1 alert (fired)."),
-        (then("gave_up", 40, 9), "failure", "slack was not told of 1 alert (fired): given up after 40 tries."),
+        (OWED, "unknown", "slack is still to be notified of 1 alert (fired)."),
+        (then("owed", 2, 9), "unknown", "slack is still to be notified of 1 alert (fired); 2 tries failed."),
+        (then("sent", 1, 9), "success", "slack was notified of 1 alert (fired) after 1 try."),
+        (then("refused", 1, 9), "failure", "slack refused the message about 1 alert (fired)."),
+        (then("gave_up", 40, 9), "failure", "slack was not notified of 1 alert (fired): given up after 40 tries."),
     ],
 )
 def test_the_document_says_how_it_stands(delivery: Delivery, outcome: str, words: str) -> None:
