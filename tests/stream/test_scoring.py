@@ -64,6 +64,9 @@ class Feed:
     def lag(self) -> dict[int, int]:
         return {0: self._lag}
 
+    async def close(self) -> None:
+        pass
+
 
 class Outbox:
     """Instead of Kafka: takes its time, and keeps what it was given; ``fails`` at that emit."""
@@ -83,18 +86,18 @@ class Outbox:
         self.taken += outcomes.values()
         return set()
 
+    async def close(self) -> None:
+        pass
 
-async def run(bundle: Bundle, fails: int | None = None, *, lag: int = 1000) -> tuple[Feed, Outbox, BaseException | None]:
+
+def scoring_part(bundle: Bundle, feed: Any, outbox: Any) -> ScoringPart:
     models = Models([("*", build_model(bundle, SETTINGS))])
     episodes = Episodes(SETTINGS.alerts, "")
     acknowledgements = Acknowledgements(episodes, clock=SystemClock(), lifetime_ms=1000)
-    outbox: Any = Outbox(fails)
-    messages = sent()
-    feed: Any = Feed([RecordBatch(messages[at : at + 16], {0: 0}) for at in range(0, len(messages), 16)], lag=lag)
     intake = Intake(NativeCodec(models.schema_of, SETTINGS.stream), models)
     clock = SystemClock()
     health = Health(clock)
-    part = ScoringPart(
+    return ScoringPart(
         source=feed,
         intake=intake,
         models=models,
@@ -108,12 +111,19 @@ async def run(bundle: Bundle, fails: int | None = None, *, lag: int = 1000) -> t
         health=health,
         clock=clock,
     )
+
+
+async def run(bundle: Bundle, fails: int | None = None, *, lag: int = 1000) -> tuple[Feed, Outbox, BaseException | None]:
+    messages = sent()
+    feed = Feed([RecordBatch(messages[at : at + 16], {0: 0}) for at in range(0, len(messages), 16)], lag=lag)
+    outbox = Outbox(fails)
+    part = scoring_part(bundle, feed, outbox)
     ended = None
     try:
         await part.run()
     except ConfigError as error:
         ended = error
-    intake.close()
+    await part.close()
     return feed, outbox, ended
 
 
