@@ -1,4 +1,4 @@
-"""Runs parts side by side until one fails or the process is told to stop; then every part drains and closes."""
+"""Runs parts concurrently until one fails or the process is told to stop; then every part drains and closes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Closer = Callable[[], Awaitable[object] | None]
 
 
 class Part(Protocol):
-    """A piece of the service that works by itself: scoring, store, notify, the health server."""
+    """A unit of the service that runs by itself: scoring, store, notify, the health server."""
 
     name: str
 
@@ -31,7 +31,7 @@ class Part(Protocol):
         ...
 
     def request_stop(self) -> None:
-        """Finish what is in hand, then return from ``run``."""
+        """Finish the current work, then return from ``run``."""
         ...
 
     async def close(self) -> None:

@@ -1,8 +1,8 @@
-"""``tidewatch run --workers N``: the same service N times over, watched by a parent that does nothing else.
+"""``tidewatch run --workers N``: N processes of the same service, started and watched by a parent that does nothing else.
 
-The workers are members of one consumer group, so Kafka shares the partitions out among them; there is nothing between them.
-One that dies is started again, later each time it does not last. A worker that ends with status 2 has found something only a
-person can change (settings, a bundle, a missing topic): then all stop and the parent ends with 2 as well.
+The workers are members of one consumer group: Kafka assigns the partitions to them, and they do not talk to each other. One that
+dies is started again, after a wait that doubles while it does not last. One that exits with status 2 has found what restarting
+cannot change (settings, a bundle, a missing topic): then all are stopped and the parent exits with 2 as well.
 """
 
 from __future__ import annotations
@@ -15,61 +15,62 @@ from collections.abc import Mapping, Sequence
 
 from service.observability.logging import get_logger
 
-log = get_logger("workers")
+log = get_logger("supervisor")
 
-NEEDS_A_PERSON = 2
-LASTED_SECONDS = 60.0  # a worker that ran for so long begins again at once
+WRONG_SETTINGS = 2  # the exit status of a ``Stop``, see errors.py
+FIRST_WAIT = 0.5  # seconds before a worker is started again
 LONGEST_WAIT = 30.0
+LASTED_SECONDS = 60.0  # after a run of this length the wait is the first again
 GRACE_SECONDS = 45.0  # longer than a worker gives its own parts
 
 
 def worker_command(parts: Sequence[str]) -> list[str]:
-    """What starts one worker; the settings file travels in the environment."""
-    return [sys.executable, "-m", "service", "run", *(word for part in parts for word in ("--only", part))]
+    """The command of one worker; the path of the settings file is passed in the environment."""
+    return [sys.executable, "-m", "service", "run", *(argument for part in parts for argument in ("--only", part))]
 
 
 def worker_environments(port: int, workers: int) -> list[dict[str, str]]:
-    """Each worker serves its own health: on ``port`` + its number, or on a free port each where ``port`` is 0."""
-    return [{"TIDEWATCH_HTTP__PORT": str(port + at if port else 0)} for at in range(workers)]
+    """Each worker serves its own health, on ``port`` + its number, or on any free port where ``port`` is 0."""
+    return [{"TIDEWATCH_HTTP__PORT": str(port + number if port else 0)} for number in range(workers)]
 
 
 async def supervise(commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]], stop: asyncio.Event) -> int:
-    """Keep one process of each command alive until ``stop`` is set; the exit status of the whole: 0, or 2 (see above).
+    """Keep one process of each command running until ``stop`` is set. Returns the exit status: 0, or 2 (see above).
 
-    The environments are laid over our own. When stopped every process gets SIGTERM, and SIGKILL after ``GRACE_SECONDS``.
+    Each environment adds to our own. When ``stop`` is set every process gets SIGTERM, and SIGKILL after ``GRACE_SECONDS``.
     """
-    broken = asyncio.Event()
-    keepers = [
-        asyncio.create_task(_keep(at, command, environment, stop, broken))
-        for at, (command, environment) in enumerate(zip(commands, environments, strict=True))
-    ]
+    wrong_settings = asyncio.Event()
+    keepers = (
+        _keep(number, command, environment, stop, wrong_settings)
+        for number, (command, environment) in enumerate(zip(commands, environments, strict=True))
+    )
     await asyncio.gather(*keepers)
-    return NEEDS_A_PERSON if broken.is_set() else 0
+    return WRONG_SETTINGS if wrong_settings.is_set() else 0
 
 
 async def _keep(
-    at: int, command: Sequence[str], environment: Mapping[str, str], stop: asyncio.Event, broken: asyncio.Event
+    number: int, command: Sequence[str], environment: Mapping[str, str], stop: asyncio.Event, wrong_settings: asyncio.Event
 ) -> None:
-    wait = 0.5
+    wait = FIRST_WAIT
     while not stop.is_set():
-        # A group of its own: Ctrl-C reaches the parent alone, which passes it on once.
+        # In a session of its own, so that Ctrl-C reaches only the parent, which sends each worker one SIGTERM.
         process = await asyncio.create_subprocess_exec(*command, env={**os.environ, **environment}, start_new_session=True)
-        began = time.monotonic()
-        log.info("worker started", worker=at, pid=process.pid)
+        started = time.monotonic()
+        log.info("worker started", worker=number, pid=process.pid)
         status = await _ended(process, stop)
         if stop.is_set():
             return
-        if status == NEEDS_A_PERSON:
-            broken.set()
+        if status == WRONG_SETTINGS:
+            wrong_settings.set()
             stop.set()
             return
-        wait = 0.5 if time.monotonic() - began > LASTED_SECONDS else min(wait * 2, LONGEST_WAIT)
-        log.warning("worker ended; it is started again", worker=at, status=status, seconds=wait)
+        wait = FIRST_WAIT if time.monotonic() - started > LASTED_SECONDS else min(wait * 2, LONGEST_WAIT)
+        log.warning("worker ended; it is started again", worker=number, status=status, seconds=wait)
         await _first(stop.wait(), asyncio.sleep(wait))
 
 
 async def _ended(process: asyncio.subprocess.Process, stop: asyncio.Event) -> int:
-    """The status of the process, which is told to end when ``stop`` is set."""
+    """Wait for the process to end, or end it when ``stop`` is set; its exit status."""
     await _first(process.wait(), stop.wait())
     if process.returncode is None:
         process.terminate()
@@ -81,6 +82,7 @@ async def _ended(process: asyncio.subprocess.Process, stop: asyncio.Event) -> in
 
 
 async def _first(*work: object) -> None:
+    """Wait for the first of these awaitables, and cancel the others."""
     tasks = [asyncio.ensure_future(one) for one in work]  # type: ignore[call-overload]  # coroutines of any result
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:

@@ -57,7 +57,7 @@ class Health:
         return self.alive() and bool(self._parts) and not self._failing and all(part.ready for part in self._parts.values())
 
     def stuck(self, after: float) -> list[str]:
-        """The parts that have not beaten for ``after`` seconds."""
+        """The parts that have not beaten for ``after`` seconds. Called from another thread."""
         now = self._clock.monotonic()
         return [name for name, part in list(self._parts.items()) if now - part.beat > after]
 

@@ -1,4 +1,4 @@
-"""What Tidewatch counts about itself, in Prometheus form. Every metric here is moved by exactly one place in the code.
+"""What Tidewatch measures about itself, in Prometheus form. Every metric is changed in exactly one place in the code.
 
 Metrics belong to an instance, not to the module, so that tests and the library form do not share counts.
 """
@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from service.verdicts import Verdicts
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-# Fine around the 50 ms for which nothing of ours may hold the loop.
+# Fine around 50 ms, the longest that our code may hold the loop.
 _LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 
@@ -34,10 +34,10 @@ class Metrics:
         self.not_scored = Counter("tidewatch_windows_not_scored", "Due windows without a score, by reason.", ["reason"], registry=r)
         self.anomalies = Counter("tidewatch_anomalous_windows", "Windows found anomalous.", ["severity"], registry=r)
         self.member_failures = Counter(
-            "tidewatch_detector_failures", "Windows a detector had no score for.", ["detector", "state"], registry=r
+            "tidewatch_detector_failures", "Windows for which a detector gave no score.", ["detector", "state"], registry=r
         )
         self.transitions = Counter("tidewatch_alert_transitions", "Alert transitions emitted.", ["action"], registry=r)
-        self.stored = Counter("tidewatch_alert_transitions_stored", "Transitions the store holds.", registry=r)
+        self.stored = Counter("tidewatch_alert_transitions_stored", "Alert transitions written to the store.", registry=r)
         self.notifications = Counter(
             "tidewatch_notifications",
             "By receiver: messages due, sent, refused, gave_up, handed_over; tries that failed (retried); alerts muted, dropped.",
@@ -45,22 +45,22 @@ class Metrics:
             registry=r,
         )
         self.unsettled = Gauge(
-            "tidewatch_notifications_unsettled", "Messages due and neither sent nor given up yet.", ["receiver"], registry=r
+            "tidewatch_notifications_unsettled", "Messages due that are neither sent nor given up.", ["receiver"], registry=r
         )
         self.lag = Gauge("tidewatch_consumer_lag_records", "Records not yet read, by partition.", ["partition"], registry=r)
-        self.entities = Gauge("tidewatch_entities", "Entities with a window in memory.", registry=r)
+        self.entities = Gauge("tidewatch_entities", "Entities whose windows are kept.", registry=r)
         self.entities_limit = Gauge(
-            "tidewatch_entities_limit", "Entities there is a place for; beyond, new ones are refused.", registry=r
+            "tidewatch_entities_limit", "The most entities that are kept; further new ones are dead-lettered.", registry=r
         )
         self.entities_forgotten = Counter(
-            "tidewatch_entities_forgotten", "Entities forgotten because they fell silent.", registry=r
+            "tidewatch_entities_forgotten", "Entities dropped because they sent nothing for stream.idle_after_seconds.", registry=r
         )
         self.scoring_seconds = Histogram(
             "tidewatch_scoring_seconds", "Time to score one batch of due windows.", buckets=_SECONDS, registry=r
         )
         self.loop_lag = Histogram(
             "tidewatch_event_loop_lag_seconds",
-            "How late the event loop came to a task that was due, looked at a hundred times a second.",
+            "How late the event loop ran a task that was due, measured a hundred times a second.",
             buckets=_LAG_SECONDS,
             registry=r,
         )
