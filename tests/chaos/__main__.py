@@ -22,40 +22,44 @@ console = Console()
 
 def main() -> int:
     """Parse, run, print."""
-    told = argparse.ArgumentParser(prog="make chaos", description="Kill, stop and restart until something is lost or doubled.")
-    told.add_argument("--seed", type=int, default=1)
-    told.add_argument("--kills", type=int, default=200)
-    told.add_argument("--rows-a-second", type=float, default=20.0, help="rows of each of 12 entities a second")
-    told.add_argument("--mutation", choices=MUTATIONS, default="none", help="build a mistake in: the run must then fail")
-    told.add_argument("--json", type=Path, help="write the results here too")
-    told.add_argument("--only", choices=OTHERS, help="of the faults beside the kills, this one alone")
-    told.add_argument("--keep", type=Path, help="keep the workers' logs in this folder")
-    asked = told.parse_args()
-    if asked.keep is not None and asked.keep.exists() and any(asked.keep.iterdir()):
-        told.error(f"{asked.keep} is not empty: what another run left there would be taken for this one's")
+    parser = argparse.ArgumentParser(
+        prog="make chaos", description="Kill, stop and restart workers and servers, and check that nothing is lost or duplicated."
+    )
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--rows-a-second", type=float, default=20.0, help="rows of each of 12 entities a second")
+    parser.add_argument(
+        "--mutation", choices=MUTATIONS, default="none", help="remove one step of the design: the run must then fail"
+    )
+    parser.add_argument("--json", type=Path, help="write the results here too")
+    parser.add_argument("--only", choices=OTHERS, help="of the faults other than kills, inject only this one")
+    parser.add_argument("--keep", type=Path, help="keep the workers' logs in this folder")
+    options = parser.parse_args()
+    if options.keep is not None and options.keep.exists() and any(options.keep.iterdir()):
+        parser.error(f"{options.keep} is not empty: the files of another run would count as this one's. Name an empty folder.")
     with tempfile.TemporaryDirectory(prefix="tidewatch-chaos-") as temporary:
-        folder = asked.keep or Path(temporary)
+        folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         chaos = Chaos(
             folder,
-            seed=asked.seed,
-            kills=asked.kills,
-            mutation=asked.mutation,
-            rows_a_second=asked.rows_a_second,
-            others=(asked.only,) if asked.only else tuple(OTHERS),
+            seed=options.seed,
+            kills=options.kills,
+            mutation=options.mutation,
+            rows_a_second=options.rows_a_second,
+            others=(options.only,) if options.only else tuple(OTHERS),
             say=lambda text: console.log(text, highlight=False),
         )
         report = asyncio.run(chaos.run())
     show(report)
-    if asked.json is not None:
-        asked.json.write_text(json.dumps(as_json(report), indent=2))
+    if options.json is not None:
+        options.json.write_text(json.dumps(as_json(report), indent=2))
     return 0 if report.good else 1
 
 
 def as_json(report: Report) -> dict[str, Any]:
     """The report as plain values."""
-    told = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
-    return {**told, "faults": dict(report.faults), "verdict": dataclasses.asdict(report.verdict), "good": report.good}
+    values = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
+    return {**values, "faults": dict(report.faults), "verdict": dataclasses.asdict(report.verdict), "good": report.good}
 
 
 def show(report: Report) -> None:

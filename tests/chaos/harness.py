@@ -1,4 +1,4 @@
-"""Starts real servers and workers, harms them by a seeded schedule, lets them finish, and asks the oracle."""
+"""Starts real servers and workers, injects faults by a seeded schedule, lets them finish, and checks the results by the oracle."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.chaos.proxy import Proxy
 from tests.chaos.worker import BUSY, HIT, KILL, STOP, Control, main
 from tests.chaos.workload import SESSION_SECONDS, Feed, config, save_trained
 
-# Which part each named point belongs to; "random" kills by the clock, while work is in flight.
+# The kills: a part, and the point at which it dies; "random": at a random moment while work is in flight.
 KINDS = (
     ("scoring", "after-score"),
     ("scoring", "after-produce"),
@@ -43,7 +43,7 @@ KINDS = (
     ("notify", "after-notify"),
     ("notify", "before-commit"),
 )
-# What is done beside the kills, with how many kills there are to each. "overtaken": see ``_overtake``.
+# The other faults, and after how many kills each is injected. "overtaken": see ``_overtake``.
 OTHERS = {
     "sigstop": 15,
     "overtaken": 20,
@@ -63,7 +63,7 @@ SETTLE = 90.0  # seconds the workers get to finish after the last fault
 
 
 class Receiver:
-    """An HTTP endpoint that answers 200 and keeps what it got, in order."""
+    """An HTTP endpoint that answers 200 and keeps the requests, in order."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[str, dict[str, Any]]] = []
@@ -90,7 +90,7 @@ class Receiver:
 
 @dataclass
 class Worker:
-    """One worker process and the bytes it shares with us."""
+    """One worker process and the bytes it shares with the harness."""
 
     part: str
     process: Any
@@ -104,7 +104,7 @@ class Worker:
 
 @dataclass
 class Report:
-    """What the table shows."""
+    """The results that the table shows."""
 
     seed: int
     mutation: str
@@ -118,11 +118,11 @@ class Report:
     recovery: list[float] = field(default_factory=list)
     verdict: Verdict = field(default_factory=Verdict)
     seconds: float = 0.0
-    seconds_of: dict[str, float] = field(default_factory=dict)  # what each fault beside the kills took
+    seconds_of: dict[str, float] = field(default_factory=dict)  # of each fault other than the kills
 
     @property
     def fewest(self) -> int:
-        """How often the kind of kill was hit that was hit least."""
+        """Hits of the kind of kill with the fewest."""
         return min(self.faults[f"SIGKILL {part} {kind}"] for part, kind in KINDS)
 
     @property
@@ -162,7 +162,7 @@ class Chaos:
             kafka_settings={
                 "group.min.session.timeout.ms": "1000",
                 "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in protocols),
-                # whoever comes through the proxy is sent back to the proxy
+                # clients of the proxy are given the address of the proxy
                 "advertised.listeners": f"PLAINTEXT://127.0.0.1:{inner},PROXIED://127.0.0.1:{self._kafka.port}",
             },
         )
@@ -174,7 +174,7 @@ class Chaos:
         self._context.set_forkserver_preload(["tests.chaos.worker"])
 
     async def run(self) -> Report:
-        """Everything, from starting the servers to the verdict."""
+        """The whole run, from starting the servers to the verdict."""
         begun = time.monotonic()
         servers = [await self._receiver.start(), await self._kafka.start(self._kafka.port)]
         try:
@@ -242,7 +242,7 @@ class Chaos:
     # --- faults --------------------------------------------------------------------------------------------------------
 
     async def _faults(self) -> None:
-        """Kill as often as asked; beside that, stop processes and restart servers."""
+        """Inject all kills, and the other faults evenly among them."""
         stop = asyncio.Event()
         feeding = asyncio.create_task(self._feed.run(stop))
         try:
@@ -270,7 +270,7 @@ class Chaos:
         self._report.rows, self._report.messages = self._feed.rows, self._feed.messages
 
     def _next_kill(self, order: random.Random) -> tuple[str, str]:
-        """One of the kinds that were hit least so far, so that every named point gets its share."""
+        """A kind with the fewest hits so far, so that every point is covered."""
         hits = {kind: self._report.faults[f"SIGKILL {kind[0]} {kind[1]}"] for kind in KINDS}
         return order.choice([kind for kind in KINDS if hits[kind] == min(hits.values())])
 
@@ -374,7 +374,7 @@ class Chaos:
         await asyncio.to_thread(self._stack.start_elasticsearch)
 
     async def _cut(self, proxy: Proxy) -> None:
-        """End all connections in the middle of what they carry, let none in for a moment, and once more."""
+        """Break all connections and refuse new ones for a moment; twice."""
         for seconds in (self._random.uniform(0.2, 1), self._random.uniform(0.5, 3)):
             proxy.refusing = True
             proxy.cut()
@@ -383,7 +383,7 @@ class Chaos:
             await asyncio.sleep(self._random.uniform(0.3, 2))
 
     async def _slow(self) -> None:
-        """Every piece to and from Kafka takes so much longer that heartbeats are just in time, or just not."""
+        """Delay all traffic with Kafka so much that heartbeats are just in time, or just late."""
         self._kafka.delay = self._random.uniform(0.05, 0.4)
         await asyncio.sleep(self._random.uniform(2, 5))
         self._kafka.delay = 0.0
@@ -396,7 +396,7 @@ class Chaos:
         self._store.throttling = False
 
     async def _jump(self) -> None:
-        """All workers' wall clocks are set some minutes ahead or back, and later right again."""
+        """Set the wall clocks of all workers some minutes ahead or back, and later right again."""
         minutes = self._random.choice((-20, -3, 3, 20))
         held = [worker for worker in self._workers if worker is not None]
         for off in (minutes, 0):
@@ -405,7 +405,7 @@ class Chaos:
             await asyncio.sleep(self._random.uniform(1, 3))
 
     async def _roll(self) -> None:
-        """Each worker is asked to stop, and another one started, as an upgrade does it."""
+        """Stop each worker in turn and start another one, as an upgrade does."""
         for slot, worker in enumerate(self._workers):
             assert worker is not None
             worker.process.terminate()
@@ -418,11 +418,11 @@ class Chaos:
             await asyncio.sleep(self._random.uniform(0.2, 1))
 
     async def _overtake(self) -> None:
-        """The schedule that finds offsets read before fencing: a worker stands still just before it commits; the one that takes its
-        partitions over is held right after it read the committed offsets; then the first goes on, and only then the second.
+        """Finds a takeover that reads offsets before it fences. A worker is stopped just before it commits. The worker that takes
+        over its partitions is stopped right after it read the committed offsets. Then the first continues, and then the second.
 
-        Who fences first makes that commit fail. Who does not has read offsets that are not true any more; so that nothing but
-        these decides what comes out, the first dies should it get as far as having committed.
+        If the second fenced first, the commit of the first fails. Otherwise the commit succeeds and the offsets of the second are
+        stale. The first is killed after its commit, so that nothing else decides the outcome.
         """
         self._start_the_dead()  # a kill may have met both within one look
         first, second = (self._workers[at] for at in self._of("scoring"))
@@ -454,10 +454,10 @@ class Chaos:
                 self._start(slot)
 
     async def _stop_and_continue(self) -> None:
-        """Stop a scoring worker in the middle of a large transaction until another one takes its partitions; then it wakes up.
+        """Stop a scoring worker in the middle of a large transaction until another one takes its partitions; then let it continue.
 
-        Both are killed first, so that what waits for them makes the batch large; as a rule the stopped one wakes up just while
-        it is being replaced.
+        Both are killed first, so that the waiting records make the batch large. Mostly the stopped one continues while it is
+        being replaced.
         """
         slots = self._of("scoring")
         for slot in slots:
@@ -482,7 +482,7 @@ class Chaos:
     # --- the end -------------------------------------------------------------------------------------------------------
 
     async def _settle(self) -> Expected:
-        """Wait until everything that must come out is out (or for ``SETTLE`` seconds)."""
+        """Wait until all expected results have arrived, at most ``SETTLE`` seconds."""
         for slot, worker in enumerate(self._workers):
             if worker is None or not worker.alive:
                 self._start(slot)
@@ -499,9 +499,9 @@ class Chaos:
             now = await self._compare(expected)
             if now.good:
                 self._report.recovery.append(time.monotonic() - begun)
-                await asyncio.sleep(3)  # anything too much would come now
+                await asyncio.sleep(3)  # duplicates would arrive now
                 return expected
-            # Nothing takes back what was said twice. A stored alert may only be older than it will be.
+            # A duplicate stays. A stored alert may still be an older version.
             if any(count for what, count in now.wrong.items() if "doubled" in what and "stored" not in what):
                 return expected
             await asyncio.sleep(2)

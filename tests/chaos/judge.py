@@ -1,4 +1,4 @@
-"""Reads what came out and holds it against what must have."""
+"""Reads the results and compares them with the expected ones."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.chaos.oracle import Expected
 
 @dataclass
 class Verdict:
-    """What was found; ``lost`` and ``doubled`` name the first few of each kind."""
+    """Deviations by kind, with a few examples of each."""
 
     found: dict[str, int] = field(default_factory=dict)
     wrong: dict[str, int] = field(default_factory=dict)
     examples: list[str] = field(default_factory=list)
 
     def compare(self, what: str, expected: Counter[Any], found: Counter[Any]) -> None:
-        """Count what is missing and what is there more often than it should."""
+        """Count what is missing and what is there too often."""
         missing, extra = expected - found, found - expected
         self.found[what] = found.total()
         self.wrong[f"{what} lost"] = missing.total()
@@ -137,8 +137,8 @@ def judge(
 def _judge_messages(
     verdict: Verdict, expected: Expected, skipped: set[str], messages: Sequence[tuple[str, dict[str, Any]]]
 ) -> None:
-    """Every alert that fired is told as firing and then as over, or only as over when it was so quickly; the receiver drops
-    what it has seen under the same key."""
+    """Every alert that fired is notified as firing and then as resolved, or only as resolved when it was that short. The receiver
+    drops messages with a key it has seen."""
     actions: dict[str, list[str]] = {}
     for number, _, action, _ in expected.transitions:
         actions.setdefault(number, []).append(action)

@@ -1,5 +1,5 @@
-"""What must have come out, worked out anew from what lay in the metrics topic: plainly, slowly, and without the service's code
-for windows, episodes or grouping. Only the model itself (scores and levels) is the service's.
+"""The expected results, computed from the metrics topic: simply, slowly, and without the service's code for windows, episodes or
+grouping. Only the model (scores and levels) is the service's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FLOOR = {"info": 0.0, "warning": 0.7, "critical": 0.9}
 
 @dataclass
 class Expected:
-    """What the run is held against. ``transitions``: (alert id, seq, action, severity) in order of the life of each alert."""
+    """The expected results. ``transitions``: (alert id, seq, action, severity) of each alert in order."""
 
     transitions: list[tuple[str, int, str, str]] = field(default_factory=list)
     refused: set[tuple[int, int]] = field(default_factory=set)  # (partition, offset)
@@ -53,9 +53,9 @@ class Life:
     def __init__(self) -> None:
         self.rows: dict[int, Row] = {}
         self.start = self.newest = 0
-        # The newest row that ended a window, how many were early since the grid's last, and all that were.
-        self.looked = self.early = 0
-        self.earlies: set[int] = set()
+        # The newest row that ended a window, early windows since the last one of the grid, and the rows of all early ones.
+        self.last_due = self.early = 0
+        self.early_rows: set[int] = set()
 
 
 def read(value: bytes | None, metrics: Sequence[str], far: int) -> tuple[str, int, list[float | None]] | None:
@@ -90,13 +90,13 @@ async def expect(records: Mapping[int, Sequence[Any]], settings: Settings, detec
             row = stamp // schema.interval_ms
             for end in arrive(life, row, Row(message.offset, values), settings):
                 if (end + zlib.crc32(entity.encode())) % stride == 0:
-                    life.looked, life.early = end, 0
+                    life.last_due, life.early = end, 0
                 elif end == row and life.early < MOST_EARLY and jumped(life, row, entity, detector.bundle):
-                    life.looked, life.early = row, life.early + 1
-                    life.earlies.add(row)
+                    life.last_due, life.early = row, life.early + 1
+                    life.early_rows.add(row)
                     expected.early += end >= life.start + detector.bundle.window - 1
-                elif end - stride in life.earlies:
-                    life.looked = end
+                elif end - stride in life.early_rows:
+                    life.last_due = end
                     expected.early += end >= life.start + detector.bundle.window - 1
                 else:
                     continue
@@ -116,11 +116,11 @@ async def expect(records: Mapping[int, Sequence[Any]], settings: Settings, detec
 
 
 def arrive(life: Life, row: int, what: Row, settings: Settings) -> range:
-    """Take one row in; the window ends that it completes."""
+    """Add one row; the rows at which it may complete a window."""
     gap, late = settings.stream.max_gap_rows, int(settings.stream.allowed_lateness_seconds)  # rows are seconds here
     if not life.rows or row > life.newest + gap + 1:
-        life.rows, life.start, life.newest, life.looked, life.early = {row: what}, row, row, row, 0
-        life.earlies = set()
+        life.rows, life.start, life.newest, life.last_due, life.early = {row: what}, row, row, row, 0
+        life.early_rows = set()
         return range(row, row + 1)
     if row > life.newest:
         first, life.newest = life.newest + 1, row
@@ -132,11 +132,11 @@ def arrive(life: Life, row: int, what: Row, settings: Settings) -> range:
 
 
 def jumped(life: Life, row: int, entity: str, bundle: Bundle) -> bool:
-    """Whether the metrics of this row lie far from those of the row last looked at; only those that both rows brought count."""
-    if bundle.early_change is None or life.looked not in life.rows:
+    """Whether this row lies far from the row at which a window was last due; only metrics observed in both count."""
+    if bundle.early_change is None or life.last_due not in life.rows:
         return False
     changes = 0.0
-    for metric, (new, old) in enumerate(zip(life.rows[row].values, life.rows[life.looked].values, strict=True)):
+    for metric, (new, old) in enumerate(zip(life.rows[row].values, life.rows[life.last_due].values, strict=True)):
         if new is not None and old is not None:
             change = np.abs(np.float32(new) - np.float32(old)) / bundle.scaler.scale(entity)[metric]
             changes += min(float(change), 10.0)
@@ -144,7 +144,7 @@ def jumped(life: Life, row: int, entity: str, bundle: Bundle) -> bool:
 
 
 def window(life: Life, end: int, length: int, dims: int) -> tuple[Any, Any, int, int]:
-    """Values, mask, first and last offset of the window that ends there: what is missing holds what was seen last."""
+    """Values, mask, first and last offset of the window that ends at ``end``; missing values hold the last seen one."""
     values, mask = np.full((length, dims), np.nan, np.float32), np.zeros((length, dims), bool)
     offsets = []
     for at, row in enumerate(range(end - length + 1, end + 1)):
@@ -166,7 +166,7 @@ def window(life: Life, end: int, length: int, dims: int) -> tuple[Any, Any, int,
 
 
 async def score(entity: str, windows: Sequence[Any], schema: Schema, detector: WindowScorer) -> list[Verdict]:
-    """The model's word on each window of one entity, in row order."""
+    """The model's verdict on each window of one entity, in row order."""
     verdicts: list[Verdict] = []
     for begin in range(0, len(windows), 64):
         some = windows[begin : begin + 64]

@@ -1,4 +1,4 @@
-"""A small TCP proxy between the workers and a server: it passes bytes on, later, or not at all."""
+"""A small TCP proxy between the workers and a server: it forwards bytes at once, with a delay, or not at all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Proxy:
         return server
 
     def cut(self) -> int:
-        """End every connection at once, in the middle of whatever it carries; how many there were."""
+        """Break every connection at once; how many there were."""
         cut = len(self._open)
         for writer in list(self._open):
             writer.transport.abort()

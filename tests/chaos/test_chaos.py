@@ -1,4 +1,4 @@
-"""The short form of ``make chaos``, and that its judge sees what is wrong."""
+"""A short chaos run, and that its judge finds every kind of deviation."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One worker: ``tidewatch run --only PART``, with the places where the harness may end or stop it wrapped from outside.
+"""One worker: ``tidewatch run --only PART``, with the points at which the harness may kill or stop it wrapped from outside.
 
-The control block is a few bytes shared with the harness: whether the worker has work in flight, where it shall die or stop, and
-whether it did. ``MUTATIONS`` are the mistakes the chaos run must find: each takes away one step of the design.
+The control block is a few bytes shared with the harness: whether the worker has work in flight, at which point it is killed or
+stopped, and whether it was. ``MUTATIONS`` are defects that the chaos run must find: each removes one step of the design.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def instrument(control: Control) -> None:
 
 
 def mutate(mutation: str) -> None:
-    """Build one mistake in."""
+    """Build one defect in."""
     if mutation == "skip-restore":
 
         async def nothing(kafka: Any, topic: str, partitions: list[int]) -> dict[int, dict[bytes, bytes]]:
@@ -148,7 +148,7 @@ def mutate(mutation: str) -> None:
             init(self, *args, **kwargs)
             self.transactional_id += f"-{uuid.uuid4().hex}"
 
-        producer.FencedProducer.__init__ = at_random  # type: ignore[method-assign]  # that is the mutation
+        producer.FencedProducer.__init__ = at_random  # type: ignore[method-assign]  # the mutation
     elif mutation == "offsets-first":
 
         async def wrong_order(kafka: Any, producers: Any, *, group: str, topic: str, state_topic: str) -> Any:

@@ -1,4 +1,4 @@
-"""What the chaos run watches: a cheap real bundle, settings with short time-outs, and a feed with faults in it.
+"""The workload of the chaos run: a cheap real bundle, settings with short time-outs, and a feed with faults in it.
 
 The feed holds what a network of careless producers brings: messages sent twice, rows out of order, rows that come too late,
 metrics missing, whole stretches missing, and garbage.

@@ -1,1 +1,1 @@
-"""What careless and wicked producers send, and what becomes of it."""
+"""Malformed and hostile records, and what the service makes of them."""

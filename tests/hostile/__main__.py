@@ -18,27 +18,27 @@ console = Console()
 
 
 def main() -> int:
-    """Parse, run, print. Status 1 when a record was lost or a good one suffered; what it costs is only told."""
-    told = argparse.ArgumentParser(prog="make hostile", description="Send malformed and hostile records among good ones.")
-    told.add_argument("--seed", type=int, default=1)
-    told.add_argument("--count", type=int, default=1_000_000, help="hostile records for each codec")
-    told.add_argument("--made", type=int, default=20_000, help="how many of them are hypothesis's own; the others are mutations")
-    told.add_argument(
-        "--share", type=float, default=0.1, help="their share of all records where the good ones' throughput is taken"
-    )
-    told.add_argument("--out", type=Path, default=Path("bench/results"))
-    asked = told.parse_args()
+    """Parse, run, print. Status 1 when a record was lost or good ones were affected; the cost is only printed."""
+    parser = argparse.ArgumentParser(prog="make hostile", description="Send malformed and hostile records among good ones.")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--count", type=int, default=1_000_000, help="hostile records for each codec")
+    parser.add_argument("--made", type=int, default=20_000, help="how many of them hypothesis generates; the others are mutations")
+    parser.add_argument("--share", type=float, default=0.1, help="share of hostile records when throughput is measured")
+    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    options = parser.parse_args()
     threadpool_limits(1)
     bundle = trained(38, quick=False)
     good = True
     for codec in CODECS:
-        # The sums with as many hostile records as good ones; the cost with as few as the worst feed may have.
-        for name, count, share in ((codec, asked.count, 0.5), (f"{codec}-cost", min(asked.count, 50_000), asked.share)):
-            work = run(codec, bundle, seed=asked.seed, count=count, made=min(asked.made, count // 2), share=share, say=console.log)
+        # The accounts with as many hostile records as good ones; the cost with the share of a bad feed.
+        for name, count, share in ((codec, options.count, 0.5), (f"{codec}-cost", min(options.count, 50_000), options.share)):
+            work = run(
+                codec, bundle, seed=options.seed, count=count, made=min(options.made, count // 2), share=share, say=console.log
+            )
             report = asyncio.run(work)
             show(report)
-            asked.out.mkdir(parents=True, exist_ok=True)
-            (asked.out / f"hostile-{name}.json").write_text(as_json(report))
+            options.out.mkdir(parents=True, exist_ok=True)
+            (options.out / f"hostile-{name}.json").write_text(as_json(report))
             good = good and report.adds_up
     console.print("[green]every record is accounted for[/]" if good else "[red]FAILED[/]")
     return 0 if good else 1

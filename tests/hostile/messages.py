@@ -1,6 +1,6 @@
-"""Malformed and hostile records: examples that hypothesis makes, and seeded mutations of them.
+"""Malformed and hostile records: examples from hypothesis, and seeded mutations of them.
 
-The same seed makes the same records only of the same code: hypothesis takes some of its constants from the modules it finds.
+A seed gives the same records only with the same code: hypothesis takes some constants from the loaded modules.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ PIECES = (
     b"\x00", b"\xff\xfe", b"\xed\xa0\x80", b"\xef\xbb\xbf", b'"', b"{", b"}", b"[" * 40, b"\\u0000", b"\\ud800", b"1e999", b"-",
     b"NaN", b'"entity":"bad-2",', b'"timestamp":1763769600000,', b'"values":{"cpu":1e39},', b"9" * 60, b"/*", b"\r\n", b",,",
 )  # fmt: skip
-# One field spoiled in an otherwise good message: what chance seldom brings about.
+# One invalid field in an otherwise good message, which random mutation rarely produces.
 SPOILED: tuple[dict[str, Any], ...] = (
     {"labels": {f"label-{at}": "x" for at in range(40)}},
     {"labels": {"rack": "7" * 5000}},
@@ -103,12 +103,12 @@ def mutated(chance: random.Random, value: bytes) -> bytes:
 
 
 def good(chance: random.Random) -> dict[str, Any]:
-    """A message that would be taken."""
+    """A valid message."""
     return {"entity": f"bad-{chance.randrange(50)}", "timestamp": NOW, "values": {"cpu": 0.5, "mem": 1.5, "io": 2.5}}
 
 
 def crossed(chance: random.Random, one: dict[str, Any], other: dict[str, Any]) -> bytes:
-    """A good message with some fields of two hostile ones in it: JSON still, as a rule."""
+    """A valid message with some fields of two hostile ones: mostly still JSON."""
     told = good(chance)
     for source in (one, other):
         for name in source:

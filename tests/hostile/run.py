@@ -1,4 +1,4 @@
-"""Feeds hostile records among good ones through codec, windows and scoring, adds everything up, and takes the time of both."""
+"""Feeds hostile records among good ones through codec, windows and scoring, accounts for every record, and measures the cost."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from tests.hostile.messages import NOW, hostile
 
 METRICS = ("cpu", "mem", "io", *(f"m{at:02d}" for at in range(3, 38)))  # the first are those that hostile records name
 ENTITIES = [f"good-{at}" for at in range(200)]
-PIECE = 2000
+BATCH = 2000
 GOOD = 2**40  # the first offset of a good record
 
 
 @dataclass
 class Report:
-    """What became of the records of one codec. Seconds are CPU seconds of this process."""
+    """The account of one codec's records. Seconds are CPU seconds of this process."""
 
     codec: str
     share: float
@@ -54,7 +54,7 @@ class Report:
 
     @property
     def ratio(self) -> float:
-        """Throughput of the good ones among the hostile, as a share of theirs alone, by CPU time."""
+        """Throughput of good records among hostile ones, relative to good ones alone, by CPU time."""
         return self.seconds_alone / self.seconds_mixed
 
     @property
@@ -69,7 +69,7 @@ class Report:
 
     @property
     def adds_up(self) -> bool:
-        """Every record is a sample or a dead letter, once, and the good ones' windows are as if the others had never been."""
+        """Every record is a sample or a dead letter, once, and the windows of good records are the same as without hostile ones."""
         settled = self.dead_letters + self.accepted == self.hostile
         return settled and not self.lost and not self.good_refused and not self.windows_differ and self.windows > 0
 
@@ -80,7 +80,7 @@ def schema(dims: int) -> Schema:
 
 
 def trained(dims: int, *, quick: bool) -> Bundle:
-    """The default ensemble (or one quick member) on what good records hold."""
+    """The default ensemble (or one quick member), trained on the values of good records."""
     rows = np.array([_values(row, 0, dims) for row in range(3000)], np.float32)
     noise = np.random.default_rng(0).normal(0, 0.1, rows.shape).astype(np.float32)
     told = TrainingSettings(epochs=3, detectors={"mahalanobis": 1.0}) if quick else TrainingSettings(epochs=3)
@@ -94,7 +94,7 @@ class Path:
     def __init__(self, codec: str, limits: StreamSettings, bundle: Bundle) -> None:
         self._schema = bundle.schema
         self._codec = component(CODECS, codec, "codec")(self._schema_of, limits)
-        # It is always now: what hostile records say of the future is the future.
+        # The clock stands still, so that hostile timestamps in the future stay in the future.
         self._processor = StreamProcessor(
             self._schema, window=bundle.window, stride=bundle.stride, settings=limits, clock=ManualClock(NOW)
         )
@@ -104,8 +104,8 @@ class Path:
     def _schema_of(self, entity: str) -> Schema | None:
         return self._schema if entity.startswith(("good-", "host-", "bad-")) else None
 
-    async def take(self, records: Sequence[Record]) -> tuple[list[int], list[Rejected], list[WindowBatch]]:
-        """Offsets of the records that became samples, those refused, and the windows due."""
+    async def feed(self, records: Sequence[Record]) -> tuple[list[int], list[Rejected], list[WindowBatch]]:
+        """Offsets of the records that became samples, the rejected records, and the due windows."""
         began = time.process_time()
         samples, undecodable = self._codec.decode(records)
         due, unusable = self._processor.add(samples, {})
@@ -119,7 +119,7 @@ class Path:
         return [offset for sample in samples if (offset := sample.record.offset) not in refused], rejected, due
 
     def close(self) -> None:
-        """Let the detector's threads go."""
+        """Stop the detector's threads."""
         self._detector.close()
 
 
@@ -136,26 +136,26 @@ def _values(row: int, at: int, dims: int) -> list[float]:
 
 
 async def run(codec: str, bundle: Bundle, *, seed: int, count: int, made: int, share: float, say: Any = print) -> Report:
-    """``count`` hostile records, ``made`` of them hypothesis's own, a ``share`` of all; the good ones also by themselves."""
+    """Feed ``count`` hostile records, ``made`` of them from hypothesis, as a ``share`` of all; and the good ones also alone."""
     limits = StreamSettings(max_entities=5000)
     report = Report(codec, share)
     bad, good = hostile(seed, count, made, limits), good_records(bundle.schema.dims)
     alone, mixed = Path(codec, limits, bundle), Path(codec, limits, bundle)
-    per_piece = max(1, round(PIECE * share))
-    bad = itertools.chain([next(bad)], bad)  # hypothesis has done its work
+    hostile_per_batch = max(1, round(BATCH * share))
+    bad = itertools.chain([next(bad)], bad)  # so that hypothesis generates before the clock runs
     settle_interpreter()  # as the service does
     for number in itertools.count():
-        harmful = list(itertools.islice(bad, per_piece))
+        harmful = list(itertools.islice(bad, hostile_per_batch))
         if not harmful:
             break
-        harmless = list(itertools.islice(good, PIECE - per_piece))
+        harmless = list(itertools.islice(good, BATCH - hostile_per_batch))
         report.hostile += len(harmful)
         report.good += len(harmless)
         together = interleaved(harmless, harmful)
-        if number % 2:  # neither is always the first
-            told, before = await mixed.take(together), await alone.take(harmless)
+        if number % 2:  # alternate which goes first
+            told, before = await mixed.feed(together), await alone.feed(harmless)
         else:
-            before, told = await alone.take(harmless), await mixed.take(together)
+            before, told = await alone.feed(harmless), await mixed.feed(together)
         _settle(report, together, told, before[2])
         if number % 100 == 99:
             say(f"{codec}: {report.hostile:,} of {count:,} hostile records")
@@ -167,7 +167,7 @@ async def run(codec: str, bundle: Bundle, *, seed: int, count: int, made: int, s
 
 
 def interleaved(some: Sequence[Record], others: Sequence[Record]) -> list[Record]:
-    """Both in their order, evenly spread."""
+    """Both sequences merged, each in its order and evenly spread."""
     placed = [((at + 0.5) / len(part), record) for part in (some, others) for at, record in enumerate(part)]
     return [record for _, record in sorted(placed, key=lambda item: item[0])]
 
