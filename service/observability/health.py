@@ -54,7 +54,11 @@ class Health:
 
     def ready(self) -> bool:
         """True when there are parts, every one can do its work, and no background task is failing."""
-        return self.alive() and bool(self._parts) and not self._failing and all(part.ready for part in self._parts.values())
+        return self.alive() and bool(self._parts) and self.tasks_work() and all(part.ready for part in self._parts.values())
+
+    def tasks_work(self) -> bool:
+        """True while no background task is failing."""
+        return not self._failing
 
     def stuck(self, after: float) -> list[str]:
         """The parts that have not beaten for ``after`` seconds. Called from another thread."""
