@@ -25,7 +25,7 @@ def configure_logging(level: Level, form: Form) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    # Plain: the default prints the local variables of each frame, which hold webhooks and passwords, and takes minutes for a long one.
+    # Plain: the default prints the local variables of each frame, with webhooks and passwords, and takes minutes if one is long.
     console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     renderer: structlog.typing.Processor = console if pretty else structlog.processors.JSONRenderer()
     finish: list[structlog.typing.Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
