@@ -161,6 +161,7 @@ def build_scoring(settings: Settings, metrics: Metrics, health: Health) -> Part:
     from service.alerts.lifecycle.acknowledgements import Acknowledgements
     from service.alerts.lifecycle.episodes import Episodes
     from service.alerts.topics.transitions import encode_transition
+    from service.observability.tasks import BackgroundTasks
     from service.sources.kafka import KafkaSource
     from service.state.health_topic import HealthTopic
     from service.state.transactions import TransactionalOutbox
@@ -186,7 +187,7 @@ def build_scoring(settings: Settings, metrics: Metrics, health: Health) -> Part:
         outbox=TransactionalOutbox(settings.kafka, encode=encode_transition),
         reporter=Reporter(settings, models, intake, source, reports, health=health, clock=clock),
         acknowledgements=acknowledgements,
-        control=ControlReader(settings.kafka, acknowledgements.hear),
+        control=ControlReader(settings.kafka, acknowledgements.receive, BackgroundTasks("scoring", health, clock)),
         metrics=metrics,
         health=health,
         clock=clock,
@@ -195,11 +196,15 @@ def build_scoring(settings: Settings, metrics: Metrics, health: Health) -> Part:
 
 def build_store(settings: Settings, metrics: Metrics, health: Health) -> Part:
     """tidewatch.alerts → Elasticsearch."""
-    from service.alerts.history.mute_annotator import MuteAnnotator
+    from service.alerts.history.mute_annotator import KEEP_SECONDS, MuteAnnotator
     from service.alerts.history.part import StorePart
     from service.state.dead_letter_writer import DeadLetterWriter
 
-    annotator = MuteAnnotator(settings.kafka, settings.notifications)
+    longest_alert = settings.alerts.max_episode_seconds + settings.stream.idle_after_seconds
+    keep_seconds = max(KEEP_SECONDS, settings.kafka.topics.retention_hours * 3600, longest_alert)
+    annotator = MuteAnnotator(
+        settings.kafka, settings.notifications, health=health, clock=SystemClock(), keep_ms=round(keep_seconds * 1000)
+    )
     store = build_alert_store(settings, muted=annotator.reason, on_refused=lambda document, why: part.refused(document, why))
     letters = DeadLetterWriter(settings.kafka, on_written=metrics.count_dead_letters)
     part: StorePart = StorePart(settings.kafka, store, metrics=metrics, health=health, annotator=annotator, letters=letters)
@@ -223,12 +228,16 @@ def build_heartbeat(settings: HeartbeatSettings, health: Health) -> Part:
     return HeartbeatPart(settings, health=health, clock=SystemClock())
 
 
-def build_operators(settings: Settings, history: Any) -> Operators:
-    """What writes operators' commands, for the command line and the API."""
+def build_operators(settings: Settings, history: Any, health: Health | None = None) -> Operators:
+    """What writes operators' commands, for the command line and the API. ``health``: of the API."""
     from service.alerts.control.mutes import fixed_silences
     from service.alerts.control.operators import Operators
+    from service.observability.health import Health
+    from service.observability.tasks import BackgroundTasks
 
-    return Operators(settings.kafka, history, clock=SystemClock(), fixed=fixed_silences(settings.notifications))
+    clock = SystemClock()
+    tasks = BackgroundTasks("api", health or Health(clock), clock)
+    return Operators(settings.kafka, history, clock=clock, tasks=tasks, fixed=fixed_silences(settings.notifications))
 
 
 def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
@@ -251,7 +260,7 @@ def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
         monitor = TopicMonitor(settings.kafka, settings.data_health, clock=clock)
         watch = DataWatch(DataHealth(settings.data_health, settings.kafka.topics.metrics), monitor, clock=clock)
     store = NotifyJournal(settings.kafka)
-    return NotifyPart(settings.kafka, service, journal, store, health=health, watch=watch)
+    return NotifyPart(settings.kafka, service, journal, store, health=health, clock=clock, watch=watch)
 
 
 def build_notifications(settings: Settings, journal: Journal, *, on_outcome: OnOutcome) -> NotificationService:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
 
-from service.alerts.control.commands import LATEST_MS, NAMES, WORDS, Mark
+from service.alerts.control.commands import LATEST_MS, LONGEST_AUTHOR, LONGEST_NOTE, Mark
 from service.alerts.control.mutes import Silence
 from service.alerts.times import iso
 from service.domain import Severity, Status
@@ -32,8 +32,8 @@ def moment(text: str) -> int:
 Moment = Annotated[
     str, AfterValidator(readable), Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-22T09:30:00Z"])
 ]
-Author = Annotated[str, Field(min_length=1, max_length=NAMES, pattern=r"\S", examples=["Ada"])]
-Words = Annotated[str, Field(max_length=WORDS)]
+Author = Annotated[str, Field(min_length=1, max_length=LONGEST_AUTHOR, pattern=r"\S", examples=["Ada"])]
+Words = Annotated[str, Field(max_length=LONGEST_NOTE)]
 Glob = Annotated[str, Field(min_length=1, max_length=1000)]
 Document = dict[str, Any]
 

@@ -80,7 +80,7 @@ def _alerts(history: AlertHistory, operators: Operators) -> APIRouter:
             alert=found.alert,
             events=found.events,
             notifications=found.notifications,
-            judgements=[models.MarkShown.of(mark) for mark in operators.said_of(found.alert["tidewatch"]["alert_id"])],
+            judgements=[models.MarkShown.of(mark) for mark in operators.marks_of(found.alert["tidewatch"]["alert_id"])],
         )
 
     @router.get("/events")

@@ -50,7 +50,7 @@ def plan_topics(kafka: KafkaSettings) -> list[TopicPlan]:
     return [
         TopicPlan(topics.metrics, topics.partitions, kept),
         TopicPlan(topics.alerts, 1, kept),
-        # people's commands are kept for good: every one has a key of its own
+        # every command has a key of its own; the store part deletes those without effect (decision 0017)
         TopicPlan(topics.control, 1, {"cleanup.policy": "compact"}),
         TopicPlan(topics.state, topics.partitions, COMPACTED),
         TopicPlan(topics.notify_state, 1, COMPACTED),

@@ -8,7 +8,10 @@ from typing import Any
 import msgspec
 
 from service.alerts.messages.sample import sample_alert
+from service.clock import SystemClock
 from service.domain import Alert, MemberScore, MetricShare, Severity, SeverityBounds, Status, Verdict, alert_id
+from service.observability.health import Health
+from service.observability.tasks import BackgroundTasks
 
 INTERVAL_MS = 1000
 STRIDE = 10
@@ -99,3 +102,8 @@ def life(entity: str = "db-7", severity: Severity = Severity.CRITICAL, **changes
     """Opened, fired, resolved."""
     states: Sequence[Status] = (Status.PENDING, Status.FIRING, Status.RESOLVED)
     return [alert(entity, status=status, severity=severity, seq=seq, **changes) for seq, status in enumerate(states, 1)]
+
+
+def background_tasks() -> BackgroundTasks:
+    """Tasks of a part whose health nobody looks at."""
+    return BackgroundTasks("test", Health(SystemClock()), SystemClock())

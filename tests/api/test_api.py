@@ -21,7 +21,7 @@ from service.clock import SystemClock
 from service.domain import Severity
 from service.settings import KafkaSettings, NotificationSettings, Settings
 from service.state.topics import create_topics
-from tests.alerts.makers import alert, life
+from tests.alerts.makers import alert, background_tasks, life
 
 pytestmark = [pytest.mark.kafka, pytest.mark.elasticsearch]
 
@@ -65,7 +65,7 @@ WITH_TOKEN = {"Authorization": f"Bearer {TOKEN}"}
 
 async def commands(kafka: KafkaSettings) -> list[Command]:
     read: list[Command] = []
-    reader = ControlReader(kafka, read.extend)
+    reader = ControlReader(kafka, read.extend, background_tasks())
     await reader.start()
     await reader.close()
     return read

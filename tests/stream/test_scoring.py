@@ -26,6 +26,7 @@ from service.stream.entity_state import EntityStates
 from service.stream.intake import Intake
 from service.stream.models import Models
 from service.stream.scoring import ScoringPart
+from tests.alerts.makers import background_tasks
 from tests.stream.small import METRICS, SETTINGS, records
 
 ROWS = 80
@@ -106,7 +107,7 @@ def scoring_part(bundle: Bundle, feed: Any, outbox: Any) -> ScoringPart:
         outbox=outbox,
         reporter=Reporter(SETTINGS, models, intake, feed, None, health=health, clock=clock),
         acknowledgements=acknowledgements,
-        control=ControlReader(SETTINGS.kafka, acknowledgements.hear),
+        control=ControlReader(SETTINGS.kafka, acknowledgements.receive, background_tasks()),
         metrics=Metrics(),
         health=health,
         clock=clock,

@@ -1,7 +1,8 @@
-"""What people say about alerts, as commands on the compacted topic ``tidewatch.control``. Pure.
+"""The commands of operators about alerts, as they lie on the compacted topic ``tidewatch.control``. Pure.
 
-Every command has a key of its own, so compaction keeps all of them: the topic is the audit trail, and nobody reads before
-writing. What holds now is a fold over the commands that does not depend on the order in which they are read.
+Every command has a key of its own, so a command can be written without reading the topic first, and compaction keeps it until it
+is deleted by its key. What holds now is a fold over the commands that does not depend on the order in which they are read. The
+store part copies every command to the audit log, and deletes from the topic what no longer changes anything (``outdated``).
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import msgspec
 from service.alerts.control.mutes import FalseMark, Mutes, Silence
 from service.errors import InvalidMessage
 
-WORDS = 2000  # longest note or comment
-NAMES = 200  # longest author
+LONGEST_NOTE = 2000  # characters; of a comment too
+LONGEST_AUTHOR = 200
 LATEST_MS = 253_402_300_799_000  # the end of the year 9999, beyond which a time has no name
 MarkVerdict = Literal["true", "false", "none"]
 
 
 class Acknowledge(msgspec.Struct, frozen=True, kw_only=True, tag="acknowledge", tag_field="command"):
-    """``author`` has taken the alert; the scoring worker that owns the episode makes it a transition."""
+    """``author`` takes the alert; the scoring process that owns the episode makes it a transition."""
 
     id: str
     alert_id: str
@@ -32,7 +33,7 @@ class Acknowledge(msgspec.Struct, frozen=True, kw_only=True, tag="acknowledge", 
 
 
 class AddSilence(msgspec.Struct, frozen=True, kw_only=True, tag="silence", tag_field="command"):
-    """What matches is not told from ``starts_at`` until ``ends_at`` (ms); ``id`` becomes the silence's id."""
+    """Alerts that match are not sent from ``starts_at`` until ``ends_at`` (ms); ``id`` becomes the silence's id."""
 
     id: str
     match: dict[str, str]
@@ -53,9 +54,9 @@ class ExpireSilence(msgspec.Struct, frozen=True, kw_only=True, tag="expire", tag
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True, tag="mark", tag_field="command"):
-    """A person's judgement of an alert; the newest one counts, ``none`` takes back.
+    """An operator's judgement of an alert; the newest one counts, ``none`` takes it back.
 
-    ``suppress`` asks that alerts like it (this entity or glob, resting on these metrics) be no longer told.
+    ``suppress``: alerts like it (of this entity or glob, resting on these metrics) are no longer sent.
     """
 
     id: str
@@ -69,8 +70,8 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, tag="mark", tag_field="com
     suppress: bool = False
 
 
-Said = TypeVar("Said", Acknowledge, ExpireSilence)
 Command = Acknowledge | AddSilence | ExpireSilence | Mark
+Kind = TypeVar("Kind", Acknowledge, AddSilence, ExpireSilence, Mark)
 _decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
 
 
@@ -80,30 +81,30 @@ def encode(command: Command) -> bytes:
 
 
 def encode_key(command: Command) -> bytes:
-    """The record key: unique, so that compaction never drops a word anybody said."""
+    """The record key: unique, so that compaction keeps every command."""
     return f"{type(command).__struct_config__.tag}/{command.id}".encode()
 
 
 def decode(value: bytes | None) -> Command:
-    """The inverse of ``encode``. Raises ``InvalidMessage`` for what is no command, or one that cannot be obeyed."""
+    """The inverse of ``encode``. Raises ``InvalidMessage`` for what is no command, or one that cannot be applied."""
     if value is None:
         raise InvalidMessage("empty", "A record of the control topic has no value.")
     try:
         command = _decoder.decode(value)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
         raise InvalidMessage("not-a-command", f"A record of the control topic is not a command: {error}.") from error
-    why = unusable(command)
+    why = refusal(command)
     if why is not None:
-        raise InvalidMessage("not-a-command", f"A command of {command.author!r} cannot be obeyed: {why}.")
+        raise InvalidMessage("not-a-command", f"A command of {command.author!r} cannot be applied: {why}.")
     return command
 
 
-def unusable(command: Command) -> str | None:
-    """Why a command must not be written or obeyed, or ``None``."""
-    if not command.author.strip() or len(command.author) > NAMES:
+def refusal(command: Command) -> str | None:
+    """Why a command must not be written or applied, or ``None``."""
+    if not command.author.strip() or len(command.author) > LONGEST_AUTHOR:
         return "it needs an author"
-    if len(getattr(command, "note", "") + getattr(command, "comment", "")) > WORDS:
-        return f"its note is longer than {WORDS} characters"
+    if len(getattr(command, "note", "") + getattr(command, "comment", "")) > LONGEST_NOTE:
+        return f"its note is longer than {LONGEST_NOTE} characters"
     times = (command.at, *((command.starts_at, command.ends_at) if isinstance(command, AddSilence) else ()))
     if not all(0 <= each <= LATEST_MS for each in times):
         return "its times must lie between 1970 and 9999"
@@ -118,53 +119,95 @@ def unusable(command: Command) -> str | None:
 
 
 class Control:
-    """What holds now. Commands may come in any order and more than once."""
+    """What holds now. Commands may come in any order and more than once.
+
+    It holds what the topic holds: ``apply`` adds a command, ``drop`` takes out those that were deleted from the topic.
+    """
 
     def __init__(self) -> None:
-        self._added: dict[str, AddSilence] = {}
-        self._expired: dict[str, ExpireSilence] = {}
-        self._marks: dict[str, dict[str, Mark]] = {}
-        self.acknowledged: dict[str, Acknowledge] = {}
+        self._commands: dict[str, Command] = {}  # by record key
 
     def apply(self, command: Command) -> None:
         """Take one command in."""
-        match command:
-            case Acknowledge():
-                self.acknowledged[command.alert_id] = _first(self.acknowledged.get(command.alert_id), command)
-            case AddSilence():
-                self._added[command.id] = command
-            case ExpireSilence():
-                self._expired[command.silence_id] = _first(self._expired.get(command.silence_id), command)
-            case Mark():
-                self._marks.setdefault(command.alert_id, {})[command.id] = command
+        self._commands[encode_key(command).decode()] = command
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Forget commands by their record keys; unknown ones are ignored."""
+        for key in keys:
+            self._commands.pop(key, None)
+
+    @property
+    def acknowledged(self) -> dict[str, Acknowledge]:
+        """The first acknowledgement of each alert."""
+        return {each.alert_id: each for each in sorted(self._of(Acknowledge), key=_when, reverse=True)}
 
     def silences(self) -> list[Silence]:
         """Every silence, expired ones with their end moved, by start."""
-        held = [self._silence(added) for added in self._added.values()]
+        expired = self._expired()
+        held = [_silence(added, expired.get(added.id)) for added in self._of(AddSilence)]
         return sorted(held, key=lambda silence: (silence.starts_at, silence.id))
 
     def marks(self) -> dict[str, Mark]:
         """The judgement that holds of each alert; those taken back are left out."""
-        newest = {alert_id: max(said.values(), key=lambda mark: (mark.at, mark.id)) for alert_id, said in self._marks.items()}
-        return {alert_id: mark for alert_id, mark in newest.items() if mark.verdict != "none"}
+        return {alert_id: marks[-1] for alert_id, marks in self._marks().items() if marks[-1].verdict != "none"}
 
-    def said_of(self, alert_id: str) -> list[Mark]:
-        """Everything ever said of one alert, oldest first."""
-        return sorted(self._marks.get(alert_id, {}).values(), key=lambda mark: (mark.at, mark.id))
+    def marks_of(self, alert_id: str) -> list[Mark]:
+        """Every judgement of one alert that the topic still holds, oldest first."""
+        return self._marks().get(alert_id, [])
 
     def mute(self, muting: Mutes, now: int) -> None:
         """Make ``muting`` follow what holds now; silences that are over are left out."""
         muting.silences = {silence.id: silence for silence in self.silences() if silence.ends_at > now}
         muting.false_marks = {mark.id: false_mark(mark) for mark in self.marks().values() if mark.suppress}
 
-    def _silence(self, added: AddSilence) -> Silence:
-        expired = self._expired.get(added.id)
-        ends_at = added.ends_at if expired is None else max(added.starts_at, min(added.ends_at, expired.at))
-        return Silence(added.id, added.match, added.starts_at, ends_at, added.author, added.comment)
+    def outdated(self, before: int) -> list[str]:
+        """Keys of the commands that no longer change what holds at ``before`` (ms) or later, in the order to delete them in.
+
+        Those are acknowledgements and judgements given before it, unless they still suppress; and silences that had ended, with
+        the commands that ended them. Deleting only a first part of the list changes nothing either: what took effect goes before
+        what took it back.
+        """
+        expired = self._expired()
+        ended = {
+            each.id for each in self.silences() if (each.ends_at if each.starts_at < each.ends_at else expired[each.id]) < before
+        }
+        old = [key for key, each in self._commands.items() if isinstance(each, Acknowledge) and each.at < before]
+        for marks in self._marks().values():
+            over = marks[:-1] if marks[-1].suppress else marks
+            old += [_key(mark) for mark in over if mark.at < before]
+        old += [_key(each) for each in self._of(AddSilence) if each.id in ended]
+        kept = {each.id for each in self._of(AddSilence)} - ended
+        return old + [_key(each) for each in self._of(ExpireSilence) if each.at < before and each.silence_id not in kept]
+
+    def _of(self, kind: type[Kind]) -> Iterable[Kind]:
+        return (command for command in self._commands.values() if isinstance(command, kind))
+
+    def _expired(self) -> dict[str, int]:
+        """When each silence was first ended by a command (ms)."""
+        expired: dict[str, int] = {}
+        for each in self._of(ExpireSilence):
+            expired[each.silence_id] = min(each.at, expired.get(each.silence_id, each.at))
+        return expired
+
+    def _marks(self) -> dict[str, list[Mark]]:
+        """The judgements of each alert, oldest first."""
+        marks: dict[str, list[Mark]] = {}
+        for mark in sorted(self._of(Mark), key=_when):
+            marks.setdefault(mark.alert_id, []).append(mark)
+        return marks
 
 
-def _first(held: Said | None, said: Said) -> Said:
-    return said if held is None or (said.at, said.id) < (held.at, held.id) else held
+def _when(command: Command) -> tuple[int, str]:
+    return command.at, command.id
+
+
+def _key(command: Command) -> str:
+    return encode_key(command).decode()
+
+
+def _silence(added: AddSilence, expired_at: int | None) -> Silence:
+    ends_at = added.ends_at if expired_at is None else max(added.starts_at, min(added.ends_at, expired_at))
+    return Silence(added.id, added.match, added.starts_at, ends_at, added.author, added.comment)
 
 
 def false_mark(mark: Mark) -> FalseMark:
@@ -207,7 +250,7 @@ def mark_of(
 
 
 def preview(mark: FalseMark, history: Iterable[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """Which of these alert documents the mark would have kept from being told."""
+    """Which of these alert documents the mark would have muted."""
     return [
         document for document in history if mark.is_like(document["tidewatch"]["entity"], document["tidewatch"]["metric_names"])
     ]

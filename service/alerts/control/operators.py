@@ -24,9 +24,10 @@ from service.alerts.control.commands import (
     preview,
 )
 from service.alerts.control.mutes import Silence
-from service.alerts.control.topic import ControlReader, say
+from service.alerts.control.topic import ControlReader, send_command
 from service.clock import Clock
 from service.errors import CommandRefused, NotFound
+from service.observability.tasks import BackgroundTasks
 from service.settings import KafkaSettings
 
 PREVIEW_ALERTS = 10_000  # the newest alerts of the past that a preview looks through
@@ -57,17 +58,19 @@ class Operators:
     """Writes commands, and knows what holds now. Every method may raise ``BrokerUnavailable``, ``StoreUnavailable``, or
     ``ConfigError``; ``NotFound`` for an alert or silence that is none; ``CommandRefused`` for words nobody would obey."""
 
-    def __init__(self, kafka: KafkaSettings, history: AlertLookup, *, clock: Clock, fixed: Sequence[Silence] = ()) -> None:
-        """``fixed``: the silences that stand in the settings."""
+    def __init__(
+        self, kafka: KafkaSettings, history: AlertLookup, *, clock: Clock, tasks: BackgroundTasks, fixed: Sequence[Silence] = ()
+    ) -> None:
+        """``tasks``: its own, for following the control topic. ``fixed``: the silences that stand in the settings."""
         self._kafka = kafka
         self._history = history
         self._clock = clock
         self._fixed = fixed
         self.control = Control()
-        self._reader = ControlReader(kafka, self._hear)
+        self._reader = ControlReader(kafka, self._apply, tasks, on_dropped=self.control.drop)
 
     async def start(self) -> None:
-        """Hear everything said so far, and follow. Needed only for ``silences``, ``expire`` and ``said_of``."""
+        """Read the commands given so far, and follow. Needed only for ``silences``, ``expire`` and ``marks_of``."""
         await self._reader.start()
 
     async def close(self) -> None:
@@ -162,9 +165,9 @@ class Operators:
                 break
         return Preview(mark.entity, mark.metrics, len(told), list(preview(false_mark(mark), told)))  # type: ignore[arg-type]  # same documents
 
-    def said_of(self, alert_id: str) -> list[Mark]:
-        """Every judgement ever made of an alert (its whole id), oldest first."""
-        return self.control.said_of(alert_id)
+    def marks_of(self, alert_id: str) -> list[Mark]:
+        """The judgements of an alert (its whole id) that the control topic still holds, oldest first."""
+        return self.control.marks_of(alert_id)
 
     async def _find(self, alert_id: str) -> dict[str, Any]:
         found = await self._history.show(alert_id)
@@ -177,10 +180,10 @@ class Operators:
         return alert
 
     async def _say(self, command: Command) -> None:
-        await say(self._kafka, command)
+        await send_command(self._kafka, command)
         self.control.apply(command)  # it will be read again, which changes nothing
 
-    def _hear(self, commands: list[Command]) -> None:
+    def _apply(self, commands: list[Command]) -> None:
         for command in commands:
             self.control.apply(command)
 

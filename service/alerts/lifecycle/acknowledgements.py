@@ -17,7 +17,7 @@ MOST_WAITING = 10_000
 
 
 class Acknowledgements:
-    """``hear`` commands as they come, ``apply`` between batches. ``lifetime_ms``: how long one may wait for its alert."""
+    """``receive`` commands as they come, ``apply`` between batches. ``lifetime_ms``: how long one may wait for its alert."""
 
     def __init__(self, episodes: Episodes, *, clock: Clock, lifetime_ms: int) -> None:
         self._episodes = episodes
@@ -25,7 +25,7 @@ class Acknowledgements:
         self._lifetime_ms = lifetime_ms
         self._waiting: dict[str, Acknowledge] = {}  # by alert; the first one counts
 
-    def hear(self, commands: Iterable[Command]) -> None:
+    def receive(self, commands: Iterable[Command]) -> None:
         """Keep what could still matter; the oldest go first when there are too many."""
         oldest = self._clock.now_ms() - self._lifetime_ms
         for command in commands:

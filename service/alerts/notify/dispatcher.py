@@ -90,6 +90,11 @@ class NotificationService:
         for queue in self._queues.values():
             queue.look_again()
 
+    def drop(self, keys: Sequence[str]) -> None:
+        """Forget commands that were deleted from the control topic, by their record keys."""
+        self.control.drop(keys)
+        self.control.mute(self._mutes, self._clock.now_ms())
+
     def unsettled(self, receiver: str) -> int:
         """Messages that are due and neither sent, refused nor given up."""
         return self._queues[receiver].unsettled

@@ -21,10 +21,12 @@ from service.alerts.notify.journal import Journal
 from service.alerts.topics.deliveries import encode
 from service.alerts.topics.reader import AlertTopicReader
 from service.alerts.topics.transitions import encode_transition
+from service.clock import Clock
 from service.domain import Alert, Rejected
 from service.errors import BrokerUnavailable
 from service.observability.health import Health
 from service.observability.logging import get_logger
+from service.observability.tasks import BackgroundTasks
 from service.runtime import close_all
 from service.settings import KafkaSettings
 
@@ -44,12 +46,13 @@ class NotifyPart:
         store: JournalStore,
         *,
         health: Health,
+        clock: Clock,
         watch: DataWatch | None = None,
     ) -> None:
         """``journal``: the one that ``service`` writes to. ``store``: where its changes are kept."""
         self._topic = kafka.topics.alerts
         self._reader = AlertTopicReader(kafka, "notify", on_poison=self._poison)
-        self._control = ControlReader(kafka, self._apply)
+        self._control = ControlReader(kafka, self._apply, BackgroundTasks(self.name, health, clock), on_dropped=service.drop)
         self._watch = watch
         self._watching: asyncio.Task[None] | None = None
         self._service = service

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-import uuid
 
 import msgspec
 import pytest
-from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +17,7 @@ from service.alerts.control.commands import (
     Control,
     ExpireSilence,
     Mark,
+    MarkVerdict,
     decode,
     encode,
     encode_key,
@@ -28,10 +26,10 @@ from service.alerts.control.commands import (
     preview,
 )
 from service.alerts.control.mutes import Mutes
-from service.alerts.control.topic import ControlReader, say
+from service.alerts.control.topic import send_command
 from service.alerts.history.alert_documents import document
 from service.errors import CommandRefused, InvalidMessage
-from service.settings import KafkaSettings, NotificationSettings, TopicSettings
+from service.settings import KafkaSettings, NotificationSettings
 from tests.alerts.makers import alert
 
 SILENCE = AddSilence(id="s1", match={"entity": "db-*"}, starts_at=1000, ends_at=9000, author="Ada", at=900, comment="disks")
@@ -75,7 +73,7 @@ def test_the_newest_judgement_counts_and_the_others_are_remembered() -> None:
     assert control.marks() == {}
     control.mute(muting, 0)
     assert muting.reason(said, 0) is None
-    assert [mark.id for mark in control.said_of(said.alert_id)] == ["m1", "m2", "m3"]
+    assert [mark.id for mark in control.marks_of(said.alert_id)] == ["m1", "m2", "m3"]
 
 
 def test_the_preview_names_the_past_alerts_a_mark_would_have_kept_quiet() -> None:
@@ -87,23 +85,20 @@ def test_the_preview_names_the_past_alerts_a_mark_would_have_kept_quiet() -> Non
 
 
 NAMES = st.sampled_from(["a", "b", "c"])
-COMMANDS = st.one_of(
+JUDGEMENTS: list[tuple[MarkVerdict, bool]] = [("true", False), ("false", False), ("false", True), ("none", False)]
+SILENCES = [
+    AddSilence(id=name, match={"entity": "*"}, starts_at=starts, ends_at=ends, author="Ada", at=1)
+    for name, starts, ends in (("a", 0, 6), ("b", 4, 9), ("c", 5, 7))
+]
+COMMANDS: st.SearchStrategy[Command] = st.one_of(
     st.builds(Acknowledge, id=st.uuids().map(str), alert_id=NAMES, entity=NAMES, author=NAMES, at=st.integers(0, 9)),
-    st.builds(
-        AddSilence,
-        id=st.uuids().map(str),
-        match=st.just({"entity": "*"}),
-        starts_at=st.integers(0, 5),
-        ends_at=st.integers(6, 9),
-        author=NAMES,
-        at=st.integers(0, 9),
-    ),
+    st.sampled_from(SILENCES),
     st.builds(ExpireSilence, id=st.uuids().map(str), silence_id=NAMES, author=NAMES, at=st.integers(0, 9)),
     st.builds(
-        Mark,
+        lambda judgement, **said: Mark(verdict=judgement[0], suppress=judgement[1], **said),
+        st.sampled_from(JUDGEMENTS),
         id=st.uuids().map(str),
         alert_id=NAMES,
-        verdict=st.sampled_from(["true", "false", "none"]),
         entity=NAMES,
         metrics=st.just(("cpu",)),
         author=NAMES,
@@ -144,7 +139,7 @@ def test_what_cannot_be_obeyed_is_refused_by_reader_and_writer(command: Command,
     with pytest.raises(InvalidMessage, match=why):
         decode(encode(command))
     with pytest.raises(CommandRefused, match=why):
-        asyncio.run(say(KafkaSettings(), command))
+        asyncio.run(send_command(KafkaSettings(), command))
 
 
 @given(st.binary(max_size=100))
@@ -153,27 +148,43 @@ def test_noise_is_refused(value: bytes) -> None:
         decode(value)
 
 
-@pytest.mark.kafka
-async def test_commands_said_before_and_after_are_heard(kafka_servers: str) -> None:
-    name = f"control-{uuid.uuid4().hex[:8]}"
-    kafka = KafkaSettings(bootstrap_servers=kafka_servers, topics=TopicSettings(control=name))
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_servers)
-    await admin.start()
-    await admin.create_topics([NewTopic(name, 1, 1)])
-    await admin.close()
-    await say(kafka, SILENCE)
-    noise = AIOKafkaProducer(bootstrap_servers=kafka_servers)
-    await noise.start()
-    await noise.send_and_wait(name, b"noise", partition=0)
-    await noise.stop()
-    heard: list[Command] = []
-    reader = ControlReader(kafka, heard.extend)
-    await reader.start()
-    assert heard == [SILENCE]  # before anything else happens
-    expired = ExpireSilence(id="x", silence_id="s1", author="Bob", at=4000)
-    await say(kafka, expired)
-    async with asyncio.timeout(30):
-        while len(heard) < 2:
-            await asyncio.sleep(0.05)
-    await reader.close()
-    assert heard == [SILENCE, expired]
+def in_force(control: Control, since: int) -> tuple[object, ...]:
+    """All that can matter from ``since`` on."""
+    silences = [each for each in control.silences() if each.ends_at >= since and each.starts_at < each.ends_at]
+    suppressing = {alert_id: mark for alert_id, mark in control.marks().items() if mark.suppress}
+    judged = {alert_id: mark for alert_id, mark in control.marks().items() if mark.at >= since}
+    return silences, suppressing, judged
+
+
+@given(st.lists(COMMANDS, max_size=14), st.integers(0, 10), st.integers(0, 14))
+def test_deleting_what_is_outdated_changes_nothing_that_holds_wherever_it_is_cut_off(
+    commands: list[Command], before: int, deleted: int
+) -> None:
+    control = held(*commands)
+    outdated = control.outdated(before)
+    left = held(*commands)
+    left.drop(outdated[:deleted])
+    assert in_force(left, before) == in_force(control, before)
+    taken = {alert_id: each for alert_id, each in control.acknowledged.items() if each.at >= before}
+    assert {alert_id: left.acknowledged.get(alert_id) for alert_id in taken} == taken
+
+
+@given(st.lists(COMMANDS, max_size=14), st.integers(0, 10))
+def test_what_is_left_is_new_or_in_force(commands: list[Command], before: int) -> None:
+    control = held(*commands)
+    outdated = control.outdated(before)
+    assert len(set(outdated)) == len(outdated)
+    kept = [command for command in commands if encode_key(command).decode() not in outdated]
+    silences = {each.id for each in kept if isinstance(each, AddSilence)}
+    for command in kept:
+        match command:
+            case AddSilence():
+                expired = [each.at for each in kept if isinstance(each, ExpireSilence) and each.silence_id == command.id]
+                assert command.ends_at >= before
+                assert max([command.starts_at, *expired]) >= before or not expired
+            case ExpireSilence():
+                assert command.at >= before or command.silence_id in silences
+            case Mark():
+                assert command.at >= before or (command.suppress and control.marks().get(command.alert_id) == command)
+            case _:
+                assert command.at >= before

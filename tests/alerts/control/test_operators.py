@@ -21,7 +21,7 @@ from service.alerts.history.elasticsearch import ElasticsearchAlertStore
 from service.clock import SystemClock
 from service.settings import KafkaSettings, NotificationSettings, Settings, TopicSettings
 from service.state.topics import create_topics
-from tests.alerts.makers import alert, life
+from tests.alerts.makers import alert, background_tasks, life
 
 pytestmark = [pytest.mark.kafka, pytest.mark.elasticsearch, pytest.mark.slow]
 
@@ -65,7 +65,7 @@ async def store(settings: Settings) -> AsyncIterator[ElasticsearchAlertStore]:
 async def said(kafka: KafkaSettings) -> tuple[list[Command], Mutes]:
     """Everything on the control topic, and what a notifier mutes because of it."""
     heard: list[Command] = []
-    reader = ControlReader(kafka, heard.extend)
+    reader = ControlReader(kafka, heard.extend, background_tasks())
     await reader.start()
     await reader.close()
     control, muting = Control(), Mutes(NotificationSettings())

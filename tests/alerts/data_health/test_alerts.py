@@ -13,7 +13,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from service.alerts.control.commands import Acknowledge
-from service.alerts.control.topic import say
+from service.alerts.control.topic import send_command
 from service.alerts.data_health.alerts import DataHealth
 from service.alerts.data_health.checks import check
 from service.alerts.history.alert_documents import document
@@ -208,7 +208,7 @@ async def test_lag_is_told_taken_and_resolved_across_a_restart_of_the_notifier(s
         stop.set()
         await task
         said = Acknowledge(id="a", alert_id=fired["alert_id"], entity=fired["entity"], author="Ada", at=1)
-        await say(settings.kafka, said)  # while nobody is at work
+        await send_command(settings.kafka, said)  # while nobody is at work
 
         stop, task = watching(settings, pager, max_lag_records=200)
         await read_up_to(settings, 300)

@@ -25,12 +25,12 @@ def said(alert_id: str, author: str = "Ada", at: int = BORN * 1000) -> Acknowled
 def test_an_open_alert_is_taken_once_by_the_first_who_said_so() -> None:
     episodes, acknowledgements, _ = made()
     fired = episodes.observe(drawn("..cc"))[-1]
-    acknowledgements.hear([said(fired.alert_id), said(fired.alert_id, "Bob")])
+    acknowledgements.receive([said(fired.alert_id), said(fired.alert_id, "Bob")])
     (taken,) = acknowledgements.apply()
     assert (taken.action, taken.seq, taken.status) == ("acknowledged", fired.seq + 1, Status.FIRING)
     assert (taken.acknowledged_by, taken.reason) == ("Ada", "acknowledged by Ada: on it")
     assert acknowledgements.apply() == []
-    acknowledgements.hear([said(fired.alert_id)])  # read again after a restart
+    acknowledgements.receive([said(fired.alert_id)])  # read again after a restart
     assert acknowledgements.apply() == []
     resolved = episodes.observe(drawn("..cc......"))[-1]
     assert (resolved.status, resolved.acknowledged_by, resolved.seq) == (Status.RESOLVED, "Ada", taken.seq + 1)
@@ -40,7 +40,7 @@ def test_one_that_comes_before_its_alert_is_restored_waits_for_it() -> None:
     first, _, _ = made()
     fired = first.observe(drawn("..cc"))[-1]
     episodes, acknowledgements, _ = made()
-    acknowledgements.hear([said(fired.alert_id)])
+    acknowledgements.receive([said(fired.alert_id)])
     assert acknowledgements.apply() == []
     episodes.restore(first.snapshot())
     assert [alert.alert_id for alert in acknowledgements.apply()] == [fired.alert_id]
@@ -50,18 +50,18 @@ def test_one_for_another_worker_is_forgotten_after_a_while_and_old_ones_are_not_
     first, _, _ = made()
     fired = first.observe(drawn("..cc"))[-1]
     episodes, acknowledgements, clock = made()
-    acknowledgements.hear([said(fired.alert_id)])
+    acknowledgements.receive([said(fired.alert_id)])
     clock.advance(3601)
     assert acknowledgements.apply() == []
-    acknowledgements.hear([said(fired.alert_id)])
+    acknowledgements.receive([said(fired.alert_id)])
     episodes.restore(first.snapshot())
     assert acknowledgements.apply() == []
 
 
 def test_however_many_come_only_so_many_wait_and_other_words_are_not_its_business() -> None:
     _, acknowledgements, _ = made()
-    acknowledgements.hear([ExpireSilence(id="x", silence_id="s", author="Ada", at=BORN * 1000)])
+    acknowledgements.receive([ExpireSilence(id="x", silence_id="s", author="Ada", at=BORN * 1000)])
     assert not acknowledgements._waiting
-    acknowledgements.hear(said(f"alert-{n}") for n in range(MOST_WAITING + 50))
+    acknowledgements.receive(said(f"alert-{n}") for n in range(MOST_WAITING + 50))
     assert len(acknowledgements._waiting) == MOST_WAITING
     assert "alert-49" not in acknowledgements._waiting

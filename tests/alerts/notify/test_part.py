@@ -70,7 +70,7 @@ def part(kafka: KafkaSettings, server: HttpReceiver, metrics: Metrics) -> Notify
         on_outcome=lambda name, outcome: metrics.notifications.labels(name, outcome).inc(),
         retry_wait=(0.05, 0.2),
     )
-    return NotifyPart(kafka, service, journal, NotifyJournal(kafka), health=Health(SystemClock()))
+    return NotifyPart(kafka, service, journal, NotifyJournal(kafka), health=Health(SystemClock()), clock=SystemClock())
 
 
 async def _until(count: int, server: HttpReceiver) -> None:

@@ -14,7 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from elasticsearch import AsyncElasticsearch
 
 from service.alerts.control.commands import AddSilence, ExpireSilence
-from service.alerts.control.topic import ControlReader, say
+from service.alerts.control.topic import ControlReader, send_command
 from service.alerts.history.alert_documents import document
 from service.alerts.history.elasticsearch import ElasticsearchAlertStore
 from service.alerts.history.mute_annotator import MuteAnnotator
@@ -29,7 +29,7 @@ from service.observability.health import Health
 from service.observability.metrics import Metrics
 from service.settings import ElasticsearchSettings, KafkaSettings, NotificationSettings, TopicSettings
 from service.state.dead_letter_writer import DeadLetterWriter
-from tests.alerts.makers import BORN, alert, life
+from tests.alerts.makers import BORN, alert, background_tasks, life
 from tests.alerts.memory_store import MemoryAlertStore
 from tests.sources.rig import read_all
 
@@ -196,8 +196,15 @@ async def test_kafka_away_is_a_retry_with_a_clear_sentence() -> None:
 
 async def test_a_topic_that_was_never_made_is_a_clear_mistake(kafka_servers: str) -> None:
     kafka = KafkaSettings(bootstrap_servers=kafka_servers, topics=TopicSettings(alerts="never-made", control="never-made"))
-    reader, control = AlertTopicReader(kafka, "store", on_poison=lambda _: None), ControlReader(kafka, lambda _: None)
-    for start in (reader.start, control.start, lambda: say(kafka, ExpireSilence(id="x", silence_id="s", author="Ada", at=0))):
+    reader, control = (
+        AlertTopicReader(kafka, "store", on_poison=lambda _: None),
+        ControlReader(kafka, lambda _: None, background_tasks()),
+    )
+    for start in (
+        reader.start,
+        control.start,
+        lambda: send_command(kafka, ExpireSilence(id="x", silence_id="s", author="Ada", at=0)),
+    ):
         with pytest.raises(ConfigError, match="never-made does not exist") as raised:
             await start()
         assert "tidewatch setup" in raised.value.hint
@@ -325,10 +332,13 @@ async def test_silenced_alerts_are_stored_and_marked(
         at=BORN,
         comment="disks",
     )
-    await say(kafka, hush)
+    await send_command(kafka, hush)
     await publish(producer, kafka, [during, alert("web-1"), long_after])
     settings = ElasticsearchSettings(url=elasticsearch_url, index_prefix=kafka.topics.alerts)
-    annotator, metrics = MuteAnnotator(kafka, NotificationSettings()), Metrics()
+    annotator, metrics = (
+        MuteAnnotator(kafka, NotificationSettings(), health=Health(SystemClock()), clock=SystemClock(), keep_ms=86_400_000),
+        Metrics(),
+    )
     store = ElasticsearchAlertStore(settings, muted=annotator.reason)
     part = StorePart(kafka, store, metrics=metrics, health=Health(SystemClock()), annotator=annotator)
     await part.start()
