@@ -42,12 +42,14 @@ DROP = Behaviour(kind="drop")
 
 
 class HttpReceiver:
-    """Records requests; plays ``script`` one behaviour a request, then answers ``otherwise``."""
+    """Records requests; plays ``script`` one behaviour a request, then answers ``otherwise``. ``by_body``: answers to requests
+    whose body contains these bytes, before anything else."""
 
     def __init__(self, script: Sequence[Behaviour] = (), otherwise: Behaviour = OK) -> None:
         self.requests: list[Request] = []
         self.script = list(script)
         self.otherwise = otherwise
+        self.by_body: dict[bytes, Behaviour] = {}
         self.url = ""
         self._released = asyncio.Event()
 
@@ -57,7 +59,8 @@ class HttpReceiver:
             headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:] if line)}
             body = await reader.readexactly(int(headers.get("content-length", "0")))
             self.requests.append(Request(headers, body, head[0].split(" ")[1]))
-            now = self.script.pop(0) if self.script else self.otherwise
+            matching = [behaviour for part, behaviour in self.by_body.items() if part in body]
+            now = matching[0] if matching else self.script.pop(0) if self.script else self.otherwise
             if now.kind == "hang":
                 await self._released.wait()
             if now.kind == "answer":
