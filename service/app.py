@@ -251,7 +251,7 @@ def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
 
     clock, journal = SystemClock(), Journal()
     service = build_notifications(
-        settings, journal, on_outcome=lambda receiver, outcome: metrics.notifications.labels(receiver, outcome).inc()
+        settings, journal, health, on_outcome=lambda receiver, outcome: metrics.notifications.labels(receiver, outcome).inc()
     )
     for receiver in settings.notifications.receivers:
         metrics.unsettled.labels(receiver.name).set_function(partial(service.unsettled, receiver.name))
@@ -263,12 +263,19 @@ def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
     return NotifyPart(settings.kafka, service, journal, store, health=health, clock=clock, watch=watch)
 
 
-def build_notifications(settings: Settings, journal: Journal, *, on_outcome: OnOutcome) -> NotificationService:
+def build_notifications(
+    settings: Settings, journal: Journal, health: Health | None = None, *, on_outcome: OnOutcome
+) -> NotificationService:
     """The notification service with every receiver of the settings. Raises ``ConfigError`` for one that cannot work."""
     from service.alerts.notify.dispatcher import NotificationService
 
     return NotificationService(
-        settings.notifications, build_notifiers(settings), journal=journal, clock=SystemClock(), on_outcome=on_outcome
+        settings.notifications,
+        build_notifiers(settings),
+        journal=journal,
+        clock=SystemClock(),
+        on_outcome=on_outcome,
+        health=health,
     )
 
 

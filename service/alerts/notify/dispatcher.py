@@ -20,10 +20,14 @@ from service.alerts.notify.grouping import Group, delivery_of
 from service.alerts.notify.journal import Journal
 from service.alerts.notify.numbered_routes import with_route_ids
 from service.alerts.notify.receiver_groups import Arrival
-from service.alerts.notify.receiver_queue import ReceiverQueue, Tries
+from service.alerts.notify.receiver_queue import ReceiverQueue
+from service.alerts.notify.retries import Tries
 from service.alerts.notify.routing import Destination, Routes
 from service.clock import Clock
 from service.domain import Alert
+from service.observability.health import Health
+from service.observability.tasks import BackgroundTasks
+from service.runtime import close_all
 from service.settings import NotificationSettings
 
 OnOutcome = Callable[[str, str], None]  # (receiver, outcome); see receiver_queue.OnReceiverOutcome
@@ -44,13 +48,17 @@ class NotificationService:
         journal: Journal,
         clock: Clock,
         on_outcome: OnOutcome,
+        health: Health | None = None,
         retry_wait: tuple[float, float] = (0.5, 60.0),
     ) -> None:
-        """``retry_wait``: the first and the longest wait between two tries (seconds)."""
+        """``health``: where a queue whose task fails shows. ``retry_wait``: the first and the longest wait between two tries
+        (seconds)."""
         self.control = Control()
         self._clock = clock
         self._journal = journal
         self._on_outcome = on_outcome
+        self._attempt_timeout = settings.attempt_timeout_seconds
+        self._tasks = BackgroundTasks("notify", health or Health(clock), clock)
         self._mutes = Mutes(settings)
         self._routes = Routes(settings)
         first, longest = retry_wait
@@ -70,8 +78,8 @@ class NotificationService:
 
     async def start(self) -> None:
         """Begin to deliver."""
-        for queue in self._queues.values():
-            queue.start()
+        for name, queue in self._queues.items():
+            self._tasks.start(f"receiver {name}", queue.run)
 
     def accept(self, transitions: Sequence[tuple[Alert, int]]) -> None:
         """Route (transition, offset) pairs to the groups of their receivers; never waits. Offset -1: not from a topic."""
@@ -127,12 +135,9 @@ class NotificationService:
 
     async def drained(self, seconds: float) -> bool:
         """Send everything pending now, waiting no longer than ``seconds``; True when nothing is pending any more."""
-        for queue in self._queues.values():
-            queue.hurry()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                for queue in self._queues.values():
-                    await queue.drained()
+                await asyncio.gather(*(queue.drained() for queue in self._queues.values()))
         return all(queue.idle for queue in self._queues.values())
 
     def request_stop(self) -> None:
@@ -142,9 +147,10 @@ class NotificationService:
 
     async def close(self) -> None:
         """Let the tries in flight end, then release the notifiers. What waits for its next try stays pending."""
-        self.request_stop()
         for queue in self._queues.values():
-            await queue.close()
+            queue.request_end()
+        await self._tasks.close(drain=self._attempt_timeout + 1)
+        await close_all(*(queue.close for queue in self._queues.values()))
 
     def _destination_of(self, receiver: str, alert: Alert) -> Destination | None:
         return self._routes.destinations_of(alert).get(receiver)

@@ -28,10 +28,10 @@ def with_route_ids(recorded: Mapping[str, Group], routes: Routes) -> dict[str, G
     groups = dict(recorded)
     numbered = {key for key, group in groups.items() if group.route.startswith(_MARK)}
     for key in numbered:
-        groups[key] = _unconfirmed(groups[key])
-        found = routes.id_of(int(groups[key].route.removeprefix(_MARK)), groups[key].receiver, groups[key].labels)
-        if found is not None and (moved := _with_route(groups[key], found)).key not in recorded:
-            groups[key] = moved
+        group = _unconfirmed(groups[key])
+        found = routes.id_of(int(group.route.removeprefix(_MARK)), group.receiver, group.labels)
+        renamed = _with_route(group, found or group.route)
+        groups[key] = renamed if renamed.key not in recorded else _with_route(group, group.route)
     return _each_alert_once(groups) if numbered else groups
 
 

@@ -9,6 +9,7 @@ written in the same transaction to ``tidewatch.notifications``, from where the s
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from service.alerts.control.commands import Acknowledge, Command
 from service.alerts.control.topic import ControlReader
@@ -54,7 +55,7 @@ class NotifyPart:
         self._reader = AlertTopicReader(kafka, "notify", on_poison=self._poison)
         self._control = ControlReader(kafka, self._apply, BackgroundTasks(self.name, health, clock), on_dropped=service.drop)
         self._watch = watch
-        self._watching: asyncio.Task[None] | None = None
+        self._tasks = BackgroundTasks(self.name, health, clock)
         self._service = service
         self._journal = journal
         self._store = store
@@ -73,7 +74,7 @@ class NotifyPart:
         await self._reader.start()
         await self._service.start()
         if self._watch is not None:
-            self._watching = asyncio.create_task(self._watch.run(self._ownership), name="data health")
+            self._tasks.start("data health", partial(self._watch.run, self._ownership))
 
     async def run(self) -> None:
         """Work until asked to stop."""
@@ -93,11 +94,10 @@ class NotifyPart:
 
     async def close(self) -> None:
         """Finish the tries in flight, record what they settled, leave the group."""
-        if self._watch is not None and self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
         watch = [] if self._watch is None else [self._watch.close]
-        await close_all(*watch, self._service.close, self._record, self._store.close, self._reader.close, self._control.close)
+        await close_all(
+            self._tasks.close, *watch, self._service.close, self._record, self._store.close, self._reader.close, self._control.close
+        )
 
     async def _take_over(self, turn: int) -> None:
         """After every rebalance: forget, and, if the partition is ours, continue from what the last notifier recorded."""

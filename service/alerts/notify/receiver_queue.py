@@ -1,21 +1,26 @@
-"""One receiver: its groups of alerts, and the task that sends what is due."""
+"""One receiver: decides which of its groups is due, and sends one message after the other.
+
+A message that the receiver does not take waits for its next try beside the others; only its own group waits for it. One try is in
+flight at a time: a notifier that dies then doubles one message at most, and messages come in order (decision 0016).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import msgspec
-import stamina
 
 from service.alerts.control.mutes import MuteReason
 from service.alerts.notify.base import Notifier
 from service.alerts.notify.grouping import Group, Notification, change_of, delivery_of, mark_muted, spent, unsent_offset
 from service.alerts.notify.journal import Journal
 from service.alerts.notify.receiver_groups import Arrival, ReceiverGroups
+from service.alerts.notify.retries import NEVER_TRIED, Retries, Tries
 from service.alerts.notify.routing import Destination, Policy
-from service.alerts.notify.timing import REMINDER, SendDecision, decide, notification
+from service.alerts.notify.timing import REMINDER, decide, notification
 from service.alerts.topics.deliveries import DeliveryEnd
 from service.clock import Clock
 from service.domain import Alert
@@ -24,18 +29,18 @@ from service.observability.logging import get_logger
 
 log = get_logger("notify")
 
-LONGEST_RETRY_AFTER = 900.0
+LOOK_EVERY_SECONDS = 30.0  # silences begin and end by themselves
 # Of messages: due, and then one of sent, refused, gave_up, handed_over. Of tries: retried. Of alerts: muted, dropped.
 OnReceiverOutcome = Callable[[str], None]
 
 
-class Tries(msgspec.Struct, frozen=True):
-    """How long a message is tried, in seconds: each try, all of them together, and the first and longest wait between two."""
+class Candidate(msgspec.Struct, frozen=True):
+    """A group with something to send. ``rank``: which goes first of those that are due; ``wait``: seconds until it is due."""
 
-    attempt_timeout: float = 10.0
-    deadline: float = 3600.0
-    first_wait: float = 0.5
-    longest_wait: float = 60.0
+    group: Group
+    reason: str
+    rank: int
+    wait: float
 
 
 class ReceiverQueue:
@@ -59,16 +64,15 @@ class ReceiverQueue:
         self._policy_of = policy_of
         self._muted = muted
         self._on_outcome = on_outcome
-        self._tries = tries
+        self._attempt_timeout = tries.attempt_timeout
         self._groups = ReceiverGroups(policy_of, journal.note_group)
+        self._retries = Retries(tries)
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._stopping = False
-        self._forgotten = 0  # how often another process took over
-        self._attempting = False
         self._hurry = False
-        self._task: asyncio.Task[None] | None = None
+        self._stopping = self._ending = False
+        self._period = 0  # of ownership: another begins when another process takes over
 
     @property
     def name(self) -> str:
@@ -80,9 +84,12 @@ class ReceiverQueue:
         """Messages that are due and neither sent, refused nor given up."""
         return sum(group.pending is not None for group in self._groups.all())
 
-    def start(self) -> None:
-        """Begin to send."""
-        self._task = asyncio.create_task(self.run(), name=f"notify {self.name}")
+    @property
+    def idle(self) -> bool:
+        """True when there is nothing to send but reminders that are not due."""
+        return self._idle.is_set()
+
+    # --- from the dispatcher -------------------------------------------------------------------------------------------
 
     def absorb(self, arrived: Sequence[Arrival], now: int) -> None:
         """Take transitions in."""
@@ -102,11 +109,11 @@ class ReceiverQueue:
 
     def forget(self) -> None:
         """Another process notifies from now on."""
-        for group in self._groups.all():
-            if group.pending is not None:
-                self._on_outcome("handed_over")
+        for _ in range(self.unsettled):
+            self._on_outcome("handed_over")
         self._groups.clear()
-        self._forgotten += 1
+        self._retries.clear()
+        self._period += 1
         self._idle.set()
         self._wake.set()
 
@@ -119,66 +126,130 @@ class ReceiverQueue:
         unsent = [unsent_offset(group, self._policy_of(group.route), self._muted) for group in self._groups.all()]
         return min((offset for offset in unsent if offset is not None), default=None)
 
-    def hurry(self) -> None:
-        """Treat every group wait as over until nothing is pending."""
+    async def drained(self) -> None:
+        """Treat every group's wait as over; return when ``idle``."""
         self._hurry = True
         self._wake.set()
-
-    async def drained(self) -> None:
-        """Return when nothing is pending."""
         await self._idle.wait()
-
-    @property
-    def idle(self) -> bool:
-        """True when nothing is pending."""
-        return self._idle.is_set()
 
     def request_stop(self) -> None:
         """Start no new message and no new try."""
         self._stopping = True
         self._wake.set()
 
+    def request_end(self) -> None:
+        """Let ``run`` return once the try in flight is settled. What waits for its next try stays pending."""
+        self._stopping = self._ending = True
+        self._wake.set()
+
     async def close(self) -> None:
-        """Let a try in flight end; what waits for its next try stays pending. Then release the notifier."""
-        self.request_stop()
-        if self._task is not None:
-            if self._attempting:
-                await asyncio.wait([self._task], timeout=self._tries.attempt_timeout + 1)
-            else:
-                await asyncio.sleep(0)
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        """Release the notifier."""
         await self._notifier.close()
 
-    async def run(self) -> None:
-        """Send due groups, one at a time, until stopped."""
-        while not self._stopping:
-            self._wake.clear()
-            group, decision = self._next()
-            if group is not None and (decision.send or (self._hurry and decision.reason != REMINDER)):
-                await self._send(group, decision)
-                continue
-            if group is None or decision.reason == REMINDER:
-                self._idle.set()
-                self._hurry = False
-            await self._pause(decision.at)
+    # --- the way of a message: due, recorded, sent, recorded -----------------------------------------------------------
 
-    def _next(self) -> tuple[Group | None, SendDecision]:
-        """The group due first (or the one to look at next), after dropping those that are spent."""
+    async def run(self) -> None:
+        """Send what is due, one message after the other, until ``request_end``."""
+        while not self._ending:
+            self._wake.clear()
+            first = self._first()
+            if first is not None and first.wait <= 0 and not self._stopping:
+                await self._send(first)
+            else:
+                await self._pause(LOOK_EVERY_SECONDS if first is None or self._stopping else first.wait)
+
+    def _first(self) -> Candidate | None:
+        """What to send next, or to wait for: of what is due, the messages of the process before, then those that were not tried
+        yet, then those that were."""
+        candidates = [candidate for group in self._groups.all() if (candidate := self._candidate(group)) is not None]
+        if all(each.group.pending is None and each.reason == REMINDER for each in candidates):
+            self._idle.set()
+            self._hurry = False
+        return min(candidates, key=lambda each: (each.wait > 0, each.rank if each.wait <= 0 else 0, each.wait), default=None)
+
+    def _candidate(self, group: Group) -> Candidate | None:
+        now, silence = self._clock.now_ms(), self._retries.silence(self._clock.monotonic())
+        if group.pending is not None:
+            wait = self._retries.wait(group.key, self._clock.monotonic())
+            return Candidate(group, group.pending.reason, self._retries.rank(group.key), max(wait, silence))
+        policy = self._policy_of(group.route)
+        if spent(group, now, policy):
+            self._groups.drop(group)
+            return None
+        group = self._mark_muted(group)
+        decision = decide(group, now, policy, self._muted)
+        if decision.at is None:
+            return None
+        hurried = self._hurry and decision.reason != REMINDER
+        return Candidate(group, decision.reason, NEVER_TRIED, max(0.0 if hurried else (decision.at - now) / 1000, silence))
+
+    async def _send(self, due: Candidate) -> None:
+        """Record that the message is pending, send it, record that it was sent. Whenever the process dies, the next one sends
+        it under the same key, or not at all because it is known to have arrived."""
+        period = self._period
+        message = due.group.pending or self._begin(due)
+        if not await self._journal.recorded() or period != self._period:
+            await self._pause(LOOK_EVERY_SECONDS)
+            return
+        problem = await self._try(message)
+        if period != self._period:
+            return  # the process that took over settles it
+        if self._end(message, problem):
+            await self._journal.recorded()
+
+    def _begin(self, due: Candidate) -> Notification:
+        """Freeze the message of a group that is due."""
+        policy = self._policy_of(due.group.route)
+        message = notification(due.group, due.reason, policy, self._muted, self._clock.now_ms())
+        self._on_outcome("due")
+        self._put_pending(message)
+        return message
+
+    async def _try(self, message: Notification) -> DeliveryFailed | DeliveryRefused | None:
+        """One try; why it failed."""
+        try:
+            async with asyncio.timeout(self._attempt_timeout):
+                await self._notifier.send(message.alerts, key=message.key)
+        except TimeoutError:
+            return DeliveryFailed(f"{self.name}: no answer within {self._attempt_timeout:g} s.")
+        except (DeliveryFailed, DeliveryRefused) as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - a notifier's own mistake must not end the others' messages
+            # its type is enough, its text might hold a secret
+            return DeliveryRefused(f"{self.name}: the message could not be made ({type(error).__name__}).")
+        return None
+
+    def _end(self, message: Notification, problem: DeliveryFailed | DeliveryRefused | None) -> bool:
+        """Settle the message (then True), or let it wait for its next try."""
+        tried = msgspec.structs.replace(message, attempts=message.attempts + 1)
+        if problem is None:
+            log.info("sent", receiver=self.name, alerts=len(message.entries), reason=message.reason, key=message.key)
+            return self._settle(tried, "sent")
+        tried = msgspec.structs.replace(tried, problem=str(problem))
+        facts = {"receiver": self.name, "alerts": len(message.entries), "why": str(problem)}
+        if isinstance(problem, DeliveryRefused):
+            log.error("a receiver refuses a message", **facts)
+            return self._settle(tried, "refused")
+        self._on_outcome("retried")
+        wait = self._retries.failed(message.group_key, self._clock.monotonic(), problem.retry_after)
+        if wait is None:
+            log.error("gave up on a message", **facts)
+            return self._settle(tried, "gave_up")
+        log.warning("a message was not taken; it is tried again", tries=tried.attempts, seconds=round(wait, 1), **facts)
+        self._put_pending(tried)
+        return False
+
+    def _settle(self, message: Notification, end: DeliveryEnd) -> Literal[True]:
         now = self._clock.now_ms()
-        best: tuple[Group | None, SendDecision] = (None, SendDecision(False, "nothing new"))
-        for group in self._groups.all():
-            policy = self._policy_of(group.route)
-            if group.pending is not None:  # frozen before a restart: it goes first, as it was
-                return group, SendDecision(True, group.pending.reason, now)
-            if spent(group, now, policy):
-                self._groups.drop(group)
-                continue
-            group = self._mark_muted(group)
-            decision = decide(group, now, policy, self._muted)
-            if decision.at is not None and (best[1].at is None or decision.at < best[1].at):
-                best = (group, decision)
-        return best
+        self._retries.settled(message.group_key)
+        self._on_outcome(end)
+        self._journal.note_delivery(delivery_of(message, end, now))
+        self._groups.settle(message.group_key, message, now)
+        return True
+
+    def _put_pending(self, message: Notification) -> None:
+        self._groups.put(msgspec.structs.replace(self._groups[message.group_key], pending=message))
+        self._journal.note_delivery(delivery_of(message, "owed", self._clock.now_ms()))
 
     def _mark_muted(self, group: Group) -> Group:
         marked = mark_muted(group, self._muted)
@@ -199,98 +270,7 @@ class ReceiverQueue:
                 break
         self._wake.set()
 
-    async def _pause(self, until: int | None) -> None:
-        """Wait for a change, or until a moment; look again at least twice a minute, because silences end by themselves."""
-        wait = 30.0 if until is None else min(30.0, max(0.01, (until - self._clock.now_ms()) / 1000))
+    async def _pause(self, seconds: float) -> None:
+        """Wait for a change, but no longer than this."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), wait)
-
-    async def _send(self, group: Group, decision: SendDecision) -> None:
-        """Record that the message is pending, send it, record that it was sent. Whenever the process dies, the next one sends
-        it under the same key, or not at all because it is known to have arrived."""
-        forgotten = self._forgotten
-        message = group.pending
-        if message is None:
-            policy = self._policy_of(group.route)
-            message = notification(group, decision.reason, policy, self._muted, self._clock.now_ms())
-            self._on_outcome("due")
-            self._put_pending(group, message)
-        if not await self._journal.recorded() or forgotten != self._forgotten:
-            await self._pause(None)
-            return
-        end = await self._deliver(message, forgotten)
-        if end is None or forgotten != self._forgotten:
-            return  # stopped, or another process settles it: it stays pending
-        self._settle(group.key, message, end)
-        await self._journal.recorded()
-
-    def _settle(self, key: str, message: Notification, end: DeliveryEnd) -> None:
-        now = self._clock.now_ms()
-        current = self._groups[key]  # it may have absorbed changes while the message was on its way
-        message = current.pending or message
-        if end == "sent":
-            message = msgspec.structs.replace(message, attempts=message.attempts + 1)
-        self._on_outcome(end)
-        self._journal.note_delivery(delivery_of(message, end, now))
-        self._groups.settle(key, message, now)
-
-    def _failed(self, message: Notification, error: Exception) -> None:
-        """One more try failed."""
-        group = self._groups[message.group_key]
-        attempts = 1 + (group.pending or message).attempts
-        self._put_pending(group, msgspec.structs.replace(message, attempts=attempts, problem=str(error)))
-
-    def _put_pending(self, group: Group, message: Notification) -> None:
-        self._groups.put(msgspec.structs.replace(group, pending=message))
-        self._journal.note_delivery(delivery_of(message, "owed", self._clock.now_ms()))
-
-    async def _deliver(self, message: Notification, forgotten: int) -> DeliveryEnd | None:
-        """How it ended; ``None`` when the service stops, or another process takes over, first."""
-        try:
-            async for attempt in stamina.retry_context(
-                on=lambda error: self._again(error, message, forgotten),
-                attempts=None,
-                timeout=self._tries.deadline,
-                wait_initial=self._tries.first_wait,
-                wait_max=self._tries.longest_wait,
-                wait_jitter=self._tries.first_wait,
-            ):
-                with attempt:
-                    await self._try(message)
-        except DeliveryFailed as error:
-            if self._stopping or forgotten != self._forgotten:
-                return None
-            log.error("gave up on a message", receiver=self.name, alerts=len(message.entries), why=str(error))
-            return "gave_up"
-        except DeliveryRefused as error:
-            if forgotten == self._forgotten:
-                self._failed(message, error)
-            log.error("a receiver refuses a message", receiver=self.name, alerts=len(message.entries), why=str(error))
-            return "refused"
-        log.info("sent", receiver=self.name, alerts=len(message.entries), reason=message.reason, key=message.key)
-        return "sent"
-
-    async def _try(self, message: Notification) -> None:
-        seconds = self._tries.attempt_timeout
-        self._attempting = True
-        try:
-            async with asyncio.timeout(seconds):
-                await self._notifier.send(message.alerts, key=message.key)
-        except TimeoutError:
-            raise DeliveryFailed(f"{self.name}: no answer within {seconds:g} s.") from None
-        except (DeliveryFailed, DeliveryRefused):
-            raise
-        except Exception as error:
-            # A notifier's own mistake must not end the others' messages; its type is enough, its text might hold a secret.
-            raise DeliveryRefused(f"{self.name}: the message could not be made ({type(error).__name__}).") from error
-        finally:
-            self._attempting = False
-
-    def _again(self, error: Exception, message: Notification, forgotten: int) -> bool | float:
-        if not isinstance(error, DeliveryFailed) or forgotten != self._forgotten:
-            return False
-        self._failed(message, error)
-        if self._stopping:
-            return False
-        self._on_outcome("retried")
-        return True if error.retry_after is None else min(error.retry_after, LONGEST_RETRY_AFTER)
+            await asyncio.wait_for(self._wake.wait(), min(LOOK_EVERY_SECONDS, max(0.01, seconds)))

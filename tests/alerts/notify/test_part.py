@@ -89,11 +89,10 @@ async def test_what_a_dying_notifier_owed_is_told_by_the_next_under_the_same_key
         await _until(1, server)
         await asyncio.sleep(1.2)  # long enough for a commit
         assert await committed(kafka) == 2  # both are read, and the message that is owed lies beside the offset
-        # dies without a word to anybody
-        dead = [work, *(queue._task for queue in first._service._queues.values() if queue._task is not None)]
-        for task in dead:
-            task.cancel()
-        await asyncio.gather(*dead, return_exceptions=True)
+        # it dies: nothing is settled, nothing recorded
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        await first._service._tasks.close()
         await first._reader.close()
         await first._control.close()
         await publish(kafka, [resolved])  # meanwhile it is over

@@ -21,10 +21,8 @@ from tests.alerts.servers import HANG, Behaviour, http_receiver
 
 EACH_ALONE = routes(({}, ["a"], ["entity"]))
 FIRING, RESOLVED = Status.FIRING, Status.RESOLVED
-head_of_line = pytest.mark.xfail(strict=True, reason="one message that is not taken holds back every other group of its receiver")
 
 
-@head_of_line
 @pytest.mark.parametrize("behaviour", [Behaviour(503), HANG])
 async def test_one_message_that_is_not_taken_holds_back_no_other_group(behaviour: Behaviour) -> None:
     outcomes: Counter[str] = Counter()
@@ -57,7 +55,6 @@ async def test_one_message_that_is_not_taken_holds_back_no_other_group(behaviour
     assert len(set(keys)) == 1
 
 
-@head_of_line
 async def test_tries_wait_longer_each_time_and_end_at_the_deadline() -> None:
     world = Simulation(EACH_ALONE, receivers=("a",), deadline=300)
     await world.start()
@@ -77,7 +74,6 @@ async def test_tries_wait_longer_each_time_and_end_at_the_deadline() -> None:
     await world.stop()
 
 
-@head_of_line
 async def test_within_a_group_order_is_kept_and_a_restart_goes_on_with_the_same_message() -> None:
     world = Simulation(EACH_ALONE, receivers=("a",))
     await world.start()
@@ -99,7 +95,6 @@ async def test_within_a_group_order_is_kept_and_a_restart_goes_on_with_the_same_
     await world.stop()
 
 
-@head_of_line
 async def test_a_message_on_its_way_keeps_its_alert_from_moving_to_another_group() -> None:
     world = Simulation(routes(({"severity": "critical"}, ["a"], []), ({}, ["a"], ["entity"])), receivers=("a",))
     await world.start()
@@ -117,7 +112,6 @@ async def test_a_message_on_its_way_keeps_its_alert_from_moving_to_another_group
     await world.stop()
 
 
-@head_of_line
 async def test_a_receiver_that_names_a_time_is_left_alone_until_then() -> None:
     world = Simulation(EACH_ALONE, receivers=("a",))
     await world.start()
