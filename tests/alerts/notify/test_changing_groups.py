@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.domain import Severity, Status
+from service.settings import RouteSettings
 from tests.alerts.notify.simulation import REPEAT_SECONDS, Simulation, routes
 
 CRITICAL = ({"severity": "critical"}, ["a", "b"], ["rack"])
@@ -58,6 +59,61 @@ async def test_a_route_is_inserted_on_top(updated: bool) -> None:
     await world.after(4 * REPEAT_SECONDS)
     await world.stop()
     assert world.inboxes["a"].statuses["db-1"] == [FIRING, RESOLVED]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_where_no_route_leads_any_more_only_the_end_is_sent(restarted: bool) -> None:
+    first = routes(({"severity": "critical"}, ["b"], []), ({}, ["a"], []))
+    world = Simulation(first)
+    await world.start()
+    await world.change("db-1")
+    await world.change("db-2")
+    await world.after(60)
+    if restarted:
+        await world.restart(routes(({"entity": "db-1"}, ["b"], []), ({}, ["a"], [])))
+    await world.change("db-1", severity=Severity.CRITICAL, action="raised")
+    await world.change("db-2", status=RESOLVED, action="resolved")
+    await world.after(3 * REPEAT_SECONDS)
+    a = world.inboxes["a"]
+    assert [entities for _, _, entities in a.messages] == [["db-1", "db-2"], ["db-2"]]
+    assert a.statuses["db-1"] == [FIRING]
+    assert len(world.inboxes["b"].messages) > 1  # it is reminded
+    await world.resolve_all()
+    await world.after(120)
+    await world.stop()
+    assert a.statuses["db-1"] == [FIRING, RESOLVED]
+
+
+@pytest.mark.parametrize("rules", [routes(({"entity": "web-*"}, ["a"], [])), routes(({}, ["b"], []))])
+async def test_a_route_that_is_gone_reminds_nobody(rules: list[RouteSettings]) -> None:
+    world = Simulation(BY_RACK)
+    await world.start()
+    await world.change("db-1")
+    await world.after(60)
+    await world.restart(rules)
+    await world.after(10 * REPEAT_SECONDS)
+    assert len(world.inboxes["a"].messages) == 1
+    await world.resolve_all()
+    await world.after(120)
+    await world.stop()
+    assert world.inboxes["a"].statuses["db-1"] == [FIRING, RESOLVED]
+    assert not world.records
+
+
+async def test_a_receiver_that_is_gone_leaves_nothing_behind() -> None:
+    world = Simulation(BY_RACK)
+    await world.start()
+    await world.change("db-1", severity=Severity.CRITICAL)
+    world.inboxes["b"].refusing = {"db-1"}
+    await world.after(60)
+    b = world.inboxes.pop("b")
+    await world.restart(routes(({}, ["a"], ["rack"])))
+    assert world.outcomes[("b", "due")] == world.outcomes[("b", "handed_over")] + world.outcomes[("b", "gave_up")] == 2
+    await world.resolve_all()
+    await world.after(120)
+    await world.stop()
+    assert not world.records
+    assert b.messages == []
 
 
 ROUTES = [
