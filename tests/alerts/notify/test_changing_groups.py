@@ -91,7 +91,7 @@ async def test_a_route_that_is_gone_reminds_nobody(rules: list[RouteSettings]) -
     await world.change("db-1")
     await world.after(60)
     await world.restart(rules)
-    await world.after(10 * REPEAT_SECONDS)
+    await world.after(20_000, step=400)
     assert len(world.inboxes["a"].messages) == 1
     await world.resolve_all()
     await world.after(120)
