@@ -60,9 +60,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--detector", help="one family alone, at stride 1")
     parser.add_argument("--only", choices=["each", "served", "together", "tsb-ad"], action="append")
-    told = parser.parse_args()
-    data, console, settings = Path(told.data), Console(width=200), Settings()
-    parts = told.only or (["each"] if told.detector else ["each", "served", "together", "tsb-ad"])
+    options = parser.parse_args()
+    data, console, settings = Path(options.data), Console(width=200), Settings()
+    parts = options.only or (["each"] if options.detector else ["each", "served", "together", "tsb-ad"])
     found: dict[str, Report] = {}
 
     def run(name: str, folder: Path, stride: int, **how: Path | None) -> None:
@@ -70,17 +70,17 @@ def main() -> None:
             folder,
             settings,
             factory=make_detector,
-            detector=told.detector,
+            detector=options.detector,
             stride=stride,
             budget_per_row=0.01,
-            jobs=told.jobs,
+            jobs=options.jobs,
             progress=lambda _, done=0, total=0, what="": console.print(f"{name}: {done}/{total} {what}", highlight=False),
             **how,
         )
 
     with tempfile.TemporaryDirectory() as scratch:
         if "each" in parts:
-            run("each", data, 1, pictures=told.out / "quality-pictures")
+            run("each", data, 1, pictures=options.out / "quality-pictures")
         if "served" in parts:
             run("served", data, SERVED_STRIDE)
         if "together" in parts:
@@ -91,12 +91,12 @@ def main() -> None:
         console.rule(name)
         for table in tables(report):
             console.print(table)
-    told.out.mkdir(parents=True, exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     merged = {name: json.loads(report.to_json()) for name, report in found.items()}
-    name = f"quality-{told.detector}.json" if told.detector else "quality.json"
-    (told.out / name).write_text(json.dumps(merged, indent=1), encoding="utf-8")
-    draw(found, (told.out / name).with_suffix(".png"))
-    console.print(f"Written to {told.out / name}")
+    name = f"quality-{options.detector}.json" if options.detector else "quality.json"
+    (options.out / name).write_text(json.dumps(merged, indent=1), encoding="utf-8")
+    draw(found, (options.out / name).with_suffix(".png"))
+    console.print(f"Written to {options.out / name}")
 
 
 if __name__ == "__main__":

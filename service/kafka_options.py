@@ -21,6 +21,7 @@ from aiokafka.errors import (
 from aiokafka.helpers import create_ssl_context
 
 from service.errors import BrokerUnavailable, ConfigError
+from service.observability.tasks import retrieve_exception
 from service.settings import KafkaSettings, reveal
 
 
@@ -83,12 +84,6 @@ async def disconnect(stop: Coroutine[Any, Any, None], seconds: float = 5.0) -> N
         await asyncio.wait([stopping], timeout=seconds)
     finally:
         stopping.cancel()
-
-
-def retrieve_exception(future: Any) -> None:
-    """Mark a future's exception as retrieved. Of several failures only the first is raised; asyncio logs those nobody retrieved."""
-    if not future.cancelled():
-        future.exception()
 
 
 async def _start(client: Client, kafka: KafkaSettings) -> Client:

@@ -23,6 +23,7 @@ from service.detectors.features.windows import Features
 from service.detectors.verdict_columns import Answers, Unscored, VerdictColumns, members_without_score, verdicts
 from service.domain import F64, I64, MemberScore, MemberState, MetricShare, SeverityBounds, WindowBatch
 from service.errors import ConfigError
+from service.observability.tasks import retrieve_exception
 from service.rarity import rarities
 from service.settings import DetectionSettings
 from service.verdicts import Verdicts
@@ -129,7 +130,7 @@ class WindowScorer:
         try:
             raw = await asyncio.wait_for(asyncio.shield(working), self._timeout)
         except TimeoutError:
-            working.add_done_callback(_consume)
+            working.add_done_callback(retrieve_exception)
             self._overdue[member.name] = working
             self._replace_pool()
             return member.name, _no_score(member.name, "timeout", f"no answer within {self._timeout:g} s")
@@ -250,9 +251,3 @@ def _no_score(name: str, state: MemberState, reason: str) -> MemberScore:
 
 def _number(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _consume(done: asyncio.Future[Any]) -> None:
-    # The result is not used, but asyncio complains about an exception that is never retrieved.
-    if not done.cancelled():
-        done.exception()

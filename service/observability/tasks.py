@@ -23,6 +23,12 @@ CLOSE_SECONDS = 10.0  # for tasks that were cancelled and do not end
 CAUSE_LENGTH = 300
 
 
+def retrieve_exception(future: asyncio.Future[Any]) -> None:
+    """Mark a future's exception as retrieved, for a future whose result is not used: asyncio logs those that are not retrieved."""
+    if not future.cancelled():
+        future.exception()
+
+
 class BackgroundTasks:
     """The background tasks of one part. One that ends by itself, by an exception or a plain return, is a failure of its part.
 

@@ -11,7 +11,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TopicAuthorizationFailedError
 
 from service.errors import BrokerUnavailable, ConfigError
-from service.kafka_options import connect, kafka_client_options, retrieve_exception
+from service.kafka_options import connect, kafka_client_options
+from service.observability.tasks import retrieve_exception
 from service.settings import KafkaSettings
 from service.sources.topic_range import require_topic
 

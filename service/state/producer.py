@@ -25,7 +25,8 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata
 
 from service.errors import BrokerUnavailable, ConfigError
-from service.kafka_options import Commit, connect, disconnect, kafka_client_options, retrieve_exception
+from service.kafka_options import Commit, connect, disconnect, kafka_client_options
+from service.observability.tasks import retrieve_exception
 from service.settings import KafkaSettings
 
 LARGEST_REQUEST = 64 << 20  # a dead letter may be as large as any message of the metrics topic

@@ -1,7 +1,7 @@
-"""Honest figures on labelled series: train on the train split, score the test split through the code that serves.
+"""Detection quality on labelled series: train on the train split, score the test split through the code that serves.
 
-Labels are read only after the last score is written down. Scores are causal: a row's score is the one of the newest window
-that was due at that row, as the service would have known it. The first test rows' windows reach back into the train split.
+Labels are read only after the last score is computed. Scores are causal: a row's score is that of the newest window
+that was due at that row, which the service would have had then. The first test rows' windows reach back into the train split.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from service.training.report import BudgetResult, Report, SeriesReport, summaris
 from service.training.train import train
 
 EARLY_ROWS = 50  # "caught early" is within this many rows of an event's start
-# Budgets every report tells, as false alarms per row; the last two follow from the interval.
+# The budgets in every report, as false alarms per row and per day.
 SHARES = {"1 % of rows": 0.01, "0.1 % of rows": 0.001}
 PER_DAY = {"one a day": 1.0, "one a week": 1.0 / 7.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One series to evaluate, and how; it travels to the worker processes."""
+    """One series to evaluate, and how; it is sent to the worker processes, so it must be picklable."""
 
     path: Path
     settings: Settings
@@ -103,7 +103,10 @@ def find_series(data: Path) -> list[Path]:
 
 
 def evaluate_series(job: Job) -> SeriesReport:
-    """Train (or load), score, and only then look at the labels. Writes the scores and the picture where asked to."""
+    """Train (or load), score, and only then read the labels. Writes the scores and the picture where asked to.
+
+    Raises ``DatasetError`` for a series without labels, and what training and loading raise.
+    """
     started = time.perf_counter()
     bundle = _bundle_for(job)
     trained = time.perf_counter() - started
@@ -126,7 +129,7 @@ def evaluate_series(job: Job) -> SeriesReport:
 
 
 def measure(job: Job, bundle: Bundle, scored: Scored, test: Series, train_seconds: float, train_rows: int) -> SeriesReport:
-    """Hold what was said against the labels."""
+    """The figures of one series: its scores and alerts compared with the labels."""
     labels = test.labels
     assert labels is not None
     normal = labels == 0
@@ -212,7 +215,7 @@ def _adjusted(settings: Settings, stride: int | None) -> Settings:
 
 
 def _with_budget(settings: Settings, per_row: float) -> Settings:
-    # Archives carry no times; the budget is told per row, and a row is as long as the reader says.
+    # Archives have no times: the budget is given per row, and a row is as long as the reader takes it to be.
     per_day = per_row * alert_budget.MS_PER_DAY / DEFAULT_INTERVAL_MS
     detection = settings.detection.model_copy(update={"budget": BudgetSettings(false_alarms_per_entity_day=per_day)})
     return settings.model_copy(update={"detection": detection})
@@ -223,7 +226,7 @@ def _in_order(work: Sequence[Job], jobs: int) -> Iterator[SeriesReport]:
         for job in work:
             yield evaluate_series(job)
         return
-    # Largest first, so that no long one is left to the end; spawned, because forked processes and threads do not mix.
+    # Largest first, so that no long one is left to the end; spawned, because forking a process with threads can deadlock.
     work = sorted(work, key=lambda job: -job.path.stat().st_size)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
         for done in as_completed([pool.submit(evaluate_series, job) for job in work]):
@@ -231,14 +234,14 @@ def _in_order(work: Sequence[Job], jobs: int) -> Iterator[SeriesReport]:
 
 
 def _one_thread() -> None:
-    # One process per core: more threads in each only get in each other's way. torch, loaded later, reads the variable.
+    # One process per core: more threads in each only slow each other down. torch, loaded later, reads the variable.
     os.environ["OMP_NUM_THREADS"] = "1"
     threadpool_limits(1)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _leave_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = parent_process()
     if parent is not None:
         parent.join()
-        os._exit(1)  # killed, it could not close the pool; a worker left behind would wait for work for ever
+        os._exit(1)  # a parent that was killed has not closed the pool; this process would wait for work for ever

@@ -1,8 +1,8 @@
-"""How good scores and alerts are, against labels. Pure functions of arrays; no point adjustment anywhere.
+"""How good scores and alerts are, compared with labels. Pure functions of arrays; no point adjustment.
 
 Labels are one per row (1 = anomalous), scores higher-is-stranger, alerts one flag per row. An event is a maximal run of
-anomalous rows, given as ``[start, stop)``. Point-adjusted figures are left out on purpose: they give random scores an F1
-of 0.93 on real series.
+anomalous rows, given as ``[start, stop)``. Point-adjusted figures are left out: they give random scores an F1 of 0.93 on real
+series (on the problem: Kim et al., AAAI 2022).
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ def auc_pr(labels: ArrayLike, scores: ArrayLike) -> float:
 def vus_pr(labels: ArrayLike, scores: ArrayLike, *, window: int = 100, thresholds: int = 250) -> float:
     """Volume under the precision-recall surface, as TSB-AD defines it (Liu & Paparrizos, NeurIPS 2024).
 
-    For every buffer width w = 0..``window`` the labels fade out as sqrt(1 - d/w) over w // 2 rows on both sides of each
-    event; recall is weighted by the share of (buffered) events touched at all; the area under precision-recall over
-    ``thresholds`` score quantiles is averaged over w. One sort serves every threshold and width: a row's bucket is the
-    first threshold it reaches, so true positives are cumulative sums over buckets, and an event is touched from the
-    bucket of its highest score on. NaN when no row is anomalous. O(n log n + window · (rows near events + thresholds)).
+    For every buffer width w = 0..``window`` the labels fade out as sqrt(1 - d/w) over w // 2 rows on both sides of each event;
+    recall is weighted by the share of (buffered) events with any row above the threshold; the area under precision-recall over
+    ``thresholds`` score quantiles is averaged over w. One sort serves every threshold and width: a row's bucket is the first
+    threshold it reaches, so true positives are cumulative sums over buckets, and an event is touched from the bucket of its
+    highest score on. NaN when no row is anomalous. O(n log n + window · (rows near events + thresholds)).
     """
     truth, values = _checked(labels, scores)
     spans = events(truth)
@@ -153,7 +153,7 @@ def _first_alert(labels: ArrayLike, alerts: ArrayLike) -> I64:
 
 
 def event_precision(labels: ArrayLike, alerts: ArrayLike) -> float:
-    """Share of alerts (maximal runs of alerted rows) that meet an event. NaN without alerts."""
+    """Share of alerts (maximal runs of alerted rows) that overlap an event. NaN without alerts."""
     truth = np.asarray(labels).astype(bool)
     runs = events(alerts)
     return float(np.mean([truth[a:b].any() for a, b in runs])) if len(runs) else math.nan
@@ -166,7 +166,7 @@ def false_positive_rate(labels: ArrayLike, alerts: ArrayLike) -> float:
 
 
 def random_event_recall(labels: ArrayLike, alerted_rows: int, *, within: int | None = None) -> float:
-    """The event recall expected of ``alerted_rows`` distinct rows drawn at random: print it beside every event recall.
+    """The event recall expected of ``alerted_rows`` distinct rows drawn at random, to compare every event recall with.
 
     An event of length L is missed with probability C(n - L, k) / C(n, k). NaN without events.
     """
@@ -207,13 +207,14 @@ class Reliability(NamedTuple):
     nominal: float
     observed: float
     rows: int
-    supported: bool  # whether the calibration data can tell this level at all (nominal >= 1 / effective rows)
+    supported: bool  # whether the calibration is long enough for this level (nominal >= 1 / n_eff)
 
 
 def reliability_table(
     p: ArrayLike, *, effective: float, levels: Sequence[float] = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0001)
 ) -> list[Reliability]:
-    """How often normal rows fall below each nominal tail probability; ``effective`` is the calibration's n_eff."""
+    """How often normal rows fall below each nominal tail probability. ``p``: (n,), of normal rows; ``effective``: the n_eff of the
+    calibration."""
     values = np.asarray(p, dtype=np.float64)
     return [
         Reliability(level, float((values <= level).mean()) if len(values) else math.nan, len(values), level * effective >= 1.0)
@@ -222,7 +223,9 @@ def reliability_table(
 
 
 class Extent(NamedTuple):
-    """How alerts lie on events: rows of events that alerts cover, and alert rows outside events, as shares."""
+    """How alerts overlap with events: ``covered``: share of event rows under an alert; ``outside``: share of alert rows in no
+    event.
+    """
 
     covered: float
     outside: float

@@ -1,4 +1,4 @@
-"""One picture per series: what was said, what was true, and at a glance what was caught and missed."""
+"""One picture per series: score and level over the labelled events, with those caught and missed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.training import metrics
 if TYPE_CHECKING:
     from service.training.report import SeriesReport
 
-# Readable for people who cannot tell red from green: blue and orange, and words.
+# Blue, orange and red with labels: readable with red-green blindness.
 SCORE, LEVEL, CAUGHT, MISSED, ALARM = "#35506b", "#8a8f98", "#2a78d6", "#e34948", "#d97706"
 MOST_POINTS = 4000  # more than a picture has pixels; longer series show the highest score of each stretch
 
@@ -34,15 +34,15 @@ def draw(
     axes.plot(rows, score, color=SCORE, linewidth=0.8, label="score (surprise)")
     axes.plot(rows, threshold, color=LEVEL, linewidth=1.0, linestyle="--", label="level of the alert budget")
     top = max(float(np.quantile(surprise, 0.995)), float(level.max()), 3.0) * 1.25
-    said = set()
+    in_legend = set()
     for start, stop in metrics.events(labels).tolist():
         caught = bool(anomaly[start:stop].any())
-        word = "event caught" if caught else "event missed"
+        label = "event caught" if caught else "event missed"
         colour = CAUGHT if caught else MISSED
-        axes.axvspan(start, stop, color=colour, alpha=0.22, linewidth=0, label=None if word in said else word)
+        axes.axvspan(start, stop, color=colour, alpha=0.22, linewidth=0, label=None if label in in_legend else label)
         at = (start + stop) / 2
         axes.annotate("caught" if caught else "missed", (at, top * 0.97), color=colour, ha="center", va="top", fontsize=8)
-        said.add(word)
+        in_legend.add(label)
     _marks(axes, np.flatnonzero(anomaly & (labels > 0)), top, CAUGHT, "alert on an event")
     _marks(axes, np.flatnonzero(anomaly & (labels == 0)), top, ALARM, "false alarm")
     axes.set_ylim(0, top)

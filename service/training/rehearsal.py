@@ -1,4 +1,4 @@
-"""A labelled series through the code that serves, as fast as it goes: batches of due windows, verdicts, episodes."""
+"""A labelled series through the code that serves, without its clock: batches of due windows, verdicts, episodes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ CHUNK = 2048  # windows per batch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """What the service said of each test row: ``surprise``, ``level`` and ``rarity`` (-log10 p, adjusted for drift) float64,
-    ``anomaly`` bool, all (rows,).
+    """The verdict on each test row: ``surprise``, ``level`` and ``rarity`` (-log10 p, adjusted for drift) float64, ``anomaly``
+    bool, all (rows,).
 
-    ``due``: int64, the test rows at which a window was scored (elsewhere the last word holds); ``alerted``: rows under a fired
-    alert; ``fired``: how many fired; ``seconds``: of scoring, per window.
+    ``due``: int64, the test rows at which a window was scored (other rows have the values of the last one before); ``alerted``:
+    bool (rows,), rows under a fired alert; ``fired``: how many alerts fired; ``seconds``: of scoring, per window.
     """
 
     surprise: F64
@@ -41,15 +41,17 @@ class Scored:
 
 
 async def score_series(bundle: Bundle, settings: Settings, before: Series, test: Series) -> Scored:
-    """Every due window of ``test``, judged by the serving detector in row order; the rows of ``before`` are only history."""
+    """Score every due window of ``test`` in row order, as serving does; the rows of ``before`` only fill the first windows."""
     detector = WindowScorer(bundle, settings.detection, min_coverage=settings.stream.min_coverage, bounds=settings.alerts.bounds)
     episodes = Episodes(settings.alerts, settings.config_hash())
     rows = len(test.values)
     history = min(len(before.values), bundle.window + bundle.stride - 1)
     values = np.concatenate([before.values[len(before.values) - history :], test.values])
     ends = due_rows(bundle, test.entity, test.start_row - history, values)
-    ends = ends[np.searchsorted(ends, history - bundle.stride) :]  # the last window before the test still holds in its first rows
-    surprise, level, rare, flags = np.zeros((4, len(ends)))
+    ends = ends[
+        np.searchsorted(ends, history - bundle.stride) :
+    ]  # the last window before the test gives its first rows their score
+    surprise, level, rarities, flags = np.zeros((4, len(ends)))
     alerts: list[Alert] = []
     seconds = 0.0
     try:
@@ -61,19 +63,19 @@ async def score_series(bundle: Bundle, settings: Settings, before: Series, test:
             chosen = slice(start, start + len(verdicts))
             surprise[chosen] = [one.surprise for one in verdicts]
             level[chosen] = [one.level for one in verdicts]
-            rare[chosen] = [rarity(one.surprise, one.common, one.level, one.shift) for one in verdicts]
+            rarities[chosen] = [rarity(one.surprise, one.common, one.level, one.shift) for one in verdicts]
             flags[chosen] = [one.is_anomaly for one in verdicts]
     finally:
         detector.close()
     at = ends - history  # test row of each window; negative for the one before the test
-    holding = np.maximum(np.searchsorted(at, np.arange(rows), side="right") - 1, 0)
+    newest_window = np.maximum(np.searchsorted(at, np.arange(rows), side="right") - 1, 0)
     anomaly = np.zeros(rows, np.bool_)
     anomaly[at[(flags > 0) & (at >= 0)]] = True
     alerted, fired = _alerted(alerts, bundle.schema.interval_ms, test.start_row, rows)
     return Scored(
-        surprise=surprise[holding],
-        level=level[holding],
-        rarity=rare[holding],
+        surprise=surprise[newest_window],
+        level=level[newest_window],
+        rarity=rarities[newest_window],
         anomaly=anomaly,
         due=at[at >= 0],
         alerted=alerted,
@@ -83,21 +85,25 @@ async def score_series(bundle: Bundle, settings: Settings, before: Series, test:
 
 
 def due_rows(bundle: Bundle, entity: str, first_row: int, values: F32) -> I64:
-    """Positions in ``values`` (consecutive rows, the first being grid row ``first_row``) at which a full window is due."""
+    """Int64: the indices in ``values`` at which a full window is due; ``values``: consecutive rows, the first is grid row
+    ``first_row``.
+    """
     phase = first_row + phase_of(entity)
     due = (np.arange(len(values)) + phase) % bundle.stride == 0
-    jump = early_windows(bundle.scaler, bundle.early_change)
-    if jump is not None:
+    rule = early_windows(bundle.scaler, bundle.early_change)
+    if rule is not None:
         filled, mask = carry_forward(values)
-        table = jump.tables.get(entity, 0)
-        due = due_mask(filled, mask, phase, table, bundle.stride, jump.inverse, jump.threshold, MOST_EARLY)
+        table = rule.tables.get(entity, 0)
+        due = due_mask(filled, mask, phase, table, bundle.stride, rule.inverse, rule.threshold, MOST_EARLY)
     places: I64 = np.flatnonzero(due)
     return places[np.searchsorted(places, bundle.window - 1) :]
 
 
 def batches(bundle: Bundle, test: Series, values: object, ends: I64, history: int) -> Iterator[tuple[int, WindowBatch]]:
-    """The windows of ``values`` (``history`` rows, then ``test``'s own) that end at the positions ``ends``, in batches; each with
-    the index of its first window."""
+    """The windows of ``values`` that end at the indices ``ends``, in batches of ``CHUNK``, each with the index of its first window.
+
+    ``values``: float32 (rows, dims), ``history`` rows and then those of ``test``.
+    """
     filled, mask = carry_forward(np.asarray(values, np.float32))
     views = np.lib.stride_tricks.sliding_window_view(filled, bundle.window, axis=0).swapaxes(1, 2)
     masks = np.lib.stride_tricks.sliding_window_view(mask, bundle.window, axis=0).swapaxes(1, 2)

@@ -1,4 +1,4 @@
-"""What an evaluation found: values that become JSON, and tables for people."""
+"""The results of an evaluation: values that become JSON, and tables for the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.training.metrics import Rate, Reliability, poisson_rate
 
 
 class BudgetResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One series at one budget. ``rate``: accepted false alarms per row; recalls beside those of as many random rows."""
+    """One series at one budget. ``rate``: accepted false alarms per row; ``*_random``: the recall of as many random rows."""
 
     rate: float
     alerts: int
@@ -26,9 +26,9 @@ class BudgetResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SeriesReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One series. ``alerts`` counts alerted rows (each an onset under the budget), ``fired`` the alerts people would get;
-    ``covered``/``outside``: share of anomalous rows under a fired alert, share of alerted time outside events.
-    Shares are NaN (null in JSON) where there is nothing to divide by."""
+    """One series. ``alerts`` counts alerted rows (each an onset under the budget), ``fired`` the alerts that would be sent;
+    ``covered``: share of anomalous rows under a fired alert; ``outside``: share of the rows under one that lie in no event;
+    ``supports``: the highest severity that the calibration supports. Shares are NaN (null in JSON) without a denominator."""
 
     set: str
     series: str
@@ -101,7 +101,7 @@ def macro(series: Sequence[SeriesReport], value: Callable[[SeriesReport], float]
 
 
 def summarise(series: Sequence[SeriesReport], *, seconds: float) -> Report:
-    """The report over all series."""
+    """The report over all series; ``seconds``: what the evaluation took."""
     names = sorted({one.set for one in series})
     return Report(
         macro_vus_pr=macro(series, lambda one: one.vus_pr),
@@ -117,23 +117,25 @@ def summarise(series: Sequence[SeriesReport], *, seconds: float) -> Report:
 
 
 def budget_summaries(series: Sequence[SeriesReport]) -> dict[str, BudgetSummary]:
-    """Every budget over those series with normal rows enough to expect two false alarms at it (all, where none has)."""
+    """Every budget, over those series with enough normal rows to expect two false alarms at it (over all where none has)."""
     out = {}
     for name in series[0].budgets if series else ():
         results = [(one, one.budgets[name]) for one in series]
-        told = [pair for pair in results if pair[1].rate * pair[1].normal_rows >= 2.0] or results
-        rates = [result.on_normal / max(result.normal_rows, 1) for _, result in told]
+        counted = [pair for pair in results if pair[1].rate * pair[1].normal_rows >= 2.0] or results
+        rates = [result.on_normal / max(result.normal_rows, 1) for _, result in counted]
         accepted = sum(result.rate * result.normal_rows for _, result in results)
 
-        def over_events(value: Callable[[BudgetResult], float], pairs: Sequence[tuple[SeriesReport, BudgetResult]] = told) -> float:
+        def over_events(
+            value: Callable[[BudgetResult], float], pairs: Sequence[tuple[SeriesReport, BudgetResult]] = counted
+        ) -> float:
             return sum(one.events * value(result) for one, result in pairs if one.events) / max(
                 sum(one.events for one, _ in pairs), 1
             )
 
         out[name] = BudgetSummary(
-            series=len(told),
+            series=len(counted),
             mean_false_positive_rate=_mean(rates),
-            within_twice=_mean([float(rate <= 2 * result.rate) for rate, (_, result) in zip(rates, told, strict=True)]),
+            within_twice=_mean([float(rate <= 2 * result.rate) for rate, (_, result) in zip(rates, counted, strict=True)]),
             times_budget=poisson_rate(sum(result.on_normal for _, result in results), accepted),
             event_recall=over_events(lambda result: result.event_recall),
             event_recall_first50=over_events(lambda result: result.event_recall_first50),
@@ -147,10 +149,12 @@ def _pooled(tables: Sequence[Sequence[Reliability]]) -> list[Reliability]:
     """Each level over the series whose calibration supports it (over all where none does), weighted by their rows."""
     out = []
     for lines in zip(*tables, strict=True):
-        told = [line for line in lines if line.supported] or list(lines)
-        rows = sum(line.rows for line in told)
-        seen = sum(line.observed * line.rows for line in told if line.rows)
-        out.append(Reliability(lines[0].nominal, seen / rows if rows else math.nan, rows, any(line.supported for line in lines)))
+        supported = [line for line in lines if line.supported] or list(lines)
+        rows = sum(line.rows for line in supported)
+        observed_rows = sum(line.observed * line.rows for line in supported if line.rows)
+        out.append(
+            Reliability(lines[0].nominal, observed_rows / rows if rows else math.nan, rows, any(line.supported for line in lines))
+        )
     return out
 
 
@@ -160,7 +164,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def tables(report: Report) -> list[Table]:
-    """For people: every series, the sets, the budgets, the reliability."""
+    """The report as tables: every series, the sets, the budgets, the reliability."""
     return [_series_table(report), _sets_table(report), _budget_table(report), _reliability_table(report)]
 
 
@@ -236,7 +240,7 @@ def _reliability_table(report: Report) -> Table:
 
 
 def _columns(table: Table, *names: str, whole: Container[str] = ()) -> None:
-    """Columns of figures; those named ``whole`` are as wide as they need to be, the others break where there is a space."""
+    """Add columns of figures; those named ``whole`` are never broken, the others at spaces."""
     for name in names:
         table.add_column(name, justify="right", no_wrap=name in whole, overflow="fold")
 

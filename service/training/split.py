@@ -1,4 +1,4 @@
-"""Which rows teach and which calibrate: chronological, per entity, never a labelled anomaly."""
+"""Which rows are for training and which for calibration: chronological, per entity, without labelled anomalies."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from service.domain import Series
 from service.errors import NotEnoughData
 
-# The fewest windows the detectors learn from, and the fewest that calibrate (detectors and calibration refuse less).
+# The fewest windows for training and for calibration (detectors and ``Calibration`` refuse fewer).
 LEAST_FIT_WINDOWS = 64
 LEAST_CALIBRATION_WINDOWS = 30
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """``fit`` is older than ``calibration``; ``everything`` is both with the gap between them."""
+    """``fit`` (for training) is older than ``calibration``; ``everything`` is both, with the gap between them."""
 
     fit: list[Series]
     calibration: list[Series]
@@ -25,7 +25,7 @@ class Split:
 
 
 def normal_runs(series: Sequence[Series]) -> list[Series]:
-    """The stretches of each series that nobody labelled anomalous, in order."""
+    """The stretches of each series that are not labelled anomalous, in order."""
     runs: list[Series] = []
     for one in series:
         if one.labels is None or not one.labels.any():
@@ -39,10 +39,12 @@ def normal_runs(series: Sequence[Series]) -> list[Series]:
 
 
 def split(series: Sequence[Series], window: int, share: float) -> Split:
-    """The newest ``share`` of each entity's normal rows calibrates; the rows before it, less a gap of one window, teach.
+    """The newest ``share`` of each entity's normal rows is for calibration; the rows before it, less a gap of one window, for
+    training.
 
-    Where that would leave too little of either, the tail's windows reach back into the rows before it (their newest rows are
-    still unseen) and there is no gap: a few hundred rows then suffice. Raises ``NotEnoughData`` naming the least rows needed.
+    ``window`` is in rows. Where that would leave too few rows for either, there is no gap, and the first calibration windows
+    reach back into the training rows (their newest rows are still unseen): a few hundred rows then suffice. Raises
+    ``NotEnoughData`` naming the least rows needed.
     """
     runs = [run for run in normal_runs(series) if len(run.values) >= window]
     entities: dict[str, list[Series]] = {}
