@@ -85,6 +85,7 @@ def test_vus_pr_equals_its_definition(seed: int, share: float, digits: int, wind
     assert fast == pytest.approx(slow_vus_pr(labels, scores, window, 25), abs=1e-12)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_rising_transforms_change_nothing_and_better_scores_do_better(seed: int) -> None:
     rng = np.random.default_rng(seed)
