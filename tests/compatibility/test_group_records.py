@@ -1,4 +1,4 @@
-"""Groups that a version before 0.2 recorded, whose key held the number of their route: what they owe is still sent."""
+"""Groups that a version before 0.1.0 recorded, whose key held the number of their route: what they owe is still sent."""
 
 from __future__ import annotations
 

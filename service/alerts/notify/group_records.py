@@ -17,7 +17,7 @@ from service.errors import Stop
 
 class _GroupRecord(Group, frozen=True, kw_only=True):
     """A group without its entries. ``pending_ids``: the alerts in the pending message, in its order. ``route``: a number in the
-    records of versions before 0.2."""
+    records of versions before 0.1.0."""
 
     route: int | str  # type: ignore[assignment]  # only here; ``_whole`` makes it text
     pending_ids: list[str] = msgspec.field(default_factory=list, name="owed_names")

@@ -1,4 +1,4 @@
-"""Reads groups recorded before 0.2, whose key held the number of their route (decision 0016). Pure.
+"""Reads groups recorded before 0.1.0, whose key held the number of their route (decision 0016). Pure.
 
 A number says nothing once the routes have changed, and an alert that had changed its route or group while it fired was left in
 its old group for ever. So a group takes over the identity of the route with its number only where that route still fits; each
