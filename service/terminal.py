@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 COLOURS = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 LINE_SECONDS = 5.0  # between two progress lines of one stage
+LONGEST_LINE_SECONDS = 300.0  # the same for a stage that may go on for days
 
 # Results go to standard output; progress, logs and errors to standard error, so that output can be piped.
 console = Console()
@@ -130,12 +131,16 @@ def progress_bar(on: Console = error_console) -> Iterator[Progress]:
 
 
 class ProgressLines:
-    """Progress as plain lines: one when a stage begins, one at most every ``LINE_SECONDS`` while it lasts, one when it is done."""
+    """Progress as plain lines: one when a stage begins, one at most every ``LINE_SECONDS`` while it lasts, one when it is done.
+
+    While the total is not known, each wait is twice the one before, up to ``LONGEST_LINE_SECONDS``: an agent runs for days.
+    """
 
     def __init__(self, on: Console, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._on = on
         self._monotonic = monotonic
         self._next_line: dict[str, float] = {}
+        self._wait: dict[str, float] = {}
         self._complete: set[str] = set()
 
     def __call__(self, stage: str, done: int = 0, total: int = 0, detail: str = "") -> None:
@@ -144,7 +149,10 @@ class ProgressLines:
         completes = 0 < total <= done and stage not in self._complete
         if not completes and now < self._next_line.get(stage, -math.inf):
             return
-        self._next_line[stage] = now + LINE_SECONDS
+        wait = self._wait.get(stage, LINE_SECONDS)
+        self._next_line[stage] = now + wait
+        if not total:
+            self._wait[stage] = min(wait * 2, LONGEST_LINE_SECONDS)
         if completes:
             self._complete.add(stage)
         counts = f"{done:,}/{total:,}" if total else f"{done:,}" if done else ""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from service.terminal import LINE_SECONDS, ProgressLines, history_table
+from service.terminal import LINE_SECONDS, LONGEST_LINE_SECONDS, ProgressLines, history_table
 
 NASTY = [
     "[/evil]",
@@ -61,8 +61,11 @@ def test_progress_without_a_terminal_is_a_line_now_and_then() -> None:
         now[0] += LINE_SECONDS / 10
         show("learning", done, 100, "loss 0.5")
     show("learning", 100, 100, "again")
-    show("counting", 1500)
+    for seconds in range(round(LONGEST_LINE_SECONDS) * 12):  # an hour
+        now[0] += 1.0
+        show("counting", seconds + 1)
     lines = out.getvalue().splitlines()
     assert lines[:2] == ["reading …", "learning: 1/100, loss 0.5"], "one when a stage begins"
-    assert lines[-2:] == ["learning: 100/100, loss 0.5", "counting: 1,500"], "one when it is complete"
-    assert len(lines) == 1 + 10 + 1 + 1, "one every LINE_SECONDS, however narrow the output"
+    assert lines[11:13] == ["learning: 100/100, loss 0.5", "counting: 1"], "one when it is complete"
+    assert len(lines[1:12]) == 10 + 1, "one every LINE_SECONDS, however narrow the output"
+    assert [int(line.split()[1].replace(",", "")) for line in lines[12:20]] == [1, 6, 16, 36, 76, 156, 316, 616]
