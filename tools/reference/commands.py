@@ -14,7 +14,7 @@ from service.cli import app
 from tools.reference.markdown import code, head, prose, sentence, table, value
 
 OPENING = """Every command with its arguments and options; `tidewatch COMMAND --help` prints the same.
-The exit status is 0 on success, 1 when something outside failed (a server is away),
+The exit status is 0 on success, 1 when something outside failed (a server is down),
 and 2 when the command line, the settings or a bundle must be changed."""
 
 
