@@ -1,8 +1,8 @@
-"""The composition root: settings in, wired parts out. The only tables of components stand here.
+"""The composition root: makes the parts of the service from the settings. The only tables of components are here.
 
-A component is named ``"module:Class"`` and imported when it is first used, so that a run without a deep detector never
-loads torch. Adding one is its file and its line in a table. For the same reason each builder imports what it wires: a
-question about the alert history loads neither the detectors nor Kafka's client.
+A component is named ``"module:Class"`` and imported when it is first used, so that a run without a deep detector never loads
+torch. To add one, write its file and add its line to a table. For the same reason each builder imports what it connects: a query
+of the alert history loads neither the detectors nor Kafka's client.
 """
 
 from __future__ import annotations
@@ -44,20 +44,14 @@ DETECTORS: dict[str, str] = {
     "forecast": "service.detectors.members.residual:ForecastDetector",
     "autoregression": "service.detectors.members.autoregression:AutoregressionDetector",
 }
-CODECS: dict[str, str] = {
-    "native": "service.sources.codecs.native:NativeCodec",
-}
+CODECS: dict[str, str] = {"native": "service.sources.codecs.native:NativeCodec"}
 NOTIFIERS: dict[str, str] = {
     "slack": "service.alerts.receivers.slack:SlackNotifier",
     "email": "service.alerts.receivers.email:EmailNotifier",
     "webhook": "service.alerts.receivers.webhook:WebhookNotifier",
 }
-STORES: dict[str, str] = {
-    "elasticsearch": "service.alerts.history.elasticsearch:ElasticsearchAlertStore",
-}
-HISTORIES: dict[str, str] = {
-    "elasticsearch": "service.alerts.history.reader:AlertHistory",
-}
+STORES: dict[str, str] = {"elasticsearch": "service.alerts.history.elasticsearch:ElasticsearchAlertStore"}
+HISTORIES: dict[str, str] = {"elasticsearch": "service.alerts.history.reader:AlertHistory"}
 
 PARTS = ("scoring", "store", "notify")
 
@@ -124,7 +118,7 @@ def build_model(bundle: Bundle, settings: Settings) -> Model:
     from service.stream.models import Model
     from service.stream.processor import StreamProcessor
 
-    threadpool_limits(1)  # members and batches run side by side in threads; BLAS splitting each of them only makes them spin
+    threadpool_limits(1)  # members and batches already run in parallel threads; BLAS threads of their own would only compete
     due_early = early_windows(bundle.scaler, bundle.early_change)
     processor = StreamProcessor(
         bundle.schema, window=bundle.window, stride=bundle.stride, settings=settings.stream, early=due_early
@@ -134,7 +128,7 @@ def build_model(bundle: Bundle, settings: Settings) -> Model:
 
 
 def build_service(settings: Settings, parts: Sequence[str] = PARTS) -> list[Part]:
-    """The named parts and the health server, wired but not started.
+    """The named parts with the watchdog, the health server and the heartbeat, not started.
 
     Raises ``Stop`` (bad configuration or bundle) before anything is consumed.
     """
@@ -212,12 +206,12 @@ def build_store(settings: Settings, metrics: Metrics, health: Health) -> Part:
 
 
 def build_alert_store(settings: Settings, **options: Any) -> Any:
-    """What keeps the alert history. Raises ``ConfigError`` for unusable credentials."""
+    """The store that the alert history is written to. Raises ``ConfigError`` for unusable credentials."""
     return component(STORES, "elasticsearch", "store")(settings.elasticsearch, **options)
 
 
 def build_history(settings: Settings) -> Any:
-    """What reads the alert history back."""
+    """The reader of the alert history."""
     return component(HISTORIES, "elasticsearch", "store")(settings.elasticsearch)
 
 
@@ -229,7 +223,7 @@ def build_heartbeat(settings: HeartbeatSettings, health: Health) -> Part:
 
 
 def build_operators(settings: Settings, history: Any, health: Health | None = None) -> Operators:
-    """What writes operators' commands, for the command line and the API. ``health``: of the API."""
+    """Writes the operators' commands, for the command line and the API. ``health``: of the API."""
     from service.alerts.control.mutes import fixed_silences
     from service.alerts.control.operators import Operators
     from service.observability.health import Health
@@ -241,7 +235,7 @@ def build_operators(settings: Settings, history: Any, health: Health | None = No
 
 
 def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
-    """tidewatch.alerts → people."""
+    """tidewatch.alerts → Slack, e-mail, webhooks."""
     from service.alerts.data_health.alerts import DataHealth
     from service.alerts.notify.data_watch import DataWatch
     from service.alerts.notify.journal import Journal
@@ -301,10 +295,10 @@ def _not_counted(receiver: str, outcome: str) -> None:
 
 def build_notifiers(settings: Settings) -> dict[str, Notifier]:
     """Every receiver of the settings, by name."""
-    told = settings.notifications
+    notifications = settings.notifications
     return {
         receiver.name: component(NOTIFIERS, receiver.type, "receiver type")(
-            receiver, history_url=told.history_url, timeout=told.attempt_timeout_seconds
+            receiver, history_url=notifications.history_url, timeout=notifications.attempt_timeout_seconds
         )
-        for receiver in told.receivers
+        for receiver in notifications.receivers
     }

@@ -25,7 +25,7 @@ class ApiPart:
         self._history = build_history(settings)
         self._operators = build_operators(settings, self._history, health)
         self._token = reveal(api.token, api.token_file) or None
-        app = make_app(self._history, self._operators, token=self._token, clock=clock)
+        app = make_app(self._history, self._operators, token=self._token, health=health, clock=clock)
         self._http = HttpPart(self.name, app, api.host, api.port, setting="api.port", health=health, clock=clock)
 
     @property

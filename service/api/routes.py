@@ -13,7 +13,8 @@ from service.api import models
 from service.api.auth import TokenRequired
 from service.api.problems import described, install
 from service.clock import Clock
-from service.errors import NotFound
+from service.errors import BrokerUnavailable, NotFound
+from service.observability.health import Health
 
 PREFIX = "/api/v1"
 OPEN_PATHS = frozenset({f"{PREFIX}/health", f"{PREFIX}/openapi.json"})
@@ -29,7 +30,7 @@ SilenceId = Annotated[
 ]
 
 
-def make_app(history: AlertHistory, operators: Operators, *, token: str | None, clock: Clock) -> FastAPI:
+def make_app(history: AlertHistory, operators: Operators, *, token: str | None, health: Health, clock: Clock) -> FastAPI:
     """The API as an ASGI application. The caller starts ``operators``."""
     app = FastAPI(
         title="Tidewatch",
@@ -40,7 +41,7 @@ def make_app(history: AlertHistory, operators: Operators, *, token: str | None, 
         redoc_url=None,
     )
     install(app)
-    app.include_router(_health(history), prefix=PREFIX)
+    app.include_router(_health(history, health), prefix=PREFIX)
     # The middleware checks the token; the dependency only adds the scheme to the description.
     bearer = [Security(HTTPBearer(auto_error=False))]
     for router in (_alerts(history, operators), _judgements(operators, clock), _silences(operators, clock)):
@@ -49,12 +50,14 @@ def make_app(history: AlertHistory, operators: Operators, *, token: str | None, 
     return app
 
 
-def _health(history: AlertHistory) -> APIRouter:
+def _health(history: AlertHistory, health: Health) -> APIRouter:
     router = APIRouter(tags=["health"])
 
     @router.get("/health", responses=described(502, 503))
-    async def health() -> models.HealthShown:
-        """Whether the history can be reached."""
+    async def show_health() -> models.HealthShown:
+        """Whether the API works and the history can be reached."""
+        if not health.tasks_work():
+            raise BrokerUnavailable("A background task of the API failed and is started again; its log names the cause.")
         return models.HealthShown(status="ok", history=await history.reach())
 
     return router

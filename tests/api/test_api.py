@@ -252,6 +252,19 @@ async def test_a_history_that_is_away_is_a_503_with_a_sentence(settings: Setting
     await part.close()
 
 
+async def test_a_background_task_that_is_killed_is_a_503_until_it_works_again(api: httpx.AsyncClient) -> None:
+    assert (await api.get("/health")).status_code == 200
+    [follower] = [task for task in asyncio.all_tasks() if task.get_name() == "control topic"]
+    follower.cancel()
+    async with asyncio.timeout(60):
+        while (answer := await api.get("/health")).status_code == 200:
+            await asyncio.sleep(0.02)
+        assert answer.status_code == 503
+        assert "background task" in answer.json()["detail"]
+        while (await api.get("/health")).status_code == 503:
+            await asyncio.sleep(0.1)
+
+
 async def test_a_refused_method_gets_the_methods_of_the_path(api: httpx.AsyncClient) -> None:
     answer = await api.delete("/silences", headers=WITH_TOKEN)
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST")
