@@ -119,10 +119,8 @@ def build_model(bundle: Bundle, settings: Settings) -> Model:
     from service.stream.processor import StreamProcessor
 
     threadpool_limits(1)  # members and batches already run in parallel threads; BLAS threads of their own would only compete
-    due_early = early_windows(bundle.scaler, bundle.early_change)
-    processor = StreamProcessor(
-        bundle.schema, window=bundle.window, stride=bundle.stride, settings=settings.stream, early=due_early
-    )
+    early = early_windows(bundle.scaler, bundle.early_change)
+    processor = StreamProcessor(bundle.schema, window=bundle.window, stride=bundle.stride, settings=settings.stream, early=early)
     detector = WindowScorer(bundle, settings.detection, min_coverage=settings.stream.min_coverage, bounds=settings.alerts.bounds)
     return Model(bundle.name, bundle.schema, processor, detector)
 
@@ -279,7 +277,7 @@ def build_alert_manager(settings: Settings, *, store: bool) -> AlertManager:
     from service.alerts.lifecycle.episodes import Episodes
 
     def make_notifications(journal: Journal) -> NotificationService:
-        return build_notifications(settings, journal, on_outcome=_not_counted)
+        return build_notifications(settings, journal, on_outcome=lambda *_: None)  # the library form serves no metrics
 
     return AlertManager(
         Episodes(settings.alerts, settings.config_hash()),
@@ -287,10 +285,6 @@ def build_alert_manager(settings: Settings, *, store: bool) -> AlertManager:
         make_store=partial(build_alert_store, settings) if store else None,
         make_notifications=make_notifications if settings.notifications.receivers else None,
     )
-
-
-def _not_counted(receiver: str, outcome: str) -> None:
-    """The library form serves no metrics."""
 
 
 def build_notifiers(settings: Settings) -> dict[str, Notifier]:

@@ -102,7 +102,6 @@ TASKS = {
 }
 
 
-@pytest.mark.xfail(reason="the control topic's follower and the notifier's tasks are not watched yet")
 def test_no_task_is_fire_and_forget() -> None:
     made: collections.Counter[str] = collections.Counter()
     for path in SERVICE.rglob("*.py"):
