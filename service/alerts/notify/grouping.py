@@ -47,7 +47,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def notified_firing(self) -> bool:
-        """True when the receiver knows this alert as firing, and it is to be told about it further."""
+        """True when the receiver was sent this alert as firing and is still to be sent what becomes of it."""
         return self.notified is not None and self.routed and not self.unconfirmed
 
 

@@ -263,12 +263,13 @@ class ReceiverQueue:
 
     def _look_at_changes(self) -> None:
         """Decide anew; not idle while there is something to send."""
-        for group in self._groups.all():
-            policy = self._policy_of(group.route)
-            if group.pending is not None or any(change_of(entry, policy) for entry in group.entries.values()):
-                self._idle.clear()
-                break
+        if self._idle.is_set() and any(self._has_something_to_send(group) for group in self._groups.all()):
+            self._idle.clear()
         self._wake.set()
+
+    def _has_something_to_send(self, group: Group) -> bool:
+        policy = self._policy_of(group.route)
+        return group.pending is not None or any(change_of(entry, policy) for entry in group.entries.values())
 
     async def _pause(self, seconds: float) -> None:
         """Wait for a change, but no longer than this."""

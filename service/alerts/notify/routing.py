@@ -43,21 +43,29 @@ class Routes:
 
     def __init__(self, settings: NotificationSettings) -> None:
         self._routes = settings.effective_routes()
+        self._ids = [route_id(rule) for rule in self._routes]
+        self._policies: dict[tuple[str, str], Policy] = {}
         self._min_severity = {receiver.name: Severity(receiver.min_severity) for receiver in settings.receivers}
         self._send_resolved = settings.send_resolved
 
     def destinations_of(self, alert: Alert) -> dict[str, Destination]:
         """The group this alert goes to, by receiver."""
         return {
-            receiver: Destination(receiver, route_id(rule), group_labels(alert, rule.group_by))
-            for receiver, rule in matching(alert, self._routes).items()
+            receiver: Destination(receiver, self._ids[at], group_labels(alert, self._routes[at].group_by))
+            for receiver, at in matching(alert, self._routes).items()
         }
 
     def policy_of(self, receiver: str, route: str) -> Policy:
         """The timing and filter of one receiver on one route. A group whose route is gone has the default timing: all it may
         still send is that its alerts resolved."""
-        served = (rule for rule in self._routes if route_id(rule) == route and receiver in rule.receivers)
-        rule = next(served, RouteSettings(receivers=[receiver]))
+        policy = self._policies.get((receiver, route))
+        if policy is None:
+            policy = self._policies[receiver, route] = self._policy(receiver, route)
+        return policy
+
+    def _policy(self, receiver: str, route: str) -> Policy:
+        serving = (rule for rule, name in zip(self._routes, self._ids, strict=True) if name == route and receiver in rule.receivers)
+        rule = next(serving, RouteSettings(receivers=[receiver]))
         return Policy(
             group_wait=round(rule.group_wait_seconds * 1000),
             group_interval=round(rule.group_interval_seconds * 1000),
@@ -71,16 +79,16 @@ class Routes:
         if number >= len(self._routes):
             return None
         rule = self._routes[number]
-        return route_id(rule) if receiver in rule.receivers and set(labels) == set(rule.group_by) else None
+        return self._ids[number] if receiver in rule.receivers and set(labels) == set(rule.group_by) else None
 
 
-def matching(alert: Alert, routes: Sequence[RouteSettings]) -> dict[str, RouteSettings]:
-    """The route by which this alert goes to each receiver: the first that matches; empty when none does."""
-    found: dict[str, RouteSettings] = {}
-    for rule in routes:
+def matching(alert: Alert, routes: Sequence[RouteSettings]) -> dict[str, int]:
+    """The index of the route by which this alert goes to each receiver: the first that matches; empty when none does."""
+    found: dict[str, int] = {}
+    for at, rule in enumerate(routes):
         if matches(alert, rule.match):
             for receiver in rule.receivers:
-                found.setdefault(receiver, rule)
+                found.setdefault(receiver, at)
             if not rule.continue_matching:
                 break
     return found

@@ -97,7 +97,8 @@ def recording(journal: Journal) -> dict[bytes, bytes]:
 
 async def test_firing_and_resolved_reach_slack_and_mail() -> None:
     async with http_receiver() as server, smtp_receiver() as mailbox:
-        async with service(NotificationSettings(receivers=[slack(server), mail(mailbox)])) as (sending, outcomes):
+        settings = NotificationSettings(receivers=[slack(server), mail(mailbox)], attempt_timeout_seconds=60)
+        async with service(settings) as (sending, outcomes):
             opened, fired, resolved = life()
             give(sending, [opened, fired])
             assert await sending.drained(30)

@@ -194,9 +194,9 @@ def test_the_first_route_wins_unless_it_goes_on() -> None:
         RouteSettings(match={"entity": "db-*"}, receivers=["dba", "pager"]),
         RouteSettings(receivers=["everyone"]),
     ]
-    assert matching(alert("db-7"), routes) == {"pager": routes[0], "dba": routes[1]}
-    assert matching(alert("db-7", severity=Severity.INFO), routes) == {"dba": routes[1], "pager": routes[1]}
-    assert matching(alert("web-1", severity=Severity.INFO), routes) == {"everyone": routes[2]}
+    assert matching(alert("db-7"), routes) == {"pager": 0, "dba": 1}
+    assert matching(alert("db-7", severity=Severity.INFO), routes) == {"dba": 1, "pager": 1}
+    assert matching(alert("web-1", severity=Severity.INFO), routes) == {"everyone": 2}
     assert matching(alert("web-1"), routes[1:2]) == {}
 
 
