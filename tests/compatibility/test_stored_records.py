@@ -16,7 +16,8 @@ import pytest
 
 from service.alerts.control.commands import decode, encode, encode_key
 from service.alerts.data_health.alerts import CheckState, DataHealth
-from service.alerts.lifecycle.episodes import Episodes, EpisodeState
+from service.alerts.lifecycle.episode import EpisodeState
+from service.alerts.lifecycle.episodes import Episodes
 from service.alerts.topics import deliveries
 from service.alerts.topics.transitions import decode_transition, encode_transition
 from service.domain import Status

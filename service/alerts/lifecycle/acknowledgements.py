@@ -1,7 +1,7 @@
-"""Acknowledgements on their way to the episodes of this worker. Pure.
+"""Acknowledgements on their way to the episodes of this process. Pure.
 
-Every worker hears every acknowledgement. Most belong to another's entities, and one may come while its alert is still being
-restored, so each is tried again between batches until it is done, or too old for any alert to be still open.
+Every scoring process reads every acknowledgement. Most belong to entities of another process, and one may come before its alert is
+restored. So each is tried again between batches until it is applied, or too old for its alert to be still open.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MOST_WAITING = 10_000
 
 
 class Acknowledgements:
-    """``receive`` commands as they come, ``apply`` between batches. ``lifetime_ms``: how long one may wait for its alert."""
+    """``receive`` commands as they come, ``apply`` between batches. ``lifetime_ms``: how long one waits for its alert."""
 
     def __init__(self, episodes: Episodes, *, clock: Clock, lifetime_ms: int) -> None:
         self._episodes = episodes
@@ -26,7 +26,7 @@ class Acknowledgements:
         self._waiting: dict[str, Acknowledge] = {}  # by alert; the first one counts
 
     def receive(self, commands: Iterable[Command]) -> None:
-        """Keep what could still matter; the oldest go first when there are too many."""
+        """Keep the acknowledgements that are not too old; beyond ``MOST_WAITING`` the oldest are dropped."""
         oldest = self._clock.now_ms() - self._lifetime_ms
         for command in commands:
             if isinstance(command, Acknowledge) and command.at >= oldest:
@@ -35,15 +35,15 @@ class Acknowledgements:
                     del self._waiting[next(iter(self._waiting))]
 
     def apply(self) -> list[Alert]:
-        """The transitions of alerts that are open here and were not acknowledged yet."""
+        """The transitions of alerts that are open in this process and were not acknowledged yet."""
         if not self._waiting:
             return []
         oldest = self._clock.now_ms() - self._lifetime_ms
         caused: list[Alert] = []
-        for said in list(self._waiting.values()):
-            alert = self._episodes.acknowledge(said.alert_id, said.entity, said.author, said.at, said.note)
+        for command in list(self._waiting.values()):
+            alert = self._episodes.acknowledge(command.alert_id, command.entity, command.author, command.at, command.note)
             if alert is not None:
                 caused.append(alert)
-            if alert is not None or said.at < oldest:
-                del self._waiting[said.alert_id]
+            if alert is not None or command.at < oldest:
+                del self._waiting[command.alert_id]
         return caused

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.alerts.lifecycle.episodes import Episodes, EpisodeState
+from service.alerts.lifecycle.episode import EpisodeState
+from service.alerts.lifecycle.episodes import Episodes
 from service.domain import Alert, MetricShare, Severity, Status, Verdict, alert_id
 from service.settings import EpisodeSettings
 from tests.alerts.makers import BORN, INTERVAL_MS, STRIDE, drawn, verdict
