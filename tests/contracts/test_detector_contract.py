@@ -20,8 +20,8 @@ from service.errors import NotEnoughData
 WINDOW = 30
 QUICK: dict[str, Any] = {"epochs": 4, "patience": 4}  # for the families that train in epochs
 
-# These tell what has just begun: a fault of more than half a window is no news to them.
-NEWS = {"departure"}
+# These score what has just begun: a fault that has lasted longer than half a window no longer counts.
+ONSETS_ONLY = {"departure"}
 
 every_detector = pytest.mark.parametrize("name", sorted(DETECTORS))
 
@@ -118,7 +118,7 @@ def test_scoring_learns_nothing_and_changes_nothing(name: str) -> None:
 
 
 @every_detector
-def test_a_planted_fault_outscores_normal_windows_and_is_blamed_on_its_metric(name: str) -> None:
+def test_a_planted_fault_outscores_normal_windows_and_is_attributed_to_its_metric(name: str) -> None:
     detector, scaler = fitted(name)
     values = rows(400, seed=5)
     spread = np.median(np.abs(values - np.median(values, axis=0)), axis=0)
@@ -127,9 +127,9 @@ def test_a_planted_fault_outscores_normal_windows_and_is_blamed_on_its_metric(na
     scores = detector.score(seen)
     begun = 300 - WINDOW + 1  # the window whose newest row is the fault's first
     while_new = slice(begun, begun + WINDOW // 2), slice(begun + 5, begun + WINDOW // 2)
-    faulty, blamed = while_new if name in NEWS else (slice(290, None), slice(300, None))
+    faulty, attributed = while_new if name in ONSETS_ONLY else (slice(290, None), slice(300, None))
     assert scores[faulty].mean() > np.quantile(scores[:250], 0.99)
-    assert (detector.attribute(seen)[blamed].argmax(axis=1) == 4).mean() > 0.9
+    assert (detector.attribute(seen)[attributed].argmax(axis=1) == 4).mean() > 0.9
 
 
 @every_detector
@@ -164,9 +164,9 @@ def test_refuses_windows_with_other_metrics(name: str) -> None:
 
 @every_detector
 def test_names_the_least_it_needs(name: str) -> None:
-    with pytest.raises(NotEnoughData, match=r"at least \d+") as told:
+    with pytest.raises(NotEnoughData, match=r"at least \d+") as refused:
         quick(name).fit(features(rows(WINDOW + 5)))
-    assert told.value.hint
+    assert refused.value.hint
 
 
 @every_detector
@@ -216,7 +216,7 @@ def test_survives_a_series_that_never_moves(name: str) -> None:
 def test_survives_missing_values(name: str) -> None:
     values = rows(600)
     values[np.random.default_rng(0).random(values.shape) < 0.2] = np.nan
-    values[:, 5] = np.nan  # a metric nobody ever sent
+    values[:, 5] = np.nan  # a metric without values
     values[:100, 1] = np.nan  # and one that came late
     detector = quick(name)
     seen = features(values)

@@ -68,26 +68,26 @@ def test_what_is_read_scores_like_what_was_written_to_the_bit(bundle: Bundle, sa
     assert read.trained_at == bundle.trained_at
 
 
-def test_what_is_usual_of_other_metrics_is_refused(saved: Path) -> None:
-    told = json.loads((saved / MANIFEST).read_bytes())
+def test_metric_activity_of_other_metrics_is_refused(saved: Path) -> None:
+    manifest = json.loads((saved / MANIFEST).read_bytes())
     for name in ("judged", "still", "empty"):
-        told["usual"][name].append(0)
-    (saved / MANIFEST).write_text(json.dumps(told))
+        manifest["usual"][name].append(0)
+    (saved / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="metric activity is of 4 metrics"):
         load_bundle(saved, factory=make_detector)
 
 
 def test_a_calibration_that_is_worth_nothing_is_refused(saved: Path) -> None:
-    told = json.loads((saved / MANIFEST).read_bytes())
-    told["ensemble"]["n_eff"] = 0.5
-    (saved / MANIFEST).write_text(json.dumps(told))
+    manifest = json.loads((saved / MANIFEST).read_bytes())
+    manifest["ensemble"]["n_eff"] = 0.5
+    (saved / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="worth less than one window"):
         load_bundle(saved, factory=make_detector)
 
 
-def test_an_impossible_jump_is_refused(saved: Path) -> None:
-    told = json.loads((saved / MANIFEST).read_bytes())
-    (saved / MANIFEST).write_text(json.dumps(told | {"early": 10.5}))
+def test_an_impossible_change_for_early_windows_is_refused(saved: Path) -> None:
+    manifest = json.loads((saved / MANIFEST).read_bytes())
+    (saved / MANIFEST).write_text(json.dumps(manifest | {"early": 10.5}))
     with pytest.raises(BundleError, match="no row can reach"):
         load_bundle(saved, factory=make_detector)
 
@@ -133,9 +133,9 @@ def test_a_place_that_cannot_be_written_is_one_clear_sentence(bundle: Bundle, tm
 
 
 def edit(saved: Path, change: Callable[[dict[str, object]], object]) -> None:
-    told = json.loads((saved / MANIFEST).read_text())
-    change(told)
-    (saved / MANIFEST).write_text(json.dumps(told))
+    manifest = json.loads((saved / MANIFEST).read_text())
+    change(manifest)
+    (saved / MANIFEST).write_text(json.dumps(manifest))
 
 
 class Bomb:
@@ -172,7 +172,7 @@ def test_garbage_arrays_are_refused_even_with_a_digest_that_fits(saved: Path, co
     import hashlib
 
     (saved / ARRAYS).write_bytes(content)
-    edit(saved, lambda told: told.update(arrays_sha256=hashlib.sha256(content).hexdigest()))
+    edit(saved, lambda manifest: manifest.update(arrays_sha256=hashlib.sha256(content).hexdigest()))
     with pytest.raises(BundleError) as refused:
         load_bundle(saved, factory=make_detector)
     assert refused.value.hint
@@ -187,21 +187,21 @@ def test_a_single_flipped_bit_is_noticed(saved: Path) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[dict[str, object]], object], str]] = {
-    "another format": (lambda told: told.update(format=99), "format 99"),
-    "no format": (lambda told: told.pop("format"), "format None"),
-    "an unknown detector": (lambda told: told["members"][0].update(name="oracle"), "oracle"),  # type: ignore[index]
-    "unknown options": (lambda told: told["members"][0].update(options={"depth": 9}), "depth"),  # type: ignore[index]
-    "other shapes": (lambda told: told["members"][0]["settings"].update(hidden=[8]), "does not fit"),  # type: ignore[index]
-    "another schema": (lambda told: told["schema"].update(metrics=["cpu"]), "its scaler has 3 metrics and its schema 1"),  # type: ignore[attr-defined]
-    "another major version": (lambda told: told["libraries"].update(numpy="1.26"), "trained with numpy 1.26"),  # type: ignore[attr-defined]
-    "a member gone": (lambda told: told["members"].pop(), "calibration is not of its members"),  # type: ignore[attr-defined]
-    "a negative window": (lambda told: told.update(window=-5), "not positive"),
-    "an unknown key": (lambda told: told.update(run="rm -rf"), "damaged"),
-    "a missing part": (lambda told: told.pop("scaler"), "damaged"),
-    "no word of when it was trained": (lambda told: told.pop("trained_at"), "damaged"),
-    "no word of what is usual": (lambda told: told.pop("usual"), "damaged"),
-    "an emptied part": (lambda told: told.update(ensemble={}), "missing or misshapen"),
-    "an unknown combination": (lambda told: told["ensemble"].update(combination="magic"), "missing or misshapen"),  # type: ignore[attr-defined]
+    "another format": (lambda manifest: manifest.update(format=99), "format 99"),
+    "no format": (lambda manifest: manifest.pop("format"), "format None"),
+    "an unknown detector": (lambda manifest: manifest["members"][0].update(name="oracle"), "oracle"),  # type: ignore[index]
+    "unknown options": (lambda manifest: manifest["members"][0].update(options={"depth": 9}), "depth"),  # type: ignore[index]
+    "other shapes": (lambda manifest: manifest["members"][0]["settings"].update(hidden=[8]), "does not fit"),  # type: ignore[index]
+    "another schema": (lambda manifest: manifest["schema"].update(metrics=["cpu"]), "its scaler has 3 metrics and its schema 1"),  # type: ignore[attr-defined]
+    "another major version": (lambda manifest: manifest["libraries"].update(numpy="1.26"), "trained with numpy 1.26"),  # type: ignore[attr-defined]
+    "a member gone": (lambda manifest: manifest["members"].pop(), "calibration is not of its members"),  # type: ignore[attr-defined]
+    "a negative window": (lambda manifest: manifest.update(window=-5), "not positive"),
+    "an unknown key": (lambda manifest: manifest.update(run="rm -rf"), "damaged"),
+    "a missing part": (lambda manifest: manifest.pop("scaler"), "damaged"),
+    "no time of training": (lambda manifest: manifest.pop("trained_at"), "damaged"),
+    "no metric activity": (lambda manifest: manifest.pop("usual"), "damaged"),
+    "an emptied part": (lambda manifest: manifest.update(ensemble={}), "missing or misshapen"),
+    "an unknown combination": (lambda manifest: manifest["ensemble"].update(combination="magic"), "missing or misshapen"),  # type: ignore[attr-defined]
 }
 
 

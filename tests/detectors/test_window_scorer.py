@@ -57,7 +57,7 @@ class Distance:
 
 
 class Misbehaving(Distance):
-    """Does what it is told when it scores."""
+    """Does what ``act`` says when it scores."""
 
     act: Callable[[], None] = staticmethod(lambda: None)
 
@@ -94,7 +94,7 @@ def _behave() -> Any:
     Misbehaving.act = staticmethod(lambda: None)
 
 
-# One row in a hundred: a budget that twenty minutes of calibration can speak about.
+# One row in a hundred: a budget that twenty minutes of calibration support.
 OFTEN = BudgetSettings(false_alarms_per_entity_day=864.0)
 
 
@@ -117,16 +117,16 @@ def faulty(count: int = 400, at: int = 300) -> F32:
     return values
 
 
-async def judged(detector: WindowScorer, *batches: WindowBatch) -> list[Verdict]:
+async def verdicts_of(detector: WindowScorer, *batches: WindowBatch) -> list[Verdict]:
     try:
         return [verdict for one in batches for verdict in await detector.detect(one)]
     finally:
         detector.close()
 
 
-async def test_a_fault_is_told_with_its_metric_in_the_metrics_own_unit(bundle: Bundle) -> None:
+async def test_a_fault_is_reported_with_its_metric_in_the_metrics_own_unit(bundle: Bundle) -> None:
     seen = batch(faulty())
-    verdicts = await judged(WindowScorer(bundle, DetectionSettings(budget=OFTEN)), seen)
+    verdicts = await verdicts_of(WindowScorer(bundle, DetectionSettings(budget=OFTEN)), seen)
     onsets = [verdict for verdict in verdicts if verdict.is_anomaly and verdict.end_row >= 300]
     assert onsets[0].end_row <= 310
     top = onsets[0].metrics[0]
@@ -138,14 +138,14 @@ async def test_a_fault_is_told_with_its_metric_in_the_metrics_own_unit(bundle: B
     assert top.recent[-1] == top.actual
     assert len(top.recent) == WINDOW
     assert sum(metric.share for metric in onsets[0].metrics) == pytest.approx(1)
-    assert all(metric.share >= LEAST_SHARE for metric in onsets[0].metrics[1:])  # nobody is named who has nothing to do with it
+    assert all(metric.share >= LEAST_SHARE for metric in onsets[0].metrics[1:])  # no metric is named without a part in it
     assert onsets[0].fresh_p < 0.05
     assert all(0 <= verdict.score <= 1 for verdict in verdicts)
 
 
 async def test_verdicts_stand_in_the_windows_order_and_say_where_they_come_from(bundle: Bundle) -> None:
     seen = batch(rows(60, seed=3), entity="b")
-    verdicts = await judged(WindowScorer(bundle), seen)
+    verdicts = await verdicts_of(WindowScorer(bundle), seen)
     assert [verdict.end_row for verdict in verdicts] == seen.end_rows.tolist()
     first = verdicts[0]
     assert (first.entity, first.timestamp, first.stride, first.interval_ms) == ("b", int(seen.end_rows[0]) * 1000, STRIDE, 1000)
@@ -159,33 +159,33 @@ async def test_verdicts_stand_in_the_windows_order_and_say_where_they_come_from(
 
 async def test_normal_data_keep_the_false_alarms_near_the_budget() -> None:
     detector = WindowScorer(trained(), DetectionSettings(budget=OFTEN))
-    verdicts = await judged(detector, batch(rows(20_000, seed=9)))
+    verdicts = await verdicts_of(detector, batch(rows(20_000, seed=9)))
     alarms = sum(verdict.is_anomaly for verdict in verdicts)
     assert 40 <= alarms <= 400  # 200 expected
 
 
-async def test_windows_seen_too_little_are_not_scored_and_say_so(bundle: Bundle) -> None:
+async def test_windows_with_too_few_observed_values_are_not_scored_and_give_the_reason(bundle: Bundle) -> None:
     values = rows(60, seed=3)
     values[20:40] = np.nan
-    verdicts = await judged(WindowScorer(bundle, min_coverage=0.8), batch(values))
-    silent_ones = [verdict for verdict in verdicts if verdict.not_scored]
-    assert 0 < len(silent_ones) < len(verdicts)
-    assert "observed" in str(silent_ones[0].not_scored)
-    assert (silent_ones[0].p, silent_ones[0].score, silent_ones[0].is_anomaly) == (1.0, 0.0, False)
+    verdicts = await verdicts_of(WindowScorer(bundle, min_coverage=0.8), batch(values))
+    unscored = [verdict for verdict in verdicts if verdict.not_scored]
+    assert 0 < len(unscored) < len(verdicts)
+    assert "observed" in str(unscored[0].not_scored)
+    assert (unscored[0].p, unscored[0].score, unscored[0].is_anomaly) == (1.0, 0.0, False)
 
 
-async def test_a_member_that_fails_is_named_and_the_others_speak(bundle: Bundle) -> None:
+async def test_a_member_that_fails_is_named_and_the_others_score(bundle: Bundle) -> None:
     def fail() -> None:
         raise ZeroDivisionError("on purpose")
 
     Misbehaving.act = staticmethod(fail)
-    verdicts = await judged(WindowScorer(bundle, DetectionSettings(budget=OFTEN)), batch(faulty()))
+    verdicts = await verdicts_of(WindowScorer(bundle, DetectionSettings(budget=OFTEN)), batch(faulty()))
     assert all(verdict.members[2].state == "failed" for verdict in verdicts)
     assert verdicts[0].members[2].reason == "ZeroDivisionError: on purpose"
     assert verdicts[0].members[2].p is None
     assert any(verdict.is_anomaly for verdict in verdicts)
     fewer = DetectionSettings(budget=OFTEN, detectors={"distance": 0.5, "second": 0.3})
-    without = await judged(WindowScorer(bundle, fewer), batch(faulty()))
+    without = await verdicts_of(WindowScorer(bundle, fewer), batch(faulty()))
     assert [verdict.surprise for verdict in verdicts] == [verdict.surprise for verdict in without]
 
 
@@ -212,7 +212,7 @@ async def test_no_member_left_means_no_score(bundle: Bundle) -> None:
         raise RuntimeError("not fitted")
 
     Misbehaving.act = staticmethod(fail)
-    verdicts = await judged(WindowScorer(bundle, DetectionSettings(detectors={"odd": 1.0})), batch(rows(60)))
+    verdicts = await verdicts_of(WindowScorer(bundle, DetectionSettings(detectors={"odd": 1.0})), batch(rows(60)))
     assert {verdict.not_scored for verdict in verdicts} == {"no detector could score it"}
     assert verdicts[0].members[0].reason == "RuntimeError: not fitted"
 
@@ -242,7 +242,7 @@ async def test_the_event_loop_stays_free_and_members_run_side_by_side(bundle: Bu
             ticks += 1
 
     ticking = asyncio.create_task(tick())
-    await judged(detector, batch(rows(60)))
+    await verdicts_of(detector, batch(rows(60)))
     ticking.cancel()
     assert most == 3
     assert ticks >= 5
@@ -256,14 +256,14 @@ def _twin(bundle: Bundle) -> Detector:
 
 async def test_a_snapshot_carries_an_entity_to_another_process(bundle: Bundle) -> None:
     values = faulty(600, at=450)
-    whole = await judged(WindowScorer(bundle), batch(values))
+    whole = await verdicts_of(WindowScorer(bundle), batch(values))
     before, after = WindowScorer(bundle), WindowScorer(bundle)
     cut = 320
-    first = await judged(before, batch(values[:cut]))
-    told = msgspec.json.decode(msgspec.json.encode({"a": before.state_of("a")}), type=dict[str, DetectorState])
-    assert list(told) == ["a"]
-    after.restore(told)
-    second = await judged(after, batch(values[cut - WINDOW + 1 :], first=cut - WINDOW + 1))
+    first = await verdicts_of(before, batch(values[:cut]))
+    restored = msgspec.json.decode(msgspec.json.encode({"a": before.state_of("a")}), type=dict[str, DetectorState])
+    assert list(restored) == ["a"]
+    after.restore(restored)
+    second = await verdicts_of(after, batch(values[cut - WINDOW + 1 :], first=cut - WINDOW + 1))
     assert [msgspec.to_builtins(v)["level"] for v in first + second] == [msgspec.to_builtins(v)["level"] for v in whole]
     assert [(v.end_row, v.surprise, v.is_anomaly) for v in first + second] == [(v.end_row, v.surprise, v.is_anomaly) for v in whole]
     after.forget(["a"])
@@ -272,9 +272,9 @@ async def test_a_snapshot_carries_an_entity_to_another_process(bundle: Bundle) -
 
 async def test_batching_does_not_change_verdicts(bundle: Bundle) -> None:
     seen = batch(faulty())
-    together = await judged(WindowScorer(bundle), seen)
+    together = await verdicts_of(WindowScorer(bundle), seen)
     pieces = [_slice(seen, at, at + 1) for at in range(len(seen))]
-    alone = await judged(WindowScorer(bundle), *pieces)
+    alone = await verdicts_of(WindowScorer(bundle), *pieces)
     np.testing.assert_allclose([v.surprise for v in alone], [v.surprise for v in together], rtol=1e-5)
     assert [v.is_anomaly for v in alone] == [v.is_anomaly for v in together]
 
@@ -299,13 +299,13 @@ def _slice(seen: WindowBatch, start: int, stop: int) -> WindowBatch:
 
 
 async def test_an_entity_never_seen_in_training_is_scored_from_its_first_window(bundle: Bundle) -> None:
-    verdicts = await judged(WindowScorer(bundle), batch(rows(WINDOW + STRIDE, seed=3), entity="new"))
+    verdicts = await verdicts_of(WindowScorer(bundle), batch(rows(WINDOW + STRIDE, seed=3), entity="new"))
     assert verdicts
     assert all(verdict.not_scored is None for verdict in verdicts)
 
 
 async def test_a_short_calibration_supports_only_info(bundle: Bundle) -> None:
-    verdicts = await judged(WindowScorer(bundle), batch(faulty()))
+    verdicts = await verdicts_of(WindowScorer(bundle), batch(faulty()))
     assert SeverityBounds().of(bundle.calibration().ceiling) is Severity.INFO
     assert {verdict.severity for verdict in verdicts} == {Severity.INFO}
     assert min(verdict.p for verdict in verdicts) == bundle.calibration().floor
@@ -314,7 +314,7 @@ async def test_a_short_calibration_supports_only_info(bundle: Bundle) -> None:
 async def test_what_score_is_how_severe_can_be_set(bundle: Bundle) -> None:
     ceiling = bundle.calibration().ceiling
     bounds = SeverityBounds(warning=ceiling / 2, critical=ceiling - 0.01)
-    verdicts = await judged(WindowScorer(bundle, bounds=bounds), batch(faulty()))
+    verdicts = await verdicts_of(WindowScorer(bundle, bounds=bounds), batch(faulty()))
     assert {verdict.severity for verdict in verdicts} == {Severity.INFO, Severity.WARNING, Severity.CRITICAL}
     assert all(verdict.severity is bounds.of(verdict.score) for verdict in verdicts)
 
@@ -327,7 +327,7 @@ def test_a_detector_the_bundle_lacks_is_refused_by_name(bundle: Bundle) -> None:
 @pytest.mark.parametrize("rule", ["mean+2sigma", "mean+3sigma", "quantile", "majority"])
 async def test_the_plain_rules_find_the_fault_and_never_adjust(bundle: Bundle, rule: str) -> None:
     detector = WindowScorer(bundle, DetectionSettings(rule=rule, budget=OFTEN))
-    verdicts = await judged(detector, batch(faulty()))
+    verdicts = await verdicts_of(detector, batch(faulty()))
     assert all(verdict.is_anomaly for verdict in verdicts if verdict.end_row >= 310)
     assert sum(verdict.is_anomaly for verdict in verdicts if verdict.end_row < 300) <= 8  # of 56
     assert len({verdict.level for verdict in verdicts}) == 1
@@ -335,9 +335,9 @@ async def test_the_plain_rules_find_the_fault_and_never_adjust(bundle: Bundle, r
 
 
 @pytest.mark.parametrize("wider", [1.0, 1.6])
-async def test_one_in_ten_is_said_of_one_window_in_ten_after_drift_too(bundle: Bundle, wider: float) -> None:
+async def test_one_in_ten_is_reported_for_one_window_in_ten_after_drift_too(bundle: Bundle, wider: float) -> None:
     drifted = ((rows(20_000, seed=9) - [50, 300, 1, 0]) * wider + [50, 300, 1, 0]).astype(np.float32)
-    verdicts = (await judged(WindowScorer(bundle, DetectionSettings(budget=OFTEN)), batch(drifted)))[400:]
+    verdicts = (await verdicts_of(WindowScorer(bundle, DetectionSettings(budget=OFTEN)), batch(drifted)))[400:]
     if wider > 1:
         assert np.mean([verdict.surprise >= 1 for verdict in verdicts]) > 0.5
     assert 0.07 < np.mean([verdict.p <= 0.1 for verdict in verdicts]) < 0.13
@@ -346,7 +346,7 @@ async def test_one_in_ten_is_said_of_one_window_in_ten_after_drift_too(bundle: B
 
 async def test_more_sigmas_ask_for_more(bundle: Bundle) -> None:
     levels = [
-        (await judged(WindowScorer(bundle, DetectionSettings(rule=rule)), batch(rows(60))))[0].level
+        (await verdicts_of(WindowScorer(bundle, DetectionSettings(rule=rule)), batch(rows(60))))[0].level
         for rule in ("mean+2sigma", "mean+3sigma")
     ]
     assert 0.5 < levels[0] < levels[1]

@@ -79,7 +79,7 @@ def test_the_report_says_what_was_caught(folder: Path, tmp_path: Path) -> None:
         budget_per_row=0.01,
         scores=tmp_path / "scores",
         pictures=tmp_path / "pictures",
-        progress=lambda *told: seen.append(told),
+        progress=lambda *report: seen.append(report),
     )
     assert [(one.set, one.series) for one in report.series] == [("A", "one"), ("A", "two"), ("B", "three")]
     assert seen[-1] == ("evaluate", 3, 3, "B/three")
@@ -89,7 +89,7 @@ def test_the_report_says_what_was_caught(folder: Path, tmp_path: Path) -> None:
         assert one.detection_delay < 5
         assert one.false_positive_rate < 0.02
         assert set(one.budgets) == {"1 % of rows", "0.1 % of rows", "one a day", "one a week"}
-        # The budget asked for, told again from the same scores by another road.
+        # The budget asked for, computed again from the same scores in another way.
         assert one.budgets["1 % of rows"].alerts == one.alerts
         kept = np.load(tmp_path / "scores" / one.set / f"{one.series}.npz")
         assert kept["score"].shape == kept["anomaly"].shape == (600,)
@@ -97,12 +97,12 @@ def test_the_report_says_what_was_caught(folder: Path, tmp_path: Path) -> None:
         assert kept["anomaly"].dtype == np.bool_
         assert int(kept["anomaly"].sum()) == one.alerts
         assert (tmp_path / "pictures" / one.set / f"{one.series}.png").stat().st_size > 10_000
-    told = json.loads(report.to_json())
+    written = json.loads(report.to_json())
     mean = {name: np.mean([one.vus_pr for one in report.series if one.set == name]) for name in "AB"}
-    assert told["macro_vus_pr"] == pytest.approx(np.mean(list(mean.values())))
-    assert told["macro_vus_pr_without"]["A"] == pytest.approx(mean["B"])
+    assert written["macro_vus_pr"] == pytest.approx(np.mean(list(mean.values())))
+    assert written["macro_vus_pr_without"]["A"] == pytest.approx(mean["B"])
     asked = "set series vus_pr auc_pr event_recall event_recall_first50 event_precision false_positive_rate detection_delay alerts"
-    assert set(f"{asked} train_seconds us_per_window".split()) <= set(told["series"][0])
+    assert set(f"{asked} train_seconds us_per_window".split()) <= set(written["series"][0])
     assert [table.row_count for table in tables(report)] == [3, 6, 4, 6]
     narrow = Console(width=80, file=io.StringIO(), record=True)
     narrow.print(*tables(report)[1:])
@@ -132,7 +132,7 @@ def test_between_windows_the_last_score_holds(folder: Path, tmp_path: Path) -> N
     assert len(changes) > 50
     assert set(changes) - {row for row in range(600) if (row + 1500 + phase_of("one")) % 10 == 0}  # some are early
     assert set(np.flatnonzero(kept["anomaly"])) <= set(due)
-    assert np.isfinite(kept["score"]).all()  # rows before the first due window hold the last word of the train split
+    assert np.isfinite(kept["score"]).all()  # rows before the first due window have the last score of the train split
 
 
 def test_two_processes_find_what_one_finds(folder: Path) -> None:

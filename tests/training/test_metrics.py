@@ -93,10 +93,10 @@ def test_rising_transforms_change_nothing_and_better_scores_do_better(seed: int)
     labels[100:130] = labels[200:210] = 1
     scores = rng.random(300)
     for measure in (metrics.vus_pr, metrics.auc_pr):
-        told = measure(labels, scores)
-        assert 0.0 < told <= 1.0
-        assert measure(labels, np.exp(3 * scores)) == pytest.approx(told)
-        assert measure(labels, scores + 2.0 * labels) > told
+        measured = measure(labels, scores)
+        assert 0.0 < measured <= 1.0
+        assert measure(labels, np.exp(3 * scores)) == pytest.approx(measured)
+        assert measure(labels, scores + 2.0 * labels) > measured
 
 
 def test_auc_pr_by_hand() -> None:

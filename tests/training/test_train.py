@@ -32,8 +32,8 @@ def dataset(*series: Series) -> Dataset:
 
 
 def trained(data: Dataset, detectors: dict[str, Any] | None = None, **settings: Any) -> Bundle:
-    told = SETTINGS.model_copy(update=settings)
-    return train(data, told, name="hosts", detectors=detectors or LIGHT, factory=make_detector)
+    chosen = SETTINGS.model_copy(update=settings)
+    return train(data, chosen, name="hosts", detectors=detectors or LIGHT, factory=make_detector)
 
 
 def test_the_bundle_holds_what_was_asked_for() -> None:
@@ -49,7 +49,7 @@ def test_the_bundle_holds_what_was_asked_for() -> None:
     assert bundle.ensemble.matrix.shape == (180 - 20 + 1, 2)
 
 
-def test_a_long_calibration_is_thinned_and_vouches_for_as_rare_a_score() -> None:
+def test_a_long_calibration_is_thinned_and_supports_as_high_a_score() -> None:
     data = dataset(Series("a", 0, rows(4000)))
     whole, thinned = trained(data), trained(data, max_calibration_windows=200)
     assert (len(whole.ensemble.matrix), len(thinned.ensemble.matrix)) == (800 - 20 + 1, 200)
@@ -58,8 +58,8 @@ def test_a_long_calibration_is_thinned_and_vouches_for_as_rare_a_score() -> None
     first_and_newest = [0, -1]  # the same windows, but for the rounding of products over batches of another size
     np.testing.assert_allclose(thinned.ensemble.matrix[first_and_newest], whole.ensemble.matrix[first_and_newest], rtol=1e-5)
     quantiles = [0.5, 0.9, 0.95]
-    told, known = (np.quantile(one.ensemble.matrix, quantiles, axis=0) for one in (thinned, whole))
-    np.testing.assert_allclose(told, known, rtol=0.2)
+    thinned_tail, whole_tail = (np.quantile(one.ensemble.matrix, quantiles, axis=0) for one in (thinned, whole))
+    np.testing.assert_allclose(thinned_tail, whole_tail, rtol=0.2)
 
 
 def test_the_bundle_says_when_it_was_trained_and_what_usually_moves_of_what_is_normal() -> None:
@@ -103,16 +103,16 @@ def test_refitting_learns_from_the_newest_rows_and_keeps_the_calibration() -> No
     assert after < before
 
 
-def test_labelled_anomalies_in_the_training_rows_teach_nothing() -> None:
+def test_labelled_anomalies_in_the_training_rows_are_not_learned_from() -> None:
     clean, dirty = rows(1200), rows(1200)
     dirty[300:400] += 1000
     labels = np.zeros(1200, np.uint8)
     labels[300:400] = 1
-    told = trained(dataset(Series("a", 0, dirty, labels)))
-    untold = trained(dataset(Series("a", 0, dirty)))
+    labelled = trained(dataset(Series("a", 0, dirty, labels)))
+    unlabelled = trained(dataset(Series("a", 0, dirty)))
     reference = trained(dataset(Series("a", 0, clean)))
-    np.testing.assert_allclose(told.scaler.scale("a"), reference.scaler.scale("a"), rtol=0.05)
-    assert (untold.scaler.scale("a") > 2 * reference.scaler.scale("a")).all()
+    np.testing.assert_allclose(labelled.scaler.scale("a"), reference.scaler.scale("a"), rtol=0.05)
+    assert (unlabelled.scaler.scale("a") > 2 * reference.scaler.scale("a")).all()
 
 
 def test_entities_share_a_bundle_and_keep_their_own_scale() -> None:
@@ -189,23 +189,23 @@ def test_missing_values_train_and_an_unseen_metric_is_neutral() -> None:
 
 def test_a_few_hundred_rows_are_enough_and_fewer_are_refused_by_number() -> None:
     assert trained(dataset(Series("a", 0, rows(200)))).calibration().n_eff >= 1
-    with pytest.raises(NotEnoughData, match=r"window of 20 rows needs at least 15\d consecutive normal rows") as told:
+    with pytest.raises(NotEnoughData, match=r"window of 20 rows needs at least 15\d consecutive normal rows") as refused:
         trained(dataset(Series("a", 0, rows(100))))
-    assert "training.window" in told.value.hint
+    assert "training.window" in refused.value.hint
 
 
 def test_progress_names_every_stage() -> None:
-    told: list[tuple[str, int, int, str]] = []
+    reported: list[tuple[str, int, int, str]] = []
     train(
         dataset(),
         SETTINGS,
         name="x",
         detectors={**LIGHT, "vae": 1.0},
         factory=make_detector,
-        progress=lambda *one: told.append(one),
+        progress=lambda *one: reported.append(one),
     )
-    assert {stage for stage, *_ in told} >= {"statistical", "mahalanobis", "vae", "calibrate"}
-    assert all(0 <= done <= total for _, done, total, _ in told)
+    assert {stage for stage, *_ in reported} >= {"statistical", "mahalanobis", "vae", "calibrate"}
+    assert all(0 <= done <= total for _, done, total, _ in reported)
 
 
 @pytest.mark.parametrize(

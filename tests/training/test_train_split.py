@@ -82,9 +82,9 @@ def test_no_window_that_teaches_ends_where_one_calibrates(count: int, share: flo
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.4])
 @pytest.mark.parametrize("window", [10, 100])
 def test_the_least_it_names_is_enough_and_one_third_less_is_not(window: int, share: float) -> None:
-    with pytest.raises(NotEnoughData, match=r"at least \d+ consecutive normal rows") as told:
+    with pytest.raises(NotEnoughData, match=r"at least \d+ consecutive normal rows") as refused:
         split([series(window + 5)], window, share)
-    least = int(str(told.value).split("at least ")[1].split()[0])
+    least = int(str(refused.value).split("at least ")[1].split()[0])
     split([series(least)], window, share)
     with pytest.raises(NotEnoughData):
         split([series(least * 2 // 3)], window, share)

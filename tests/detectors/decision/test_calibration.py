@@ -108,7 +108,7 @@ def test_evidence_of_few_windows_grows_slower_the_further_out_and_never_ties() -
 
 @pytest.mark.parametrize("known", [3, 10])
 def test_evidence_is_the_tail_of_the_next_score_where_the_scale_is_known_from_few(known: int) -> None:
-    # Exponential scores whose scale was estimated from a few: taken at its word the estimate is exceeded too often.
+    # Exponential scores whose scale was estimated from a few: the estimated tail alone is exceeded too often.
     rng = np.random.default_rng(0)
     scale = rng.exponential(size=(200_000, known)).mean(axis=1)
     surprise = rng.exponential(size=len(scale)) / scale / np.log(10.0)
@@ -152,8 +152,8 @@ def test_too_few_scores_are_refused_by_number() -> None:
 
 def test_round_trips_through_json_to_the_bit() -> None:
     calibration = Calibration(stats.t(3).rvs(3000, random_state=0), 30)
-    told, arrays = calibration.state()
-    twin = Calibration.restored(json.loads(json.dumps(told)), arrays)
+    settings, arrays = calibration.state()
+    twin = Calibration.restored(json.loads(json.dumps(settings)), arrays)
     raw = np.linspace(-20, 50, 5000)
     np.testing.assert_array_equal(twin.surprise(raw), calibration.surprise(raw))
     np.testing.assert_array_equal(twin.p(raw), calibration.p(raw))

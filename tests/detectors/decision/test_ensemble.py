@@ -21,7 +21,7 @@ def ensemble(count: int = 3000, combination: str = "tail") -> Ensemble:
     return Ensemble(WEIGHTS, matrix(count), count / 50, combination=combination)
 
 
-def with_a_witness(count: int = 4000, decades: float = 1.0) -> Ensemble:
+def with_an_override(count: int = 4000, decades: float = 1.0) -> Ensemble:
     return Ensemble(WEIGHTS | {"c": 0.0}, matrix(count), count / 50, overrides_by_decades={"c": decades})
 
 
@@ -74,28 +74,28 @@ def test_round_trips_and_takes_other_weights() -> None:
     np.testing.assert_allclose(only.combine(new), 0.75 * made.combine({"a": new["a"]}) + 0.25 * made.combine({"c": new["c"]}))
 
 
-def test_who_stands_beside_the_others_is_heard_only_where_it_is_so_much_surer() -> None:
-    made, others = with_a_witness(), ensemble(4000).reweighted({"a": 0.5, "b": 0.3})
+def test_a_member_overrides_the_others_only_where_its_evidence_is_so_much_stronger() -> None:
+    made, others = with_an_override(), ensemble(4000).reweighted({"a": 0.5, "b": 0.3})
     calm = {"a": np.zeros(4), "b": np.full(4, 500.0)}
-    witness = made.member("c").calibration
+    overriding = made.member("c").calibration
     raw = calm | {"c": np.array([3.0, 3.01, 3.05, 3.2])}
     without = others.tail(["a", "b"]).surprise(others.combine(calm))
-    told = made.combine(raw)
-    np.testing.assert_allclose(told, np.maximum(without, witness.evidence(raw["c"]) - 1.0))
-    assert told[0] == without[0]
-    assert told[3] > without[3] + 1
+    combined = made.combine(raw)
+    np.testing.assert_allclose(combined, np.maximum(without, overriding.evidence(raw["c"]) - 1.0))
+    assert combined[0] == without[0]
+    assert combined[3] > without[3] + 1
 
 
-def test_the_false_alarm_rate_holds_with_a_witness_and_for_any_survivors() -> None:
-    made, new = with_a_witness(8000), columns(matrix(40_000, seed=1))
+def test_the_false_alarm_rate_holds_with_an_override_and_for_any_survivors() -> None:
+    made, new = with_an_override(8000), columns(matrix(40_000, seed=1))
     for left in (("a", "b", "c"), ("a", "c"), ("c",), ("a", "b")):
         p = made.tail(left).p(made.combine({name: new[name] for name in left}))
         for level in (0.2, 0.02):
             assert float((p <= level).mean()) == pytest.approx(level, rel=0.35)
 
 
-def test_a_witness_is_kept_and_is_a_member_like_the_others_when_weights_are_given() -> None:
-    made, raw = with_a_witness(), columns(matrix(50, seed=3))
+def test_an_override_is_stored_and_is_a_member_like_the_others_when_weights_are_given() -> None:
+    made, raw = with_an_override(), columns(matrix(50, seed=3))
     again = Ensemble.restored(*made.state())
     np.testing.assert_array_equal(again.combine(raw), made.combine(raw))
     np.testing.assert_array_equal(made.reweighted(WEIGHTS).combine(raw), ensemble(4000).combine(raw))

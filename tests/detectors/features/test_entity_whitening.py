@@ -35,9 +35,9 @@ def seen(scaler: Scaler, entity: str, rows: F32) -> Features:
 
 
 def without_own(detector: MahalanobisDetector) -> MahalanobisDetector:
-    told, arrays = detector.state()
+    settings, arrays = detector.state()
     twin = MahalanobisDetector()
-    twin.restore(told, {key: value for key, value in arrays.items() if not key.startswith("own/")})
+    twin.restore(settings, {key: value for key, value in arrays.items() if not key.startswith("own/")})
     return twin
 
 

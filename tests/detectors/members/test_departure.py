@@ -1,4 +1,4 @@
-"""One metric that has just left: told from metrics that have been off for long."""
+"""A metric that has just departed, distinguished from metrics that have been unusual for long."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fitted() -> tuple[Scaler, DepartureDetector]:
 
 
 def swapped(metric: int, seed: int, for_rows: int = 30) -> F32:
-    """The metric keeps its range and its rhythm, but no longer goes with its company."""
+    """The metric keeps its range and its rhythm, but is no longer correlated with the others."""
     new = rows(600, seed=seed)
     new[-for_rows:, metric] = rows(600, seed=seed + 100)[-for_rows:, metric]
     return new
@@ -47,7 +47,7 @@ def test_a_broken_relation_stands_out_and_is_named_though_another_metric_has_bee
         assert detector.attribute(fault)[-30:].max(axis=0).argmax() == metric
 
 
-def test_what_has_been_off_for_longer_than_half_a_window_is_no_news(fitted: tuple[Scaler, DepartureDetector]) -> None:
+def test_what_has_been_off_for_longer_than_half_a_window_does_not_count(fitted: tuple[Scaler, DepartureDetector]) -> None:
     scaler, detector = fitted
     usual = windows(scaler, rows(2000, seed=50))
     shifted = windows(scaler, off_for_long(rows(2000, seed=50), 4))

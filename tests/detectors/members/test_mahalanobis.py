@@ -66,11 +66,11 @@ def test_a_broken_correlation_outscores_everything_normal_and_is_blamed() -> Non
     detector.fit(windows(correlated(2000)))
     normal = correlated(300, seed=2)
     broken = normal.copy()
-    broken[150:, 3] = -broken[150:, 3]  # within its usual range, against its usual company
+    broken[150:, 3] = -broken[150:, 3]  # within its usual range, against its usual correlation
     scores = detector.score(windows(broken))
     assert np.mean(scores[160:] > np.quantile(detector.score(windows(normal)), 0.99)) > 0.8
-    blamed = detector.attribute(windows(broken))[200:].mean(0)
-    assert blamed.argmax() == 3
+    attributed = detector.attribute(windows(broken))[200:].mean(0)
+    assert attributed.argmax() == 3
 
 
 def test_shared_axes_change_little_when_dropped_axes_are_alike() -> None:

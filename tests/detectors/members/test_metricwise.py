@@ -16,11 +16,11 @@ WINDOW = 100
 
 
 def rows(count: int, dims: int = 20, seed: int = 0) -> F32:
-    """Metrics in correlated company, five by five, wandering slowly."""
+    """Metrics correlated in groups of five, wandering slowly."""
     rng = np.random.default_rng(seed)
     steps = rng.standard_normal((count, dims // 5))
-    company = np.repeat(np.stack([np.convolve(one, np.ones(8) / np.sqrt(8), "same") for one in steps.T], axis=1), 5, axis=1)
-    return (company + 0.3 * rng.standard_normal((count, dims))).astype(np.float32)
+    shared = np.repeat(np.stack([np.convolve(one, np.ones(8) / np.sqrt(8), "same") for one in steps.T], axis=1), 5, axis=1)
+    return (shared + 0.3 * rng.standard_normal((count, dims))).astype(np.float32)
 
 
 def windows(scaler: Scaler, values: F32) -> Features:

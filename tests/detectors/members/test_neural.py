@@ -76,17 +76,17 @@ def test_training_leaves_the_global_random_state_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_progress_tells_the_loss_and_training_stops_early() -> None:
-    told: list[tuple[str, int, int, str]] = []
+def test_progress_reports_the_loss_and_training_stops_early() -> None:
+    reported: list[tuple[str, int, int, str]] = []
     detector = AutoencoderAnomalyDetector(epochs=200, patience=2, learning_rate=0.02, hidden=(16,), latent=2)
-    detector.fit(windows(rows(300)), progress=lambda *given: told.append(given))
-    stage, done, total, detail = told[0]
+    detector.fit(windows(rows(300)), progress=lambda *given: reported.append(given))
+    stage, done, total, detail = reported[0]
     assert (stage, done, total) == ("autoencoder", 1, 200)
     assert detail.startswith("loss ")
     assert "validation" in detail
-    assert len(told) < 200
-    assert told[-1][1] == 200
-    assert "stopped early" in told[-1][3]
+    assert len(reported) < 200
+    assert reported[-1][1] == 200
+    assert "stopped early" in reported[-1][3]
 
 
 def test_the_autoencoders_plain_thresholds_exist_only_after_training() -> None:
@@ -133,9 +133,9 @@ def test_a_collapsed_generator_fails_training_and_says_so(monkeypatch: pytest.Mo
     # The epoch kept is the one that reconstructs best; here the last is wanted.
     falling = iter(range(100, 0, -1))
     monkeypatch.setattr(detector, "_check", lambda net, held_out: float(next(falling)))
-    with pytest.raises(TrainingFailed, match="collapsed") as told:
+    with pytest.raises(TrainingFailed, match="collapsed") as refused:
         detector.fit(windows(rows(400)))
-    assert told.value.hint
+    assert refused.value.hint
 
 
 def test_a_loss_that_runs_away_fails_training_and_says_so() -> None:

@@ -23,35 +23,35 @@ def learned(*series: Series, share: float = 0.05, stride: int = STRIDE) -> tuple
     return early_windows(scaler, learn_mean_change(series, scaler, window=WINDOW, stride=stride, share=share)), scaler
 
 
-def due(values: F32, told: EarlyWindows, entity: str = "a") -> list[int]:
-    seen, table = np.isfinite(values), told.tables.get(entity, 0)
-    due = due_mask(values, seen, phase_of(entity), table, STRIDE, told.inverse, told.threshold, MOST_EARLY)
+def due(values: F32, rule: EarlyWindows, entity: str = "a") -> list[int]:
+    seen, table = np.isfinite(values), rule.tables.get(entity, 0)
+    due = due_mask(values, seen, phase_of(entity), table, STRIDE, rule.inverse, rule.threshold, MOST_EARLY)
     return np.flatnonzero(due).tolist()
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1])
 def test_so_many_normal_strides_hold_one_as_were_asked_for(share: float) -> None:
-    told, _ = learned(Series("a", 0, noise(40_000)), share=share)
-    assert told is not None
+    rule, _ = learned(Series("a", 0, noise(40_000)), share=share)
+    assert rule is not None
     fresh = noise(40_000, seed=1)
-    between = {row for row in due(fresh, told) if (row + phase_of("a")) % STRIDE}
+    between = {row for row in due(fresh, rule) if (row + phase_of("a")) % STRIDE}
     strides = {(row + phase_of("a")) // STRIDE for row in between if row - STRIDE not in between}  # the others follow one
     assert len(strides) == pytest.approx(4000 * share, rel=0.3)
 
 
 def test_a_jump_is_looked_at_at_once_and_so_is_its_end() -> None:
-    told, _ = learned(Series("a", 0, noise(4000)))
-    assert told is not None
+    rule, _ = learned(Series("a", 0, noise(4000)))
+    assert rule is not None
     values = noise(400, seed=2)
     first = 201 + (-phase_of("a") - 201) % STRIDE + 3  # three rows after one of the grid
     values[first : first + 4] += 4.0
-    assert {first, first + STRIDE, first + 4, first + 4 + STRIDE} <= set(due(values, told))  # and once more a stride later
+    assert {first, first + STRIDE, first + 4, first + 4 + STRIDE} <= set(due(values, rule))  # and once more a stride later
 
 
 def test_an_entity_gone_wild_costs_five_times_as_much_at_most() -> None:
-    told, _ = learned(Series("a", 0, noise(4000)))
-    assert told is not None
-    _, looks = np.unique([(row + phase_of("a")) // STRIDE for row in due(noise(1000) * 50, told)], return_counts=True)
+    rule, _ = learned(Series("a", 0, noise(4000)))
+    assert rule is not None
+    _, looks = np.unique([(row + phase_of("a")) // STRIDE for row in due(noise(1000) * 50, rule)], return_counts=True)
     assert set(looks[1:-1]) <= set(range(1 + MOST_EARLY, 2 + 2 * MOST_EARLY))
 
 
@@ -67,30 +67,30 @@ def test_an_entity_is_held_against_its_own_scale_and_states_do_not_count() -> No
     states = (np.arange(2000)[:, None] // 7 % 2 * np.ones(30)).astype(np.float32)
     a, b = (np.hstack([noise(2000, seed, 2) * unit, states]) for seed, unit in ((0, 1), (1, 100)))
     series = [Series("a", 0, a), Series("b", 0, b)]
-    told, scaler = learned(*series)
-    assert told is not None
+    rule, scaler = learned(*series)
+    assert rule is not None
     assert len(scaler.left_out) == 30
-    assert set(told.tables) == {"a", "b"}
+    assert set(rule.tables) == {"a", "b"}
     values = np.hstack([noise(600, 5, 2), states[:600]])
-    assert len(due(values, told, "b")) == 60
-    assert len(due(values * 100, told, "b")) > 60
+    assert len(due(values, rule, "b")) == 60
+    assert len(due(values * 100, rule, "b")) > 60
     values[300:, 2:] = 9.0
-    assert due(values, told, "a") == due(np.hstack([values[:, :2], states[:600]]), told, "a")
+    assert due(values, rule, "a") == due(np.hstack([values[:, :2], states[:600]]), rule, "a")
 
 
 @pytest.mark.parametrize("gaps", [0.0, 0.2])
 def test_the_stream_looks_where_evaluation_looks(gaps: float) -> None:
-    told, _ = learned(Series("a", 0, noise(2000)))
-    assert told is not None
+    rule, _ = learned(Series("a", 0, noise(2000)))
+    assert rule is not None
     values = noise(3000, seed=3)
     values[1000:1500] *= 3
     values[np.random.default_rng(4).random(values.shape) < gaps] = np.nan
-    windows = Windows(Shape(6, window=WINDOW, stride=STRIDE), max_slots=1, early=told)
+    windows = Windows(Shape(6, window=WINDOW, stride=STRIDE), max_slots=1, early=rule)
     windows.open(phase=phase_of("a"), partition=0)
     rows, zeros = np.arange(3000), np.zeros(3000, np.int64)
     ends = [end for part in windows.push(zeros, rows, rows, values, zeros) for end in part.end_rows.tolist()]
     filled = np.where(np.isfinite(values), values, np.float32(0))  # what is carried is not looked at
     seen = np.isfinite(values)
-    expected = np.flatnonzero(due_mask(filled, seen, phase_of("a"), 0, STRIDE, told.inverse, told.threshold, MOST_EARLY))
+    expected = np.flatnonzero(due_mask(filled, seen, phase_of("a"), 0, STRIDE, rule.inverse, rule.threshold, MOST_EARLY))
     assert ends == expected[expected >= WINDOW - 1].tolist()
     assert len(ends) > 330
