@@ -1,4 +1,4 @@
-"""Times and lengths of time as text: ISO 8601, an index suffix, words."""
+"""Times and durations as text: ISO 8601, an index suffix, ``3 h 20 min``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 
 def span_words(milliseconds: int, style: Literal["short", "long"] = "short") -> str:
-    """A length of time in words: ``45 s``, ``12 min``, ``3 h 20 min``, ``2 d 4 h`` (``long`` writes the units out)."""
+    """A duration as text: ``45 s``, ``12 min``, ``3 h 20 min``, ``2 d 4 h`` (``long`` writes the units out)."""
     units = (("d", "day"), ("h", "hour"), ("min", "minute"), ("s", "second"))
     seconds = max(0, round(milliseconds / 1000))
     counts = (seconds // 86_400, seconds // 3600 % 24, seconds // 60 % 60, seconds % 60)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 
-from service.alerts.lifecycle import episode as lifecycle
+from service.alerts.lifecycle.episode import EpisodeState
 from service.alerts.lifecycle.episodes import Episodes
 from service.detectors.decision import ensemble
 from service.errors import Stop
@@ -27,7 +27,7 @@ class EntityState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     bundle: str
     version: str
     detector: ensemble.DetectorState | None = None
-    episode: lifecycle.EpisodeState | None = None
+    episode: EpisodeState | None = None
     labels: Mapping[str, str] = {}
 
 

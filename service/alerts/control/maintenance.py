@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 
 from service.settings import MaintenanceSettings
 
-SPANS_KEPT = 8  # stretches of time between two starts, so that alerts told out of order do not ask croniter each time
+SPANS_KEPT = 8  # spans between two starts, so that alerts that come out of order do not ask croniter each time
 SECOND = timedelta(seconds=1)
 ALWAYS = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 

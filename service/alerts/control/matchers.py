@@ -9,7 +9,7 @@ from service.domain import Alert
 
 
 def attribute(alert: Alert, name: str) -> str:
-    """What matchers and ``group_by`` see: ``entity``, ``severity``, ``model``, ``kind``, ``alert`` (its id), or a label ("" if
+    """What matchers and ``group_by`` use: ``entity``, ``severity``, ``model``, ``kind``, ``alert`` (its id), or a label ("" if
     absent)."""
     known = {
         "kind": alert.kind,

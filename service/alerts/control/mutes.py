@@ -1,4 +1,4 @@
-"""Why an alert is not told now: silenced, in maintenance, inhibited by a worse one, or marked as a false alarm. Pure.
+"""Why an alert is muted: silenced, in maintenance, inhibited by a worse one, or like one marked as a false alarm. Pure.
 
 Inhibition follows Alertmanager: a firing alert that matches ``source`` mutes those that match ``target`` and agree with it on
 ``equal``; an alert that matches both sides of a rule is never muted by another that does, so two cannot mute each other.
@@ -21,8 +21,8 @@ MuteReason = Callable[[Alert], str | None]  # why an alert is muted, or None
 
 
 class Silence(msgspec.Struct, frozen=True):
-    """What matches is not told from ``starts_at`` until before ``ends_at`` (wall-clock ms). ``fixed``: it stands in the settings,
-    and only changing those ends it."""
+    """Mutes what matches from ``starts_at`` until before ``ends_at`` (wall-clock ms). ``fixed``: it stands in the settings, and no
+    command ends it."""
 
     id: str
     match: dict[str, str]
@@ -34,7 +34,7 @@ class Silence(msgspec.Struct, frozen=True):
 
 
 class FalseMark(msgspec.Struct, frozen=True):
-    """Alerts of ``entity`` (a glob) that rest on these metrics are false alarms: a person said so of ``alert_id``."""
+    """Mutes alerts of ``entity`` (a glob) that rest on these metrics, because an operator marked ``alert_id`` as false."""
 
     id: str
     alert_id: str
@@ -44,13 +44,13 @@ class FalseMark(msgspec.Struct, frozen=True):
     note: str = ""
 
     def is_like(self, entity: str, metrics: Sequence[str]) -> bool:
-        """True when the alert's leading metrics (as many as the mark names) are all among those the mark names."""
+        """True when the entity matches, and the alert's leading metrics, as many as the mark names, are all named by it."""
         leading = metrics[: len(self.metrics)]
         return bool(leading) and set(leading) <= set(self.metrics) and fnmatchcase(entity, self.entity)
 
 
 class Mutes:
-    """Every reason for silence in one place. ``observe`` each transition, so that inhibition knows what fires."""
+    """All reasons to mute an alert. ``observe`` each transition, so that inhibition knows what fires."""
 
     def __init__(self, settings: NotificationSettings) -> None:
         self._rules = settings.inhibit_rules
@@ -62,17 +62,17 @@ class Mutes:
 
     @property
     def active(self) -> bool:
-        """False while nothing could mute anything, which spares asking for every alert."""
+        """False while nothing could mute any alert, so that ``reason`` need not be asked."""
         return bool(self._fixed or self._rules or self._maintenance or self.silences or self.false_marks)
 
     def observe(self, alert: Alert) -> None:
-        """Keep track of what fires, by the newest transition of each alert."""
+        """Note whether an alert fires, by its newest transition."""
         for rule, sources in zip(self._rules, self._sources, strict=True):
             firing = alert.status is Status.FIRING and matches(alert, rule.source)
             sources.put(alert.alert_id, equal_values(alert, rule) if firing else None)
 
     def reason(self, alert: Alert, now: int) -> str | None:
-        """Why ``alert`` is not told at ``now`` (ms), or ``None``."""
+        """Why ``alert`` is muted at ``now`` (ms), or ``None``."""
         return (
             silenced(alert, self._fixed, now)
             or silenced(alert, list(self.silences.values()), now)
@@ -82,7 +82,7 @@ class Mutes:
         )
 
     def forget(self) -> None:
-        """Drop what is known of firing alerts; silences and marks stay."""
+        """Drop all firing alerts; silences and marks stay."""
         self._sources = [_Sources() for _ in self._rules]
 
     def _inhibited(self, alert: Alert) -> str | None:
@@ -126,7 +126,7 @@ def fixed_silences(settings: NotificationSettings) -> list[Silence]:
 
 
 def silenced(alert: Alert, silences: Sequence[Silence], now: int) -> str | None:
-    """The silence in force for this alert, in words."""
+    """The silence in force for this alert, as text."""
     for silence in silences:
         if silence.starts_at <= now < silence.ends_at and matches(alert, silence.match):
             return f"silenced by {silence.author} ({silence.id}): {silence.comment}"
@@ -134,7 +134,7 @@ def silenced(alert: Alert, silences: Sequence[Silence], now: int) -> str | None:
 
 
 def in_maintenance(alert: Alert, windows: Sequence[MaintenanceWindow], now: int) -> str | None:
-    """The maintenance window this alert falls into, in words."""
+    """The open maintenance window that this alert matches, as text."""
     for window in windows:
         rule = window.settings
         if window.is_open(now) and matches(alert, rule.match):
@@ -143,7 +143,7 @@ def in_maintenance(alert: Alert, windows: Sequence[MaintenanceWindow], now: int)
 
 
 def marked_false(alert: Alert, marks: Sequence[FalseMark]) -> str | None:
-    """The false-alarm mark this alert is like, in words."""
+    """The false-alarm mark that this alert is like, as text."""
     names = [metric.name for metric in alert.metrics]
     for mark in marks:
         if mark.is_like(alert.entity, names):

@@ -1,6 +1,6 @@
-"""What a person says of alerts, made into commands on ``tidewatch.control``: the one way in, for the API and the CLI.
+"""What operators do: acknowledge, silence, mark. The API and the CLI both use this; each act is a command on ``tidewatch.control``.
 
-Nothing is written but commands, so nothing races with the parts that own alerts and messages.
+Nothing but commands is written, so nothing races with the parts that own alerts and messages.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from service.errors import CommandRefused, NotFound
 from service.observability.tasks import BackgroundTasks
 from service.settings import KafkaSettings
 
-PREVIEW_ALERTS = 10_000  # the newest alerts of the past that a preview looks through
+PREVIEW_ALERTS = 10_000  # the newest alerts that a preview looks through
 
 
 class AlertLookup(Protocol):
-    """The alert history, as far as it is asked here."""
+    """What is needed of the alert history."""
 
     async def show(self, alert_id: str) -> Any:
         """One alert by the beginning of its id, or ``None``."""
@@ -46,7 +46,7 @@ class AlertLookup(Protocol):
 
 
 class Preview(msgspec.Struct, frozen=True):
-    """What a false mark would have kept from being told: ``alerts`` are documents, newest first, of ``looked_at`` told ones."""
+    """What a false mark would have muted: ``alerts`` are documents, newest first, out of ``looked_at`` alerts that were sent."""
 
     entity: str
     metrics: tuple[str, ...]
@@ -55,8 +55,8 @@ class Preview(msgspec.Struct, frozen=True):
 
 
 class Operators:
-    """Writes commands, and knows what holds now. Every method may raise ``BrokerUnavailable``, ``StoreUnavailable``, or
-    ``ConfigError``; ``NotFound`` for an alert or silence that is none; ``CommandRefused`` for words nobody would obey."""
+    """Writes commands, and holds the fold over all of them. Every method may raise ``BrokerUnavailable``, ``StoreUnavailable``, or
+    ``ConfigError``; ``NotFound`` for an unknown alert or silence; ``CommandRefused`` for a command that readers would skip."""
 
     def __init__(
         self, kafka: KafkaSettings, history: AlertLookup, *, clock: Clock, tasks: BackgroundTasks, fixed: Sequence[Silence] = ()
@@ -78,21 +78,21 @@ class Operators:
         await self._reader.close()
 
     async def acknowledge(self, alert_id: str, *, author: str, note: str = "") -> Acknowledge:
-        """Take an alert: no more reminders of it. The scoring worker that owns the alert makes it a transition."""
+        """Acknowledge an alert: no more reminders of it. The scoring process that owns the alert makes it a transition."""
         ours = (await self._find(alert_id))["tidewatch"]
-        said = Acknowledge(
+        command = Acknowledge(
             id=_new_id(), alert_id=ours["alert_id"], entity=ours["entity"], author=author, at=self._clock.now_ms(), note=note
         )
-        await self._say(said)
-        return said
+        await self._send(command)
+        return command
 
     async def silence(
         self, match: Mapping[str, str], *, seconds: float, author: str, comment: str = "", starts_at: int | None = None
     ) -> Silence:
-        """Tell nobody of what matches, from ``starts_at`` (ms, default now) for ``seconds``."""
+        """Mute what matches, from ``starts_at`` (ms, default now) for ``seconds``."""
         now = self._clock.now_ms()
         begin = now if starts_at is None else starts_at
-        said = AddSilence(
+        command = AddSilence(
             id=_new_id(),
             match=dict(match),
             starts_at=begin,
@@ -101,8 +101,8 @@ class Operators:
             at=now,
             comment=comment,
         )
-        await self._say(said)
-        return Silence(said.id, said.match, said.starts_at, said.ends_at, said.author, said.comment)
+        await self._send(command)
+        return Silence(command.id, command.match, command.starts_at, command.ends_at, command.author, command.comment)
 
     async def expire(self, silence_id: str, *, author: str) -> Silence:
         """End a silence now; an unambiguous beginning of its id is enough. One that is over already stays as it was."""
@@ -118,7 +118,7 @@ class Operators:
                 f"Silence {exact[0].id} stands in the settings, so no command ends it.",
                 hint="Remove it from notifications.silences, and restart what runs with those settings.",
             )
-        await self._say(ExpireSilence(id=_new_id(), silence_id=exact[0].id, author=author, at=self._clock.now_ms()))
+        await self._send(ExpireSilence(id=_new_id(), silence_id=exact[0].id, author=author, at=self._clock.now_ms()))
         return next(silence for silence in self.control.silences() if silence.id == exact[0].id)
 
     def silences(self, *, over: bool = False) -> list[Silence]:
@@ -139,9 +139,9 @@ class Operators:
         suppress: bool = False,
         entity: str | None = None,
     ) -> Mark:
-        """Judge an alert; ``none`` takes every earlier judgement of it back. ``suppress``: tell nobody of its like any more."""
+        """Judge an alert; ``none`` takes every earlier judgement back. ``suppress``: mute alerts like it from now on."""
         alert = await self._find(alert_id)
-        said = mark_of(
+        command = mark_of(
             alert,
             mark_id=_new_id(),
             author=author,
@@ -151,19 +151,19 @@ class Operators:
             suppress=suppress,
             entity=entity,
         )
-        await self._say(said)
-        return said
+        await self._send(command)
+        return command
 
     async def preview(self, alert_id: str, *, since: int | None = None, entity: str | None = None) -> Preview:
-        """Which alerts told since then (ms) a suppressing false mark of this one would have kept quiet. Nothing is written."""
+        """Which alerts sent since then (ms) a suppressing false mark of this one would have muted. Nothing is written."""
         alert = await self._find(alert_id)
         mark = mark_of(alert, mark_id="", author="", at=0, verdict="false", entity=entity)
-        told: list[dict[str, Any]] = []
+        sent: list[dict[str, Any]] = []
         async for each in self._history.scan(since=since, entity=None, told_only=True):
-            told.append(each)
-            if len(told) == PREVIEW_ALERTS:
+            sent.append(each)
+            if len(sent) == PREVIEW_ALERTS:
                 break
-        return Preview(mark.entity, mark.metrics, len(told), list(preview(false_mark(mark), told)))  # type: ignore[arg-type]  # same documents
+        return Preview(mark.entity, mark.metrics, len(sent), list(preview(false_mark(mark), sent)))  # type: ignore[arg-type]  # same documents
 
     def marks_of(self, alert_id: str) -> list[Mark]:
         """The judgements of an alert (its whole id) that the control topic still holds, oldest first."""
@@ -179,7 +179,7 @@ class Operators:
         alert: dict[str, Any] = found.alert
         return alert
 
-    async def _say(self, command: Command) -> None:
+    async def _send(self, command: Command) -> None:
         await send_command(self._kafka, command)
         self.control.apply(command)  # it will be read again, which changes nothing
 

@@ -1,4 +1,4 @@
-"""What the data-health alerts ask of whoever looks at the metrics topic."""
+"""What the data-health checks need from Kafka."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from service.domain import DataSnapshot
 
 
 class DataMonitor(Protocol):
-    """Who looks at the metrics topic for ``data_health``."""
+    """Takes snapshots of the metrics topic."""
 
     async def look(self) -> DataSnapshot:
-        """What there is to see now. Raises ``BrokerUnavailable`` or ``ConfigError``."""
+        """A snapshot of now. Raises ``BrokerUnavailable`` or ``ConfigError``."""
         ...
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The picture in an e-mail: the newest rows of the top metrics, with the band they usually keep to. CPU work: call in a thread."""
+"""The chart in an e-mail: the newest rows of the top metrics over their usual band. CPU work: call it in a thread."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _known(value: float | None) -> bool:
 
 
 def _plain(text: str) -> str:
-    """A metric's name comes from outside: no mathematics (dollar signs), and ``?`` for what the font cannot draw."""
+    """A metric's name comes from outside: its dollar signs start no formula, and ``?`` stands for what the font cannot draw."""
     from matplotlib.font_manager import findfont, get_font
 
     drawable = get_font(findfont("DejaVu Sans")).get_charmap()
@@ -68,5 +68,5 @@ def _plain(text: str) -> str:
 
 
 def described(metrics: Sequence[MetricShare]) -> str:
-    """Alternative text of the picture."""
+    """Alternative text of the chart."""
     return "Newest rows of " + ", ".join(metric.name for metric in metrics[:PANELS]) + " and the band they usually keep to"

@@ -1,4 +1,7 @@
-"""An alert in the words of a person who was woken by it. Pure; every channel says the same."""
+"""The message about an alert: title, sentence, metrics. Pure; every receiver type shows the same text.
+
+Written for a reader who was woken by it: what, since when, how unusual, and what to do next.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ from service.domain import Alert, MemberScore, MetricShare, Severity, Status
 SPARKS = "▁▂▃▄▅▆▇█"
 METRICS_SHOWN = 5
 
-# What to do about data that are not well, by check.
-_TO_DO = {
+# What to do next, by data-health check.
+_ADVICE = {
     "lag": "Look whether the scoring workers run, and add some if they cannot keep up (tidewatch run --workers).",
     "rejected": "See which and why: tidewatch dead-letter list.",
     "quiet": "Look whether the producers run and reach Kafka.",
@@ -43,8 +46,8 @@ class MetricLine(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """What any channel shows about one alert, already worded and rounded; nothing in it is markup. ``unusual`` and ``one_in`` are
-    empty where the alert is not about an anomaly."""
+    """All text about one alert, rounded and without markup; templates see these names. ``unusual`` and ``one_in`` are empty for an
+    alert about the data."""
 
     title: str  #: the subject line
     sentence: str  #: one sentence: what, since when, how unusual, which metrics
@@ -67,7 +70,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compose(alert: Alert, history_url: str | None = None) -> Message:
-    """Word one alert. ``history_url`` may hold ``{alert_id}``."""
+    """The message about one alert. ``history_url`` may hold ``{alert_id}``."""
     return Message(
         title=title(alert),
         sentence=sentence(alert),
@@ -107,10 +110,10 @@ def sentence(alert: Alert) -> str:
         return data_sentence(alert)
     if alert.status is Status.RESOLVED:
         lasted = (alert.ended_at or alert.updated_at) - alert.started_at
-        told = "" if alert.fired_at is not None else ", and too briefly to tell anyone"
+        unsent = "" if alert.fired_at is not None else ", and too briefly to tell anyone"
         return (
             f"{alert.entity} was unusual for {span_words(lasted, 'long')} from {moment(alert.started_at)} "
-            f"({alert.peak_severity} at its worst{told}); closed: {alert.reason}."
+            f"({alert.peak_severity} at its worst{unsent}); closed: {alert.reason}."
         )
     verb = "may be" if alert.status is Status.PENDING else "is"
     mainly = f", mainly {listed([metric.name for metric in alert.metrics[:3]])}" if alert.metrics else ""
@@ -121,12 +124,12 @@ def sentence(alert: Alert) -> str:
 
 
 def data_sentence(alert: Alert) -> str:
-    """Which data are not well, since when, why, and what to do about it."""
+    """About an alert of the kind ``data_health``: which data, since when, why, and what to do next."""
     since = f"since {moment(alert.started_at)}"
     if alert.acknowledged_by is not None and alert.action == "acknowledged":
         return f"The data of {alert.entity} are not well {since}; {alert.reason}."
     if alert.status is not Status.RESOLVED:
-        advice = _TO_DO.get(alert.labels.get("check", ""), "")
+        advice = _ADVICE.get(alert.labels.get("check", ""), "")
         return f"The data of {alert.entity} are not well {since}: {alert.reason}. {advice}".rstrip()
     if alert.reason.startswith("no longer"):
         return f"The data of {alert.entity}, not well {since}, are {alert.reason}."
@@ -162,7 +165,7 @@ def metric_line(metric: MetricShare) -> MetricLine:
         low, high = metric.expected - 3 * metric.spread, metric.expected + 3 * metric.spread
         digits = _decimals(metric.spread)
         if low < 0 <= min([metric.expected, *(value for value in metric.recent if value is not None)]):
-            usual = f"usually up to {_fixed(high, digits)}"  # a count or a rate: nobody has seen it below zero
+            usual = f"usually up to {_fixed(high, digits)}"  # a count or a rate, which was never seen below zero
         else:
             usual = f"usually {_fixed(low, digits)} to {_fixed(high, digits)}"
     seen = _seen(metric)
@@ -276,7 +279,7 @@ def summary_title(alerts: Sequence[Alert]) -> str:
 
 
 def _on(alerts: Sequence[Alert]) -> str:
-    """The one entity by name, or how many there are."""
+    """The name of the only entity, or the number of entities."""
     entities = {alert.entity for alert in alerts}
     return next(iter(entities)) if len(entities) == 1 else f"{len(entities):,} entities"
 

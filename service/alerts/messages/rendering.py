@@ -1,7 +1,7 @@
-"""Jinja2 in a sandbox: templates see words already composed, and can call nothing that matters.
+"""Jinja2 in a sandbox: templates see finished text, and can call nothing that has an effect.
 
-Built-in templates lie in ``service/alerts/messages/templates``; a receiver may name files of its own. What every template sees:
-``title``, ``opening`` (one sentence), ``messages`` (``wording.Message``, most severe first), ``more`` (alerts left out),
+Built-in templates lie in ``service/alerts/messages/templates``; a receiver may name files of its own. Every template sees
+``title``, ``opening`` (one sentence), ``messages`` (``message.Message``, most severe first), ``more`` (alerts left out),
 ``count``, ``tone`` (``critical``, ``warning``, ``info`` or ``resolved``), ``key``; e-mail also ``picture`` and ``picture_alt``.
 """
 
@@ -25,7 +25,7 @@ Kind = Literal["html", "text", "slack", "json"]
 
 
 def context(alerts: Sequence[Alert], key: str, history_url: str | None, shown: int) -> dict[str, Any]:
-    """What a template sees of these alerts, of which the first ``shown`` are worded one by one."""
+    """The variables of a template about these alerts; the first ``shown`` of them have a message of their own."""
     ordered = rank_first(alerts)
     messages = [compose(alert, history_url) for alert in ordered[:shown]]
     over = all(alert.status is Status.RESOLVED for alert in ordered)
@@ -60,7 +60,7 @@ def environment(kind: Kind) -> ImmutableSandboxedEnvironment:
 
 
 class Template:
-    """One template, tried on a sample when it is made, so that a mistake in it is found at start and not at 3 a.m.
+    """One template. It is rendered with sample alerts when it is made, so that a mistake is found at start.
 
     ``file`` overrides the ``builtin`` one of that name. Raises ``ConfigError`` naming receiver, file and mistake.
     """

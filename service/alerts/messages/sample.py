@@ -1,4 +1,4 @@
-"""A made-up alert for ``tidewatch test-notify``: it says of itself that it is a test."""
+"""The sample alert of ``tidewatch test-notify``; its text says that it is a test."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How each message to a receiver fared: a record of ``tidewatch.notifications``, and a document beside the alert history. Pure.
+"""Deliveries: the state of each message to a receiver, as a record of ``tidewatch.notifications``. Pure.
 
-The notifier writes the record in one transaction with what it remembers; the store part makes it a document. Neither holds a
-receiver's address: a receiver is known by its name.
+The notifier writes the record in one transaction with its own state; the store part makes it a document beside the alert history.
+Neither holds a receiver's address: a receiver is known by its name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DeliveryState = Literal["owed", "sent", "refused", "gave_up"]
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """One message to one receiver as it stands at ``at`` (wall-clock ms). ``attempts``: tries so far, those that failed included;
-    ``problem``: what the receiver last said against it. ``key``: its idempotency key."""
+    ``problem``: the last failure. ``key``: its idempotency key."""
 
     key: str
     receiver: str
@@ -47,4 +47,4 @@ def decode(value: bytes | None) -> Delivery:
     try:
         return _decoder.decode(value)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
-        raise InvalidMessage("not-a-delivery", f"A record of the notifications topic tells of no message: {error}.") from error
+        raise InvalidMessage("not-a-delivery", f"A record of the notifications topic is not a delivery: {error}.") from error

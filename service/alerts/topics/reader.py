@@ -1,9 +1,9 @@
-"""Reads ``tidewatch.alerts`` for the store and notify parts, at their own pace, committing only what they have finished. The
-store part reads in the same way, and in the same group, how messages fared (``tidewatch.notifications``).
+"""Reads ``tidewatch.alerts`` for the store and notify parts; each commits only what it has finished. The store part also reads
+deliveries (``tidewatch.notifications``), in the same group.
 
-aiokafka 0.14 decides the shape: ``getmany`` is never cancelled and is called even while a batch is being worked on (with the
-partitions paused), because a consumer that does not poll is put out of its group; nothing slow happens in the rebalance
-listener; the group is left on close.
+aiokafka 0.14 decides the shape. ``getmany`` is never cancelled. It is called even while a batch is in work, with the partitions
+paused, because a consumer that does not poll is removed from its group. Nothing slow happens in the rebalance listener. The group
+is left on close.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ log = get_logger("alerts")
 
 
 class Positioned(msgspec.Struct, frozen=True):
-    """A transition and where it lay."""
+    """A transition and its position in the topic."""
 
     alert: Alert
     partition: int
@@ -50,11 +50,8 @@ class Positioned(msgspec.Struct, frozen=True):
 
 
 class AlertBatch(msgspec.Struct, frozen=True):
-    """Transitions in offset order, and how messages fared. ``next_offsets``: (topic, partition) to the offset after the last
-    record read (bad ones included).
-
-    ``turn`` tells assignments apart: a batch read before a rebalance can no longer be committed.
-    """
+    """Transitions in offset order, and deliveries. ``next_offsets``: (topic, partition) to the offset after the last record read
+    (bad ones included). ``turn``: the number of the assignment; a batch read before a rebalance can no longer be committed."""
 
     transitions: Sequence[Positioned]
     next_offsets: dict[tuple[str, int], int]
@@ -70,7 +67,7 @@ class AlertBatch(msgspec.Struct, frozen=True):
 class AlertTopicReader:
     """One member of the consumer group ``<group_prefix>.<role>`` on the alerts topic.
 
-    ``on_poison(rejected)`` is called for every record that is none of what its topic holds; the reader goes on behind it.
+    ``on_poison(rejected)`` is called for every record that cannot be decoded; the reader skips it.
     ``with_deliveries``: read the notifications topic too.
     """
 
@@ -117,7 +114,7 @@ class AlertTopicReader:
             max_poll_records=self._max_records,
             **kafka_client_options(self._kafka),
         )
-        consumer.subscribe(self._topics, listener=_Turns(self))
+        consumer.subscribe(self._topics, listener=_RebalanceListener(self))
         return consumer
 
     async def batches(self) -> AsyncIterator[AlertBatch]:
@@ -133,7 +130,7 @@ class AlertTopicReader:
                 raise ConfigError(
                     f"Kafka does not let group {self.group} read {' or '.join(self._topics)}.", hint="Grant the ACLs."
                 ) from error
-            if turn != self._turn:  # rebalanced while fetching: what came is read again, in the new turn
+            if turn != self._turn:  # rebalanced while fetching: the records are read again in the new turn
                 self._rewind(fetched)
                 continue
             yield self._decoded(fetched, turn)
@@ -155,14 +152,14 @@ class AlertTopicReader:
             self._consumer.resume(*self._consumer.assignment())
 
     async def commit(self, next_offsets: dict[tuple[str, int], int], turn: int) -> bool:
-        """Commit ``(topic, partition) -> next offset`` read in ``turn``. False when a rebalance has made that pointless, or Kafka
-        took no commit for half a minute: what is not committed is read again, and storing it again changes nothing."""
+        """Commit ``(topic, partition) -> next offset`` read in ``turn``. False after a rebalance, or when Kafka took no commit for
+        30 s: what is not committed is read again, and storing it again changes nothing."""
         assigned = self._consumer.assignment()
         offsets = {tp: offset for at, offset in next_offsets.items() if (tp := TopicPartition(*at)) in assigned}
         if turn != self._turn or not offsets:
             return False
         try:
-            async for attempt in stamina.retry_context(on=_passing, attempts=None, timeout=30.0):
+            async for attempt in stamina.retry_context(on=_is_transient, attempts=None, timeout=30.0):
                 with attempt:
                     await self._consumer.commit(offsets)
         except (CommitFailedError, IllegalGenerationError, UnknownMemberIdError, RebalanceInProgressError):
@@ -178,12 +175,12 @@ class AlertTopicReader:
         return bool(self._consumer.assignment())
 
     def seek(self, offset: int | None) -> None:
-        """Go on from there; from the beginning for None. Only where there is one partition."""
+        """Continue at this offset; None: from the beginning. Only for one partition."""
         for tp in self._consumer.assignment():
             self._consumer.seek(tp, 0 if offset is None else offset)
 
     def rejoin(self) -> None:
-        """Join the group as a new member before the next batch, to hear from it whose the partitions are now."""
+        """Join the group as a new member before the next batch, to learn which partitions are ours now."""
         self._rejoining = True
 
     def request_stop(self) -> None:
@@ -209,7 +206,7 @@ class AlertTopicReader:
 
     def _decoded(self, fetched: dict[Any, list[Any]], turn: int) -> AlertBatch:
         transitions: list[Positioned] = []
-        told: list[Delivery] = []
+        read: list[Delivery] = []
         next_offsets: dict[tuple[str, int], int] = {}
         for tp, messages in fetched.items():
             for message in messages:
@@ -218,10 +215,10 @@ class AlertTopicReader:
                     if tp.topic == self._topic:
                         transitions.append(Positioned(decode_transition(message.value), tp.partition, message.offset))
                     else:
-                        told.append(deliveries.decode(message.value))
+                        read.append(deliveries.decode(message.value))
                 except InvalidMessage as error:
                     self._on_poison(Rejected(_record(message), error.reason, str(error)))
-        return AlertBatch(transitions, next_offsets, turn, told)
+        return AlertBatch(transitions, next_offsets, turn, read)
 
     def _rewind(self, fetched: dict[Any, list[Any]]) -> None:
         """Read these records again. Not from the committed offset: there is none before the first commit, and aiokafka's
@@ -237,7 +234,7 @@ class AlertTopicReader:
             self._consumer.pause(*assigned)
 
 
-class _Turns(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+class _RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
     """Only counts and pauses: no heartbeat runs while this does."""
 
     def __init__(self, reader: AlertTopicReader) -> None:
@@ -250,7 +247,7 @@ class _Turns(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._reader._assignment_changed(list(assigned))
 
 
-def _passing(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     lost = (CommitFailedError, IllegalGenerationError, UnknownMemberIdError, RebalanceInProgressError)
     return isinstance(error, KafkaError) and not isinstance(error, lost)
 

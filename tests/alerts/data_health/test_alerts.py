@@ -49,11 +49,11 @@ WELL = DataSnapshot(lag={0: 40, 1: 60}, read=1000, rejected={"not-json": 50})
     ("seen", "bad", "words"),
     [
         (WELL, set(), ""),
-        (DataSnapshot(lag={0: 41, 1: 60}, read=10), {"lag"}, "101 messages of 2 partitions are not read yet (100 may be)"),
+        (DataSnapshot(lag={0: 41, 1: 60}, read=10), {"lag"}, "101 messages of 2 partitions are not read yet (100 allowed)"),
         (
             DataSnapshot(lag={0: 0}, read=1000, rejected={"late": 1, "too-many-entities": 50}),
             {"rejected"},
-            "51 of 1,000 messages were refused, mostly too-many-entities (5% may be)",
+            "51 of 1,000 messages were refused, mostly too-many-entities (5% allowed)",
         ),
         (DataSnapshot(lag={0: 0}, read=99, rejected={"not-json": 99}), set(), ""),  # too few to speak of a share
         (DataSnapshot(lag={0: 0}, quiet_ms=61_000), {"quiet"}, "nothing has arrived for 1 min 1 s"),
@@ -63,7 +63,7 @@ def test_what_is_bad(seen: DataSnapshot, bad: set[str], words: str) -> None:
     found = check(seen, BOUNDS, 0)
     assert set(found) == {"lag", "quiet"} | ({"rejected"} if seen.read >= 100 else set())
     assert {name for name, one in found.items() if one.bad} == bad
-    assert not bad or words in {found[name].words for name in bad}
+    assert not bad or words in {found[name].message for name in bad}
 
 
 def test_what_has_no_bound_is_not_watched() -> None:
@@ -111,7 +111,7 @@ def test_few_messages_count_with_those_that_follow_and_none_say_nothing() -> Non
         data.take_in(DataSnapshot(lag={}, read=60, rejected={"not-json": 30}), second * 1000)
         data.take_in(DataSnapshot(lag={}), second * 1000 + 500)
     (fired,) = data.take_changes()[1]
-    assert fired.reason == "60 of 120 messages were refused, mostly not-json (5% may be)"
+    assert fired.reason == "60 of 120 messages were refused, mostly not-json (5% allowed)"
     for second in range(6, 9):
         data.take_in(DataSnapshot(lag={}), second * 1000)
     assert data.open_alerts()
@@ -143,7 +143,7 @@ def test_it_is_worded_without_a_score_everywhere() -> None:
         data.take_in(DataSnapshot(lag={0: 500}), 1_763_769_600_000 + second * 1000)
     (fired,) = data.take_changes()[1]
     message = compose(fired)
-    assert message.title == "[WARNING] metrics: 500 messages of 1 partition are not read yet (100 may be)"
+    assert message.title == "[WARNING] metrics: 500 messages of 1 partition are not read yet (100 allowed)"
     assert message.sentence.startswith("The data of metrics are not well since ")
     text = str(payload([fired])) + str(context([fired], "key", None, 5)) + document(fired)["message"]
     assert "one window in" not in text
@@ -204,7 +204,7 @@ async def test_lag_is_told_taken_and_resolved_across_a_restart_of_the_notifier(s
         stop, task = watching(settings, pager, max_lag_records=200)
         await until(lambda: pager.accepted)
         (fired,) = pager.accepted[0].json()["alerts"]
-        assert (fired["reason"], fired["kind"]) == ("300 messages of 1 partition are not read yet (200 may be)", "data_health")
+        assert (fired["reason"], fired["kind"]) == ("300 messages of 1 partition are not read yet (200 allowed)", "data_health")
         stop.set()
         await task
         said = Acknowledge(id="a", alert_id=fired["alert_id"], entity=fired["entity"], author="Ada", at=1)

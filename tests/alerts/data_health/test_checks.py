@@ -52,9 +52,9 @@ def test_a_silent_entity_has_an_alert_of_its_own_that_says_since_when_and_what_t
     assert (fired.entity, fired.labels, fired.partition, fired.started_at) == ("db-7", {"check": "silent"}, 0, T0 - 900_000)
     assert (attribute(fired, "entity"), attribute(fired, "kind"), attribute(fired, "check")) == ("db-7", "data_health", "silent")
     message = compose(fired)
-    assert message.title == "[WARNING] db-7: it sends nothing any more (10 min of silence may be)"
+    assert message.title == "[WARNING] db-7: it sends nothing any more (10 min of silence allowed)"
     assert message.sentence == (
-        "The data of db-7 are not well since 2025-11-21 23:45:00 UTC: it sends nothing any more (10 min of silence may be). "
+        "The data of db-7 are not well since 2025-11-21 23:45:00 UTC: it sends nothing any more (10 min of silence allowed). "
         "Look whether it runs, and whether what sends its metrics runs and reaches Kafka."
     )
     (resolved,) = looked(data, seen(report()), seen(report()), begin=5)
@@ -133,7 +133,7 @@ def test_of_too_many_to_name_the_topic_says_how_many() -> None:
     fired = looked(data, seen(some, report(partition=1)), seen(some, report(partition=1)))
     assert sorted(told_of(fired)) == [("a", "silent", "fired"), ("b", "silent", "fired"), ("metrics", "silent", "fired")]
     about = next(alert for alert in fired if alert.entity == "metrics")
-    assert about.reason == "5,000 entities are silent; only the 2 longest so have alerts of their own"
+    assert about.reason == "there are 5,000 silent entities; only the 2 that have been so for longest have alerts of their own"
     assert len(looked(data, seen(report()), seen(report()), begin=5)) == 3
 
 
@@ -141,10 +141,10 @@ def test_late_messages_are_counted_over_looks_until_there_are_enough() -> None:
     data = DataHealth(BOUNDS, "metrics")
     few = seen(taken=60, late=6)
     (fired,) = looked(data, few, few, few, few)
-    assert (fired.entity, fired.reason) == ("metrics", "12 of 120 messages came too late to be used (5% may be)")
+    assert (fired.entity, fired.reason) == ("metrics", "12 of 120 messages came too late to be used (5% allowed)")
     assert "stream.allowed_lateness_seconds" in compose(fired).sentence
     (resolved,) = looked(data, *[seen(taken=100, late=5)] * 2, begin=9)
-    assert resolved.reason == "5 of 100 messages came too late to be used (5% may be)"
+    assert resolved.reason == "5 of 100 messages came too late to be used (5% allowed)"
 
 
 def test_an_old_model_is_told_and_a_new_one_ends_it() -> None:
