@@ -252,8 +252,7 @@ class KafkaSource:
     ) -> dict[int, tuple[int, int]]:
         """By partition: the offset to read from, and the first offset to score."""
         partitions = [assigned[at] for at in committed]
-        first = await self._consumer.beginning_offsets(partitions)
-        end = await self._consumer.end_offsets(partitions)
+        first, end = await self._consumer.beginning_offsets(partitions), await self._consumer.end_offsets(partitions)
         starts = {}
         for at, commit in committed.items():
             tp = assigned[at]
