@@ -125,3 +125,20 @@ async def test_a_receiver_that_names_a_time_is_left_alone_until_then() -> None:
     await world.after(20, step=1)
     assert [entities for _, entities in inbox.tried][:2] == [["db-1"], ["db-2"]]  # what was never tried goes first
     await world.stop()
+
+
+@pytest.mark.xfail(
+    strict=True, reason="after every Retry-After the first failed group is tried again and the others wait until it gave up"
+)
+async def test_failed_messages_take_turns_at_a_receiver_that_names_a_time() -> None:
+    world = Simulation(EACH_ALONE, receivers=("a",))
+    await world.start()
+    inbox = world.inboxes["a"]
+    inbox.refusing, inbox.retry_after = {"db-1", "db-2", "db-3"}, 10.0
+    for entity in ("db-1", "db-2", "db-3"):
+        await world.change(entity)
+    await world.after(200, step=1)
+    order = [entity for _, (entity,) in inbox.tried]
+    assert len(order) >= 9
+    assert order == [["db-1", "db-2", "db-3"][n % 3] for n in range(len(order))]
+    await world.stop()
