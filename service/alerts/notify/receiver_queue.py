@@ -35,7 +35,9 @@ OnReceiverOutcome = Callable[[str], None]
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A group with something to send. ``rank``: which goes first of those that are due; ``wait``: seconds until it is due."""
+    """A group with something to send. ``rank``: which goes first of those that are due. ``wait``: seconds until it is due;
+    negative: how long it has been due. It leaves out a ``Retry-After`` of the receiver, at whose end all would seem due since
+    the same moment."""
 
     group: Group
     reason: str
@@ -153,14 +155,16 @@ class ReceiverQueue:
         while not self._ending:
             self._wake.clear()
             first = self._first()
-            if first is not None and first.wait <= 0 and not self._stopping:
-                await self._send(first)
+            if first is None or self._stopping:
+                await self._pause(LOOK_EVERY_SECONDS)
+            elif (wait := max(first.wait, self._retries.silence(self._clock.monotonic()))) > 0:
+                await self._pause(wait)
             else:
-                await self._pause(LOOK_EVERY_SECONDS if first is None or self._stopping else first.wait)
+                await self._send(first)
 
     def _first(self) -> Candidate | None:
         """What to send next, or to wait for: of what is due, the messages of the process before, then those that were not tried
-        yet, then those that were."""
+        yet, then those that were; among these, what has been due longest."""
         candidates = [candidate for group in self._groups.all() if (candidate := self._candidate(group)) is not None]
         if all(each.group.pending is None and each.reason == REMINDER for each in candidates):
             self._idle.set()
@@ -168,10 +172,10 @@ class ReceiverQueue:
         return min(candidates, key=lambda each: (each.wait > 0, each.rank if each.wait <= 0 else 0, each.wait), default=None)
 
     def _candidate(self, group: Group) -> Candidate | None:
-        now, silence = self._clock.now_ms(), self._retries.silence(self._clock.monotonic())
+        now = self._clock.now_ms()
         if group.pending is not None:
             wait = self._retries.wait(group.key, self._clock.monotonic())
-            return Candidate(group, group.pending.reason, self._retries.rank(group.key), max(wait, silence))
+            return Candidate(group, group.pending.reason, self._retries.rank(group.key), wait)
         policy = self._policy_of(group.route)
         if spent(group, now, policy):
             self._groups.drop(group)
@@ -181,7 +185,7 @@ class ReceiverQueue:
         if decision.at is None:
             return None
         hurried = self._hurry and decision.reason != REMINDER
-        return Candidate(group, decision.reason, NEVER_TRIED, max(0.0 if hurried else (decision.at - now) / 1000, silence))
+        return Candidate(group, decision.reason, NEVER_TRIED, 0.0 if hurried else (decision.at - now) / 1000)
 
     async def _send(self, due: Candidate) -> None:
         """Record that the message is pending, send it, record that it was sent. Whenever the process dies, the next one sends

@@ -127,9 +127,6 @@ async def test_a_receiver_that_names_a_time_is_left_alone_until_then() -> None:
     await world.stop()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="after every Retry-After the first failed group is tried again and the others wait until it gave up"
-)
 async def test_failed_messages_take_turns_at_a_receiver_that_names_a_time() -> None:
     world = Simulation(EACH_ALONE, receivers=("a",))
     await world.start()
