@@ -1,7 +1,7 @@
 """Receivers for the demo and the tests: an HTTP server for Slack and webhooks, and a mail server, both on the loopback only.
 
 Each keeps the newest ``KEEP`` deliveries. It answers as planned (refuse, ask to wait, hang, drop the connection) while a plan is
-left, and accepts otherwise.
+left, and accepts otherwise. The HTTP server can also follow a plan for every message, by its ``Idempotency-Key``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import email
 import email.policy
 import json
 import ssl
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.message import EmailMessage
@@ -100,6 +100,8 @@ class HttpReceiver:
         self._port = port
         self._tls = tls
         self._plan: deque[Answer] = deque()
+        self._plan_of_each: Sequence[Answer] = ()
+        self._tries: Counter[str] = Counter()  # by idempotency key
         self._box: _Box[Posted] = _Box()
         self._closing = asyncio.Event()
         app = web.Application(client_max_size=MAX_BYTES)
@@ -135,6 +137,11 @@ class HttpReceiver:
         """Answer the next requests so, one after the other."""
         self._plan.extend(answers)
 
+    def plan_each(self, *answers: Answer) -> None:
+        """Answer the first tries of every message so, in whatever order messages come; ``plan`` goes before. A message is known by
+        its ``Idempotency-Key``; one without is accepted."""
+        self._plan_of_each = answers
+
     async def wait_for(self, count: int = 1, seconds: float = 30.0) -> list[Posted]:
         """Wait until ``count`` were accepted; returns them. Raises ``TimeoutError`` after ``seconds``."""
         await self._box.wait(lambda: len(self.accepted) >= count, seconds)
@@ -142,7 +149,7 @@ class HttpReceiver:
 
     async def _take(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        answer = self._plan.popleft() if self._plan else Answer()
+        answer = self._answer(request.headers.get("Idempotency-Key"))
         status = answer.status if answer.does == "reply" else None
         await self._box.add(Posted(request.path, dict(request.headers), body, status))
         if answer.does == "hang":
@@ -153,6 +160,14 @@ class HttpReceiver:
             return web.Response()
         headers = {} if answer.retry_after is None else {"Retry-After": str(answer.retry_after)}
         return web.Response(status=answer.status, text="ok" if answer.status < 300 else "no", headers=headers)
+
+    def _answer(self, key: str | None) -> Answer:
+        if self._plan:
+            return self._plan.popleft()
+        if key is None or self._tries[key] == len(self._plan_of_each):
+            return Answer()
+        self._tries[key] += 1
+        return self._plan_of_each[self._tries[key] - 1]
 
 
 class MailReceiver:

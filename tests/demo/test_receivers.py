@@ -46,6 +46,14 @@ async def test_the_plan_is_followed_and_then_everything_is_taken() -> None:
         assert [posted.body for posted in hook.accepted] == [b"4"]
 
 
+async def test_a_plan_for_each_message_does_not_depend_on_the_order_they_come_in() -> None:
+    async with HttpReceiver() as hook, httpx.AsyncClient() as client:
+        hook.plan_each(Answer(500), Answer(503))
+        got = [(await client.post(hook.url, headers={"Idempotency-Key": key})).status_code for key in "aababbb"]
+        assert got == [500, 503, 500, 200, 503, 200, 200]
+        assert (await client.post(hook.url)).status_code == 200
+
+
 async def test_a_hanging_receiver_hangs_until_it_is_closed() -> None:
     async with HttpReceiver() as hook, httpx.AsyncClient() as client:
         hook.plan(Answer(does="hang"))
