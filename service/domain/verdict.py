@@ -45,6 +45,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     calibrated start; ``common``: the surprise that one of its windows in ten exceeds now. ``p`` and ``score`` are adjusted for
     drift (``service/rarity.py``), ``p`` never below ``floor``, the smallest that the calibration data support;
     ``score = clip(-log10(p) / 6, 0, 1)``; severity, "one in N" and ``is_anomaly`` all follow from them.
+    ``is_onset``: an anomaly begins with this window; what the alert budget counts. ``window``: its length in rows.
     ``fresh_p``: tail probability of the newest ``stride`` rows taken by themselves (disjoint evidence).
     ``not_scored``: why the window has no score (low coverage, no detector); then every number above is neutral.
     """
@@ -53,6 +54,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     end_row: int
     timestamp: int
     stride: int
+    window: int = 0
     not_scored: str | None = None
     surprise: float = 0.0
     level: float = 0.0
@@ -63,6 +65,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     score: float = 0.0
     fresh_p: float = 1.0
     is_anomaly: bool = False
+    is_onset: bool = False
     severity: Severity = Severity.INFO
     members: tuple[MemberScore, ...] = ()
     metrics: tuple[MetricShare, ...] = ()

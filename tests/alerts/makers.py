@@ -28,6 +28,7 @@ def verdict(slot: int, score: float, *, fresh: bool | None = None, level: float 
         "end_row": end_row,
         "timestamp": end_row * INTERVAL_MS + 5,
         "stride": STRIDE,
+        "window": 10 * STRIDE,
         "surprise": surprise,
         "level": level,
         "p": 10**-surprise,

@@ -18,7 +18,8 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
     ``level``: the surprise to exceed; scores follow from it, ``shift`` and ``common``; all three are frozen at onset.
     ``counted_row``: the end of the newest window that counts. Of the windows that count: ``evidence`` has one bit for each, newest
     lowest; ``quiet`` is the number without evidence in a row; ``age`` is the number of all. ``below_windows``: those in a row whose
-    score lay below the current severity's bound less the hysteresis; ``below_score``: the highest score among them.
+    score lay below the current severity's bound less the hysteresis; ``below_score``: the highest score among them. ``sustained``:
+    the evidence came from windows that lie wholly behind the last unusual rows; anomalous windows are then evidence by themselves.
     """
 
     alert: Alert
@@ -33,6 +34,7 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
     peak_surprise: float
     evidence: int = 1
     quiet: int = 0
+    sustained: bool = False
     below_windows: int = msgspec.field(default=0, name="calm")
     below_score: float = msgspec.field(default=0.0, name="calm_score")
     age: int = 1
@@ -43,11 +45,13 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
 class ClosedEpisode(msgspec.Struct, frozen=True, kw_only=True):
     """An alert that is over while its rows still lie in the windows. Dropped at the first window that is not anomalous.
 
-    Until then, a window opens a new alert only if its newest rows are unusual by themselves. After an alert that was accepted as
+    Until then, a window opens a new alert only if its newest rows are unusual by themselves, or all of its rows are newer than
+    ``until_row``, the row of the last evidence. After an alert that was accepted as
     the new normal, its surprise must also exceed ``accepted``, the peak surprise of that alert.
     """
 
     accepted: float | None = None
+    until_row: int | None = None
 
 
 class EpisodeState(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -67,10 +71,12 @@ class EpisodePhase(msgspec.Struct, frozen=True, gc=False):
 
 class Assessment(msgspec.Struct, frozen=True, gc=False):
     """One window judged by the level of an episode: its score, p and severity. ``actionable``: anomalous, and at least of
-    ``min_severity``; ``evidence``: actionable, and its newest rows are unusual by themselves."""
+    ``min_severity``; ``sustained``: actionable, and all of its rows are newer than the last evidence; ``evidence``: actionable,
+    and its newest rows are unusual by themselves or it is sustained."""
 
     score: float
     p: float
     severity: Severity
     actionable: bool
     evidence: bool
+    sustained: bool = False

@@ -13,6 +13,10 @@ k-of-n count disjoint rows, and lets an alert end when its cause ends instead of
 (``early_windows.py``) shares its newest rows with its neighbours: of windows less than a stride apart only one counts, the one that
 is evidence if there is any; the others can still raise severity and peak.
 
+What creeps (a disk that fills, a leak) is never unusual on its newest rows alone, yet every window is anomalous. A window that lies
+wholly behind the last evidence (and a stride for good measure) shares no row with it: it is evidence as well, *sustained*. A
+pending alert therefore stays open while its windows are anomalous.
+
 While an episode is open, windows are compared with the level *frozen at onset*: the tracker behind ``verdict.level`` follows the
 scores, and would in time accept any long anomaly as normal. For the same reason any anomalous window opens an episode: by the next
 one the level may have moved. After an alert has closed, windows that are anomalous only through its old rows open no other
@@ -68,20 +72,26 @@ def _cut_short(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> s
     return None
 
 
-def _assess(onset: Verdict | Episode, verdict: Verdict, policy: EpisodeSettings, *, anomalous: bool) -> Assessment:
-    """The verdict, judged by the level at the ``onset`` instead of the present one."""
+def _assess(
+    onset: Verdict | Episode, verdict: Verdict, policy: EpisodeSettings, *, anomalous: bool, last_evidence: int | None
+) -> Assessment:
+    """The verdict, judged by the level at the ``onset`` instead of the present one. ``last_evidence``: row of the evidence before
+    (the onset's, where there was none yet); ``None`` where no alert came before."""
     p = max(10 ** -rarity(verdict.surprise, onset.common, onset.level, onset.shift), verdict.floor, 1e-300)
     score = min(-math.log10(p) / 6, 1.0)
     severity = policy.bounds.of(score)
     fresh = verdict.fresh_p <= policy.fresh_p_below
     actionable = anomalous and severity.rank >= Severity(policy.min_severity).rank
-    return Assessment(score, p, severity, actionable, actionable and fresh)
+    lies_behind = last_evidence is not None and 0 < verdict.window <= verdict.end_row - last_evidence - verdict.stride
+    sustained = actionable and (lies_behind or (isinstance(onset, Episode) and onset.sustained))
+    return Assessment(score, p, severity, actionable, actionable and (fresh or sustained), sustained)
 
 
 def _open(
     closed: ClosedEpisode | None, verdict: Verdict, policy: EpisodeSettings, config_hash: str
 ) -> tuple[EpisodePhase, tuple[Alert, ...]]:
-    seen = _assess(verdict, verdict, policy, anomalous=verdict.is_anomaly)
+    last_evidence = closed.until_row if closed is not None else None
+    seen = _assess(verdict, verdict, policy, anomalous=verdict.is_anomaly, last_evidence=last_evidence)
     if not seen.actionable:
         return EpisodePhase(closed=closed if verdict.is_anomaly else None), ()
     if closed is not None and not (seen.evidence and (closed.accepted is None or verdict.surprise > closed.accepted)):
@@ -125,31 +135,34 @@ def _open(
         common=verdict.common,
         peak_surprise=verdict.surprise,
         evidence=int(seen.evidence),
-        quiet=int(not seen.evidence),
+        quiet=0,
+        sustained=seen.sustained,
     )
-    fired = _fire(alert, 1, 1, policy) if seen.evidence else None
+    fired = _fire(episode, 1, policy) if seen.evidence else None
     if fired is None:
         return EpisodePhase(episode), (alert,)
     return EpisodePhase(msgspec.structs.replace(episode, alert=fired)), (alert, fired)
 
 
 def _continue(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> tuple[EpisodePhase, tuple[Alert, ...]]:
-    seen = _assess(episode, verdict, policy, anomalous=verdict.surprise > episode.level)
+    above = verdict.surprise > episode.level
+    seen = _assess(episode, verdict, policy, anomalous=above, last_evidence=episode.evidence_row)
     episode = _absorb(episode, verdict, seen, policy)
     alert = episode.alert
     lasted = (verdict.end_row - episode.first_row + 1) * episode.interval_ms
     if lasted >= policy.max_episode_seconds * 1000:
         resolved = resolved_transition(episode, f"accepted as the new normal after {span_words(lasted)}", verdict.timestamp)
-        return EpisodePhase(closed=ClosedEpisode(accepted=episode.peak_surprise)), (resolved,)
+        closed = ClosedEpisode(accepted=episode.peak_surprise, until_row=episode.evidence_row)
+        return EpisodePhase(closed=closed), (resolved,)
     if episode.quiet >= policy.resolve_after_windows:
         quiet_ms = (verdict.end_row - episode.evidence_row) * episode.interval_ms
         why = f"quiet for {span_words(quiet_ms)}"
         if alert.status is Status.PENDING:
             why += "; never enough evidence to tell anyone"
-        closed = ClosedEpisode() if verdict.is_anomaly else None
-        return EpisodePhase(closed=closed), (resolved_transition(episode, why, verdict.timestamp),)
+        still = ClosedEpisode(until_row=episode.evidence_row) if verdict.is_anomaly else None
+        return EpisodePhase(closed=still), (resolved_transition(episode, why, verdict.timestamp),)
     if alert.status is Status.PENDING:
-        changed = _fire(alert, episode.evidence.bit_count(), policy.fire_within, policy) if seen.evidence else None
+        changed = _fire(episode, policy.fire_within, policy) if seen.evidence else None
     else:
         episode, changed = _change(episode, seen, policy, verdict)
     if changed is None:
@@ -177,6 +190,7 @@ def _absorb(episode: Episode, verdict: Verdict, seen: Assessment, policy: Episod
         alert=msgspec.structs.replace(alert, **facts),
         last_row=verdict.end_row,
         evidence_row=verdict.end_row if seen.evidence else episode.evidence_row,
+        sustained=episode.sustained or seen.sustained,
         peak_surprise=max(episode.peak_surprise, verdict.surprise),
         below_windows=episode.below_windows if below else 0,
         below_score=max(episode.below_score, seen.score) if below else 0.0,
@@ -185,13 +199,15 @@ def _absorb(episode: Episode, verdict: Verdict, seen: Assessment, policy: Episod
 
 
 def _count(episode: Episode, verdict: Verdict, seen: Assessment, policy: EpisodeSettings, below: bool) -> Episode:
-    """The window counted, if it shares no fresh rows with the one counted last, or in its place if that was no evidence."""
+    """The window counted, if it shares no fresh rows with the one counted last, or in its place if that was no evidence. An
+    anomalous window that is no evidence yet is not quiet either: a pending alert waits for more."""
+    waits = seen.actionable and episode.alert.status is Status.PENDING
     if verdict.end_row - episode.counted_row >= verdict.stride:
         return msgspec.structs.replace(
             episode,
             counted_row=verdict.end_row,
             evidence=((episode.evidence << 1) | seen.evidence) & ((1 << policy.fire_within) - 1),
-            quiet=0 if seen.evidence else episode.quiet + 1,
+            quiet=0 if seen.evidence else episode.quiet + (not waits),
             below_windows=episode.below_windows + below,
             age=episode.age + 1,
         )
@@ -200,9 +216,13 @@ def _count(episode: Episode, verdict: Verdict, seen: Assessment, policy: Episode
     return episode
 
 
-def _fire(alert: Alert, count: int, within: int, policy: EpisodeSettings) -> Alert | None:
+def _fire(episode: Episode, within: int, policy: EpisodeSettings) -> Alert | None:
+    alert, count = episode.alert, episode.evidence.bit_count()
     if alert.severity is Severity.CRITICAL:
         reason = f"critical score {alert.peak_score:.2f}"
+    elif count >= policy.fire_after and episode.sustained:
+        lasted = (episode.last_row - episode.first_row + 1) * episode.interval_ms
+        reason = f"unusual without a break for {span_words(lasted)}"
     elif count >= policy.fire_after:
         reason = f"{count} of the last {within} windows unusual on their newest rows"
     else:

@@ -42,6 +42,14 @@ def actions(transitions: list[Alert]) -> list[str]:
         ("...ii?????", ["opened", "fired"]),
         ("...ii...ii...", ["opened", "fired", "resolved", "opened", "fired", "resolved"]),
         ("...ii..i..", ["opened", "fired"]),  # a short calm does not end it
+        ("...WWWWWWWWWW....", ["opened", "resolved"]),  # ten windows hold the same old rows
+        # what creeps: the eleventh after the onset shares no row with it
+        ("...WWWWWWWWWWWWW....", ["opened", "fired", "updated", "resolved"]),
+        (
+            "...WWWWWWWWWWWWWWWW.W.WW...",
+            ["opened", "fired", "updated", "updated", "resolved"],
+        ),  # and goes on without unusual newest rows
+        ("...wwWWWWWWWWWWWWWWW...", ["opened", "fired", "resolved", "opened", "fired", "resolved"]),  # it lasts after all
         ("", []),
     ],
 )
@@ -309,7 +317,7 @@ def test_entities_do_not_influence_each_other(mixed: list[tuple[str, str]], poli
         assert [t for t in together if t.entity == entity] == alone
 
 
-@given(st.integers(0, 20), st.sampled_from("iw"), st.integers(1, 12))
+@given(st.integers(0, 20), st.sampled_from("iw"), st.integers(1, 10))  # a window holds a row for nine strides more
 def test_one_spiked_row_below_critical_pages_nobody(calm: int, mark: str, covering: int) -> None:
     # the row is fresh in one window and inside the next ``covering`` ones, where it may look worse than it did
     picture = "." * calm + mark + "C" * covering + "." * 6
@@ -324,3 +332,8 @@ def test_forgotten_entities_leave_no_trace() -> None:
     episodes.forget(["db-7"])
     assert episodes.snapshot() == {}
     assert episodes.open_alerts() == []
+
+
+def test_what_creeps_says_how_long_it_has_been_unusual() -> None:
+    fired = told("...WWWWWWWWWWWWW....")[1]
+    assert fired.reason == "unusual without a break for 2 min 10 s"
