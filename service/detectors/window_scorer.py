@@ -61,9 +61,8 @@ class WindowScorer:
         self.min_coverage = min_coverage
         self._bounds = bounds or SeverityBounds()
         self._members, self._ensemble = _chosen(bundle, settings.detectors)
-        self._params = alert_budget.params_for(
-            settings.budget.false_alarms_per_entity_day, bundle.schema.interval_ms, bundle.stride
-        )
+        self._budget = settings.budget
+        self._floor_p = self._ensemble.tail([member.name for member in self._members]).floor
         self._rule = settings.rule
         self._timeout = settings.timeout_seconds
         self._threads = settings.threads
@@ -101,14 +100,23 @@ class WindowScorer:
 
     def restore(self, states: Mapping[str, DetectorState]) -> None:
         """Take over the states of entities from another process."""
-        self._states.update(states)
+        params = self.budget_params()
+        self._states.update(
+            (name, DetectorState(state.row, alert_budget.current(state.tracker, params))) for name, state in states.items()
+        )
 
-    def take_over_budget(self, entity: str, previous: alert_budget.BudgetState) -> None:
-        """Take over, from another version of the bundle, what is left of an entity's alert budget. The level starts where this
-        bundle's calibration puts it: surprises of another calibration are not comparable."""
-        start = alert_budget.start(self._params)
-        tokens = min(previous.tokens, self._params.most_tokens)
-        self._states[entity] = DetectorState(-1, alert_budget.BudgetState(start.log_level, tokens))
+    def budget_params(self) -> alert_budget.BudgetParams:
+        """What the budget means for each entity now. A budget of all entities together is divided among those that the bundle
+        was trained on, or among those scored here where they are more."""
+        entities = max(len(self.bundle.scaler.entities), len(self._states))
+        per_day = self._budget.per_entity_day(entities)
+        return alert_budget.params_for(
+            per_day,
+            self.bundle.schema.interval_ms,
+            self.bundle.stride,
+            floor_p=self._floor_p,
+            window=self.bundle.window,
+        )
 
     def forget(self, entities: Iterable[str]) -> None:
         """Drop the states of the entities."""
@@ -183,12 +191,13 @@ class WindowScorer:
         self, raw: Mapping[str, F64], entities: Sequence[str], rows: I64, surprises: F64
     ) -> tuple[alert_budget.BudgetDecisions, dict[str, alert_budget.BudgetState]]:
         slots, names = slots_of(entities)
+        params = self.budget_params()
         known = (self._states.get(name) for name in names)
-        trackers = [alert_budget.start(self._params) if state is None else state.tracker for state in known]
+        trackers = [alert_budget.start(params) if state is None else state.tracker for state in known]
         if self._rule == "budget":
-            trackers, decisions = alert_budget.steps(trackers, slots, rows, surprises, self._params)
+            trackers, decisions = alert_budget.steps(trackers, slots, rows, surprises, params)
         else:
-            decisions = static_decisions(self._rule, self._ensemble, raw, surprises, self._params)
+            decisions = static_decisions(self._rule, self._ensemble, raw, surprises, params)
         return decisions, dict(zip(names, trackers, strict=True))
 
     def _attribute(

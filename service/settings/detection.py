@@ -10,9 +10,17 @@ from service.settings.base import Positive, Seconds, Section
 
 
 class BudgetSettings(Section):
-    """The false alarms that operators accept, per entity and day."""
+    """The false pages that people accept: a day, of all entities that one model serves together. With
+    ``false_alarms_per_entity_day`` the budget holds for each entity instead, however many there are."""
 
-    false_alarms_per_entity_day: Annotated[float, Field(gt=0)] = 1.0
+    false_pages_per_day: Annotated[float, Field(gt=0)] = 1.0
+    false_alarms_per_entity_day: Annotated[float, Field(gt=0)] | None = None
+
+    def per_entity_day(self, entities: int) -> float:
+        """Accepted alarms of one entity a day, where the model serves so many."""
+        if self.false_alarms_per_entity_day is not None:
+            return self.false_alarms_per_entity_day
+        return self.false_pages_per_day / max(entities, 1)
 
 
 class DetectionSettings(Section):

@@ -56,7 +56,7 @@ class EntityStates:
         """Restore a partition from its records in the state topic.
 
         Raises ``Stop`` when they cannot be read. Where the bundle has another version, only what does not depend on the model is
-        restored: the open alert, the labels, and the rest of the alert budget. The level starts at the new calibration.
+        restored: the open alert and the labels. The level starts at the new calibration.
         """
         recalibrated: dict[str, int] = {}  # entities by bundle
         for entity, encoded in self._records.load(partition, records).items():
@@ -102,5 +102,4 @@ class EntityStates:
         if (state.bundle, state.version) == (model.name, model.detector.bundle.version):
             model.detector.restore({entity: state.detector})
         else:
-            recalibrated[model.name] = recalibrated.get(model.name, 0) + 1
-            model.detector.take_over_budget(entity, state.detector.tracker)
+            recalibrated[model.name] = recalibrated.get(model.name, 0) + 1  # its level starts where the new calibration puts it

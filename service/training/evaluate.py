@@ -180,11 +180,13 @@ def _budgets(scored: Scored, labels: object, bundle: Bundle) -> dict[str, Budget
     rates = SHARES | {name: per_day * interval / alert_budget.MS_PER_DAY for name, per_day in PER_DAY.items()}
     out = {}
     for name, rate in rates.items():
-        params = alert_budget.params_at(rate, bundle.stride)
+        params = alert_budget.params_at(
+            rate, bundle.stride, floor_p=bundle.calibration().floor, window=bundle.window, interval_ms=interval
+        )
         slots = np.zeros(len(scored.due), np.int64)
         _, decisions = alert_budget.steps([alert_budget.start(params)], slots, scored.due, scored.surprise[scored.due], params)
         flags = np.zeros(len(truth), np.bool_)
-        flags[scored.due[decisions.is_anomaly]] = True
+        flags[scored.due[decisions.is_onset]] = True
         out[name] = BudgetResult(
             rate=rate,
             alerts=int(flags.sum()),

@@ -24,7 +24,7 @@ CHUNK = 2048  # windows per batch
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
     """The verdict on each test row: ``surprise``, ``level`` and ``rarity`` (-log10 p, adjusted for drift) float64, ``anomaly``
-    bool, all (rows,).
+    (an anomaly begins) bool, all (rows,).
 
     ``due``: int64, the test rows at which a window was scored (other rows have the values of the last one before); ``alerted``:
     bool (rows,), rows under a fired alert; ``fired``: how many alerts fired; ``seconds``: of scoring, per window.
@@ -64,7 +64,7 @@ async def score_series(bundle: Bundle, settings: Settings, before: Series, test:
             surprise[chosen] = [one.surprise for one in verdicts]
             level[chosen] = [one.level for one in verdicts]
             rarities[chosen] = [rarity(one.surprise, one.common, one.level, one.shift) for one in verdicts]
-            flags[chosen] = [one.is_anomaly for one in verdicts]
+            flags[chosen] = [one.is_onset for one in verdicts]
     finally:
         detector.close()
     at = ends - history  # test row of each window; negative for the one before the test

@@ -350,3 +350,28 @@ async def test_more_sigmas_ask_for_more(bundle: Bundle) -> None:
         for rule in ("mean+2sigma", "mean+3sigma")
     ]
     assert 0.5 < levels[0] < levels[1]
+
+
+async def test_a_budget_of_pages_is_divided_among_the_entities_known_now(bundle: Bundle) -> None:
+    scorer = WindowScorer(bundle, DetectionSettings(budget=BudgetSettings(false_pages_per_day=6.0)))
+    per_row = 6.0 * SCHEMA.interval_ms / 86_400_000
+    assert scorer.budget_params().rate == pytest.approx(per_row / 2)  # trained on a and b
+    for entity in ("c", "d", "e"):
+        await scorer.detect(batch(rows(40), entity))
+    assert scorer.budget_params().rate == pytest.approx(per_row / 3)  # three are more than it was trained on
+    each = WindowScorer(bundle, DetectionSettings(budget=BudgetSettings(false_alarms_per_entity_day=6.0)))
+    assert each.budget_params().rate == pytest.approx(per_row)
+    for one in (scorer, each):
+        one.close()
+
+
+async def test_the_state_of_the_version_before_is_taken_over(bundle: Bundle) -> None:
+    """Its level was a logarithm: it starts anew, the newest row and what is common stay."""
+    former = msgspec.msgpack.decode(msgspec.msgpack.encode([40, [0.5, 0.25, 40, 0.1]]), type=DetectorState)
+    scorer = WindowScorer(bundle, DetectionSettings(budget=OFTEN))
+    scorer.restore({"a": former})
+    state = scorer.state_of("a")
+    assert state is not None
+    assert state.row == 40
+    assert (state.tracker.level, state.tracker.row) == (scorer.budget_params().start, 40)
+    scorer.close()

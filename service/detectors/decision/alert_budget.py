@@ -1,21 +1,24 @@
-"""The alert budget: a level per entity that follows drift, so that false alarms stay near the accepted number.
+"""The alert budget: a level of surprise per entity that follows drift and can always be exceeded by a stronger fault.
 
-Static thresholds break under drift, so the surprise that a share ``tracked`` of the rows exceed is tracked online: up by ``GAIN``
-(in log surprise) with each window above it, down a little with every row (online quantile tracking, as in adaptive conformal
-inference, Gibbs & Candès 2021). It does not stop during an anomaly: a tracker that waits for the end of an anomaly waits for ever
-when the anomaly is the new normal.
+The level starts where calibration puts the budget: at the surprise of so many false alarms a day. A window above it is the onset
+of an *excursion*. An excursion is one alarm, however long it lasts, and while it is open the level stays what it was at the onset.
+It ends with ``QUIET`` windows in a row that lie within that level; then the level is as it was, plus one ``STEP``. With every row
+the level falls by ``AIM`` times what would make onsets as frequent as the budget in the long run (stochastic approximation of a
+quantile, Robbins & Monro 1951, counted in onsets instead of windows). Half of each step is lasting: the other half decays within
+days (``HALF_LIFE_DAYS``), so that a bad day is not held against the days after it.
 
-The tracked share is the budget itself, or one row in a thousand where the budget is rarer than that: rarer levels would move
-too slowly. From there the alert level is extrapolated along the calibrated tail, where a surprise is the logarithm of the rarity.
-The tracked level then never rises above the surprise it learns from; otherwise a fault that grows over a few windows would push the
-alert level, which is higher still, ahead of itself. ``shift`` is how far the level has drifted from its calibrated start. The
-surprise that one window in ten exceeds (``common``) is tracked too; the score, the severity and the "one in N" of a window follow
-from the two (``service/rarity.py``).
+Only what lasts is accepted as the new normal: an excursion of ``ACCEPTED_AFTER_DAYS`` ends with the level at its recent peak, and
+that becomes the level to which it falls back. Steps are added to -log10 p, so the level rises by as much for a fault of 30 sigma as
+for one of five: it never runs away from what a score can reach.
 
-A bucket of tokens limits bursts: every onset takes one, and it fills at ``REFILL`` times the budget. With the bucket empty
-an onset is suppressed, while the tracker still learns from it. An onset far above the level may take one token in advance, so that
-a false alarm cannot hide the fault that follows it. Everything runs in event time: the state holds the last row, so skipped windows
-and different strides are accounted for. Decision 0005 has the measurements.
+A budget rarer than calibration supports starts ``BEYOND_SUPPORT`` above what it does: a level further out on an extrapolated
+tail would be a level that no fault of any size exceeds. A budget of an alarm in ``OFTEN`` window lengths or more (1 % of rows)
+leaves no room for excursions: there each window counts by itself, and its quantile is tracked (Gibbs & Candès 2021).
+
+``shift`` is how far the level lies from its start. The surprise that one window in ten exceeds (``common``) is tracked too; the
+"one in N" of a window follows from the two (``service/rarity.py``). Everything runs in event time: the state holds the last row, so
+skipped windows and different strides are accounted for. Decision 0018 has the measurements, decision 0005 those of the tracker
+before.
 """
 
 from __future__ import annotations
@@ -33,78 +36,88 @@ from service.domain import F64, I64
 from service.rarity import COMMON_RARITY
 
 MS_PER_DAY = 86_400_000
-# One exceedance raises the level by a factor e^0.4 = 1.5: three in a row more than triple it.
-GAIN = 0.4
-# The level falls at 1.6 times the rate that would make exceedances as frequent as the budget. True anomalies exceed it too, and
-# with 1.0 the false ones came to only 0.6 of the budget.
-AIM = 1.6
-REFILL = 1.9
-# How many rows' worth of budget the bucket holds: what was not used in quiet times may be used in one burst.
-SAVED_ROWS = 5000
-# An onset ten times rarer than the level may take one token in advance; the next one only when that is refilled.
-FAR = 1.0
-RAREST_TRACKED = 1e-3  # per row
+STEP = 0.2  # decades of -log10 p that an excursion leaves behind
+AIM = 1.6  # real faults are onsets too: with 1 the false ones came to half of the budget
+LASTING = 0.5  # the share of a step that only missing onsets take back
+HALF_LIFE_DAYS = 2.0
+ACCEPTED_AFTER_DAYS = 1.0
+QUIET = 3  # windows within the level, a stride apart, that end an excursion
+BEYOND_SUPPORT = 0.3  # decades: twice as rare as the rarest that calibration supports
+LEAST_SUPPORT = 3.3  # surprise: up to one window in 2,000 the tail of a short calibration is trusted as well
+OFTEN = 5.0  # window lengths
+OFTEN_GAIN, OFTEN_AIM = 0.6, 1.5  # up by a factor 1.8 with each window above it
 MOST_OFTEN = 0.1  # alarms per window: higher budgets are cut to this
 COMMON = 10.0**-COMMON_RARITY  # share of windows above ``common``
 COMMON_GAIN = 0.01  # per row, in log surprise: 100 rows in a row above it raise it by a factor 2.5
 LEAST_COMMON = 0.1  # surprise: the least value of ``common``; four calibration windows in five exceed it
 # After a gap the level falls for at most this many strides: rows that were not scored say nothing about what is normal.
 MOST_SKIPPED = 10
+# Windows of an excursion at most so many strides apart; a longer gap ends it, as it does in ``alerts.lifecycle``.
+LONGEST_GAP = 10
 
-Reason = Literal["within its level", "above its level", "above its level, but the alert budget is spent"]
+FORMAT = 2  # of ``BudgetState``; states of format 1 held the logarithm of the level
+
+Reason = Literal["within its level", "above its level", "above its level since the onset before"]
 REASONS: tuple[Reason, Reason, Reason] = (
     "within its level",
     "above its level",
-    "above its level, but the alert budget is spent",
+    "above its level since the onset before",
 )
-_WITHIN, _ABOVE, _SPENT = 0, 1, 2
+_WITHIN, _ONSET, _ABOVE = 0, 1, 2
 
 
 class BudgetParams(msgspec.Struct, frozen=True):
     """What a budget means for one model.
 
-    ``rate``: accepted false alarms per row; ``tracked``: the rate per row whose level is tracked. ``tracked_level``: the calibrated
-    surprise of that rate at the model's stride; ``extrapolation``: how much higher the alert level lies; ``floor``: the least
-    logarithm of the tracked level.
+    ``rate``: accepted alarms per row of one entity; ``start``: the level of a new entity (surprise); ``floor``: the least level;
+    ``stride``: rows between windows; ``day``: rows of a day; ``often``: each window counts by itself.
     """
 
     rate: float
-    tracked: float
-    tracked_level: float
-    extrapolation: float
+    start: float
     floor: float
     stride: int
-
-    @property
-    def most_tokens(self) -> float:
-        """The size of the bucket, in tokens."""
-        return max(1.0, SAVED_ROWS * self.rate)
+    day: float
+    often: bool = False
 
 
 class BudgetState(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The tracker of one entity. ``log_level``: natural log of the tracked surprise; ``tokens``: onsets left in the bucket, below 0
-    while one was taken in advance; ``row``: newest row seen, -1 before any; ``log_common``: natural log of ``common``."""
+    """The tracker of one entity. Surprises unless said otherwise.
 
-    log_level: float
-    tokens: float = 1.0
+    ``level``: the level outside an excursion; ``base``: what it falls back to (the calibrated start, or what was accepted);
+    ``row``: newest row seen, -1 before any; ``log_common``: natural log of ``common``. Of the open excursion: ``frozen``, the level
+    at its onset (None where none is open); ``onset``: its first row; ``quiet``: windows within the level in a row; ``counted``: the
+    row of the last one that counted; ``peak``: its highest surprise, falling by one decade a day.
+    """
+
+    level: float
+    base: float | None = None
     row: int = -1
     log_common: float = 0.0
+    frozen: float | None = None
+    onset: int = -1
+    quiet: int = 0
+    counted: int = -1
+    peak: float = 0.0
+    format: int = 1
 
 
 class BudgetDecision(msgspec.Struct, frozen=True):
-    """The decision on one window. ``level``: the surprise above which it is anomalous; ``shift``: how far drift has moved the level
-    from its calibrated start; ``common``: the surprise that one window of the entity in ten exceeds now."""
+    """The decision on one window. ``level``: the surprise above which it is anomalous; ``is_onset``: an excursion begins with it;
+    ``shift``: how far the level lies from its calibrated start; ``common``: the surprise that one window of the entity in ten
+    exceeds now."""
 
     level: float
     is_anomaly: bool
     reason: Reason
     shift: float = 0.0
     common: float = COMMON_RARITY
+    is_onset: bool = False
 
 
 class BudgetDecisions(msgspec.Struct, frozen=True):
-    """Decisions on n windows as columns (n,): ``level``, ``shift`` and ``common`` float64, ``is_anomaly`` bool, ``code`` int8, an
-    index into ``REASONS``."""
+    """Decisions on n windows as columns (n,): ``level``, ``shift`` and ``common`` float64, ``is_anomaly`` and ``is_onset`` bool,
+    ``code`` int8, an index into ``REASONS``."""
 
     level: F64
     shift: F64
@@ -112,36 +125,51 @@ class BudgetDecisions(msgspec.Struct, frozen=True):
     is_anomaly: NDArray[np.bool_]
     code: NDArray[np.int8]
 
+    @property
+    def is_onset(self) -> NDArray[np.bool_]:
+        """Where an excursion begins: what the budget counts."""
+        onset: NDArray[np.bool_] = self.code == _ONSET
+        return onset
+
     def __len__(self) -> int:
         return len(self.level)
 
     def __getitem__(self, at: int) -> BudgetDecision:
         level, shift, common = (float(column[at]) for column in (self.level, self.shift, self.common))
-        return BudgetDecision(level, bool(self.is_anomaly[at]), REASONS[self.code[at]], shift, common)
+        code = int(self.code[at])
+        return BudgetDecision(level, bool(self.is_anomaly[at]), REASONS[code], shift, common, code == _ONSET)
 
 
-def params_for(false_alarms_per_day: float, interval_ms: int, stride: int) -> BudgetParams:
-    """Parameters for a budget of false alarms per entity and day: rows ``interval_ms`` apart, one window every ``stride`` rows."""
-    return params_at(false_alarms_per_day * interval_ms / MS_PER_DAY, stride)
+def params_for(alarms_per_day: float, interval_ms: int, stride: int, *, floor_p: float = 0.0, window: int = 100) -> BudgetParams:
+    """Parameters for a budget of alarms per entity and day: rows ``interval_ms`` apart, a ``window`` of rows every ``stride``.
+
+    ``floor_p``: the smallest tail probability that the calibration supports (``Calibration.floor``).
+    """
+    rate = alarms_per_day * interval_ms / MS_PER_DAY
+    return params_at(rate, stride, floor_p=floor_p, window=window, interval_ms=interval_ms)
 
 
-def params_at(rate: float, stride: int = 1) -> BudgetParams:
-    """Parameters for a budget of ``rate`` false alarms per row."""
+def params_at(rate: float, stride: int = 1, *, floor_p: float = 0.0, window: int = 100, interval_ms: int = 60_000) -> BudgetParams:
+    """Parameters for a budget of ``rate`` alarms per row."""
     rate = min(rate, MOST_OFTEN / stride)
-    tracked = min(max(rate, RAREST_TRACKED), MOST_OFTEN / stride)
-    tracked_level = -math.log10(tracked * stride)
+    supported = math.inf if floor_p <= 0.0 else max(-math.log10(floor_p) + BEYOND_SUPPORT, LEAST_SUPPORT)
+    calibrated = min(-math.log10(rate * stride), supported)
     # Not below what one calibration window in ten exceeds (less where a coarse stride puts the level itself near there): after an
     # unusually uniform stretch, ordinary windows must not become alarms.
-    floor = min(0.0, math.log(0.5 * tracked_level))
-    extrapolation = math.log10(tracked / rate)
-    return BudgetParams(
-        rate=rate, tracked=tracked, tracked_level=tracked_level, extrapolation=extrapolation, floor=floor, stride=stride
-    )
+    floor = min(1.0, 0.5 * calibrated)
+    return BudgetParams(rate, calibrated, floor, stride, MS_PER_DAY / interval_ms, rate * window * OFTEN >= 1.0)
 
 
 def start(params: BudgetParams) -> BudgetState:
     """The state of a new entity: its level is the calibrated one."""
-    return BudgetState(log_level=math.log(params.tracked_level))
+    return BudgetState(params.start, params.start, format=FORMAT)
+
+
+def current(state: BudgetState, params: BudgetParams) -> BudgetState:
+    """The state as this version keeps it: one of format 1 knows the row and ``common``, its level starts anew."""
+    if state.format == FORMAT:
+        return state
+    return msgspec.structs.replace(start(params), row=state.row, log_common=state.log_common)
 
 
 def step(state: BudgetState, row: int, surprise: float, params: BudgetParams) -> tuple[BudgetState, BudgetDecision]:
@@ -158,18 +186,32 @@ def steps(
     ``slots`` and ``rows``: int64 (n,); ``surprises``: float64 (n,). Returns the states afterwards, in the order given, and the
     decisions.
     """
-    log_level = np.array([state.log_level for state in states], np.float64)
-    tokens = np.array([state.tokens for state in states], np.float64)
-    newest = np.array([state.row for state in states], np.int64)
-    log_common = np.array([state.log_common for state in states], np.float64)
+    held = np.array([msgspec.structs.astuple(state) for state in states], np.float64).reshape(len(states), len(_FIELDS))
     level, common = np.empty((2, len(slots)))
     code = np.empty(len(slots), np.int8)
-    constants = (params.tracked, params.rate, params.extrapolation, params.floor, params.most_tokens)
     surprises = np.asarray(surprises, np.float64)
-    _track(slots, rows, surprises, params.stride, *constants, log_level, tokens, newest, log_common, level, common, code)
-    columns = (log_level.tolist(), tokens.tolist(), newest.tolist(), log_common.tolist())
-    after = [BudgetState(*one) for one in zip(*columns, strict=True)]
-    return after, BudgetDecisions(level, level - (params.tracked_level + params.extrapolation), common, code == _ABOVE, code)
+    constants = (params.stride, params.rate, params.floor, params.day, params.often)
+    _track(slots, rows, surprises, *constants, held, level, common, code)
+    after = [
+        BudgetState(level, base, int(row), log_common, _none_if_nan(frozen), int(onset), int(quiet), int(counted), peak, FORMAT)
+        for level, base, row, log_common, frozen, onset, quiet, counted, peak, _ in held.tolist()
+    ]
+    return after, BudgetDecisions(level, level - params.start, common, code != _WITHIN, code)
+
+
+def _none_if_nan(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+_FIELDS = BudgetState.__struct_fields__
+_LEVEL, _BASE, _ROW, _LOG_COMMON, _FROZEN, _ONSET_ROW, _QUIET, _COUNTED, _PEAK, _ = range(len(_FIELDS))
+
+
+@kernel
+def _close(state: F64) -> None:
+    """End the excursion: the level is as at its onset plus one step."""
+    state[_LEVEL], state[_FROZEN] = state[_FROZEN] + STEP, math.nan
+    state[_BASE] += LASTING * STEP
 
 
 @kernel
@@ -178,37 +220,56 @@ def _track(
     rows: I64,
     surprises: F64,
     stride: int,
-    tracked: float,
     rate: float,
-    extrapolation: float,
     floor: float,
-    most_tokens: float,
-    log_level: F64,
-    tokens: F64,
-    newest: I64,
-    log_common: F64,
+    day: float,
+    often: bool,
+    held: F64,
     level: F64,
     common: F64,
     code: NDArray[np.int8],
 ) -> None:
     for i in range(slots.shape[0]):
-        s = slots[i]
-        elapsed = rows[i] - newest[s] if newest[s] >= 0 else stride
-        newest[s] = rows[i]
-        tokens[s] = min(tokens[s] + REFILL * rate * elapsed, most_tokens)
-        tracked_level = math.exp(log_level[s])
-        level[i] = tracked_level + extrapolation
-        common[i] = math.exp(log_common[s])
-        code[i] = _WITHIN
-        if surprises[i] > level[i]:
-            code[i] = _SPENT
-            if tokens[s] >= (0.0 if surprises[i] >= level[i] + FAR else 1.0):
-                tokens[s] -= 1.0
-                code[i] = _ABOVE
-        rise = GAIN if surprises[i] > tracked_level else 0.0
-        if extrapolation > 0.0 and rise > 0.0:
-            rise = min(rise, math.log(surprises[i]) - log_level[s])
+        state, row, surprise = held[slots[i]], rows[i], surprises[i]
+        elapsed = row - int(state[_ROW]) if state[_ROW] >= 0.0 else stride
         passed = min(elapsed, MOST_SKIPPED * stride)
-        log_level[s] = max(log_level[s] + rise - GAIN * AIM * tracked * passed, floor)
-        above = 1.0 if surprises[i] > common[i] else 0.0
-        log_common[s] = max(log_common[s] + COMMON_GAIN * passed * (above - COMMON), math.log(LEAST_COMMON))
+        state[_ROW] = row
+        if not math.isnan(state[_FROZEN]) and elapsed > LONGEST_GAP * stride:
+            _close(state)
+        if often:
+            level[i] = state[_LEVEL]
+            above = surprise > level[i]
+            code[i] = _ONSET if above else _WITHIN
+            rise = (OFTEN_GAIN if above else 0.0) - OFTEN_GAIN * OFTEN_AIM * rate * passed
+            state[_LEVEL] = max(state[_LEVEL] * math.exp(rise), floor)
+        elif math.isnan(state[_FROZEN]):
+            fall = STEP * AIM * rate * passed
+            state[_BASE] = max(state[_BASE] - LASTING * fall, floor)
+            lower = state[_LEVEL] - fall
+            if lower > state[_BASE]:
+                lower = state[_BASE] + (lower - state[_BASE]) * 0.5 ** (passed / (HALF_LIFE_DAYS * day))
+            state[_LEVEL] = level[i] = max(lower, floor)
+            code[i] = _WITHIN
+            if surprise > level[i]:
+                code[i] = _ONSET
+                state[_FROZEN], state[_PEAK] = level[i], surprise
+                state[_ONSET_ROW] = state[_COUNTED] = row
+                state[_QUIET] = 0.0
+        else:
+            level[i] = state[_FROZEN]
+            above = surprise > level[i]
+            code[i] = _ABOVE if above else _WITHIN
+            state[_PEAK] = max(surprise, state[_PEAK] - passed / day)
+            if row - state[_COUNTED] >= stride:
+                state[_COUNTED] = row
+                state[_QUIET] = 0.0 if above else state[_QUIET] + 1.0
+            elif above:
+                state[_QUIET] = 0.0
+            if row - state[_ONSET_ROW] >= ACCEPTED_AFTER_DAYS * day:
+                state[_LEVEL] = state[_BASE] = max(state[_FROZEN] + STEP, state[_PEAK])
+                state[_FROZEN] = math.nan
+            elif state[_QUIET] >= QUIET:
+                _close(state)
+        common[i] = math.exp(state[_LOG_COMMON])
+        beyond = 1.0 if surprise > common[i] else 0.0
+        state[_LOG_COMMON] = max(state[_LOG_COMMON] + COMMON_GAIN * passed * (beyond - COMMON), math.log(LEAST_COMMON))

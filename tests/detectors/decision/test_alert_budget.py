@@ -1,36 +1,62 @@
-"""The alert budget: the level follows what is normal, alarms stay near what was accepted, whatever the stride."""
+"""The alert budget: alarms stay near the accepted number, an incident counts once, and the fault after it is heard."""
 
 from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.detectors.decision import alert_budget
+from service.detectors.decision.alert_budget import AIM, LASTING, STEP
 from service.domain import F64
 
-QUIET, ABOVE, SPENT = alert_budget.REASONS
+WITHIN, ONSET, STILL_ABOVE = alert_budget.REASONS
+DAY = 1440  # rows, at one a minute
 
 
-def plainly(surprises: F64, rows: list[int], rate: float, stride: int) -> list[tuple[float, bool, float]]:
-    """The rule as the decision record words it, one window at a time, for budgets of at least one row in a thousand."""
-    log_level, tokens, newest, log_common = math.log(-math.log10(rate * stride)), 1.0, None, 0.0
-    out = []
-    for row, surprise in zip(rows, surprises, strict=True):
+def plainly(surprises: F64, rows: list[int], rate: float, stride: int) -> list[tuple[float, str]]:
+    """Level and reason of each window, by the rule as the module's docstring words it, one window at a time."""
+    start = -math.log10(rate * stride)
+    level = base = start
+    frozen: float | None = None
+    newest: int | None = None
+    onset = quiet = counted = 0
+    peak = 0.0
+    out: list[tuple[float, str]] = []
+    for row, surprise in zip(rows, surprises.tolist(), strict=True):
         elapsed = stride if newest is None else row - newest
+        passed = min(elapsed, 10 * stride)
         newest = row
-        tokens = min(tokens + 1.9 * rate * elapsed, max(1.0, 5000 * rate))
-        onset = surprise > math.exp(log_level)
-        called = onset and (tokens >= 1 or (tokens >= 0 and surprise >= math.exp(log_level) + 1))
-        out.append((math.exp(log_level), called, math.exp(log_common)))
-        tokens -= called
-        log_level += 0.4 * (onset - 1.6 * rate * min(elapsed, 10 * stride))
-        log_level = max(log_level, min(0.0, math.log(-math.log10(rate * stride) / 2)))
-        log_common += 0.01 * min(elapsed, 10 * stride) * ((surprise > math.exp(log_common)) - 0.1)
-        log_common = max(log_common, math.log(0.1))
+        if frozen is not None and elapsed > 10 * stride:
+            level, base, frozen = frozen + STEP, base + LASTING * STEP, None
+        if frozen is None:
+            fall = STEP * AIM * rate * passed
+            base = max(base - LASTING * fall, min(1.0, start / 2))
+            level -= fall
+            if level > base:
+                level = base + (level - base) / 2 ** (passed / (2 * DAY))
+            level = max(level, min(1.0, start / 2))
+            out.append((level, ONSET if surprise > level else WITHIN))
+            if surprise > level:
+                frozen, onset, counted, quiet, peak = level, row, row, 0, surprise
+            continue
+        out.append((frozen, STILL_ABOVE if surprise > frozen else WITHIN))
+        peak = max(surprise, peak - passed / DAY)
+        if surprise > frozen:
+            quiet = 0
+        elif row - counted >= stride:
+            quiet += 1
+        if row - counted >= stride:
+            counted = row
+        if row - onset >= DAY:
+            level = base = max(frozen + STEP, peak)
+            frozen = None
+        elif quiet == 3:
+            level, base, frozen = frozen + STEP, base + LASTING * STEP, None
     return out
 
 
@@ -38,11 +64,12 @@ def plainly(surprises: F64, rows: list[int], rate: float, stride: int) -> list[t
 @given(
     seed=st.integers(0, 10_000),
     stride=st.sampled_from([1, 10]),
-    rate=st.sampled_from([0.001, 0.004]),
-    skips=st.lists(st.integers(1, 30), min_size=5, max_size=60),
+    rate=st.sampled_from([0.0001, 0.0005, 0.0015]),
+    skips=st.lists(st.integers(1, 15), min_size=5, max_size=200),
+    scale=st.sampled_from([0.3, 2.0, 6.0]),
 )
-def test_every_form_follows_the_rule_as_worded(seed: int, stride: int, rate: float, skips: list[int]) -> None:
-    surprises = np.random.default_rng(seed).exponential(2.0, len(skips))
+def test_every_form_follows_the_rule_as_worded(seed: int, stride: int, rate: float, skips: list[int], scale: float) -> None:
+    surprises = np.random.default_rng(seed).exponential(scale, len(skips))
     rows = np.cumsum(np.array(skips) * stride)
     params = alert_budget.params_at(rate, stride)
     expected = plainly(surprises, rows.tolist(), rate, stride)
@@ -55,9 +82,10 @@ def test_every_form_follows_the_rule_as_worded(seed: int, stride: int, rate: flo
 
     assert after == [state]
     assert [together[at] for at in range(len(rows))] == singly
-    assert [one.is_anomaly for one in singly] == [flag for _, flag, _ in expected]
-    np.testing.assert_allclose([one.level for one in singly], [level for level, _, _ in expected])
-    np.testing.assert_allclose([one.common for one in singly], [common for _, _, common in expected])
+    assert [one.reason for one in singly] == [reason for _, reason in expected]
+    np.testing.assert_allclose([one.level for one in singly], [level for level, _ in expected])
+    assert [one.is_onset for one in singly] == [reason == ONSET for _, reason in expected]
+    assert [one.is_anomaly for one in singly] == [reason != WITHIN for _, reason in expected]
 
 
 def test_entities_do_not_touch_each_other() -> None:
@@ -75,7 +103,7 @@ def test_entities_do_not_touch_each_other() -> None:
 
 @pytest.mark.parametrize("stride", [1, 10])
 @pytest.mark.parametrize("rate", [0.01, 0.001, 1 / 10_080])
-@pytest.mark.parametrize("drift", [0.0, 1.5])
+@pytest.mark.parametrize("drift", [0.0, 0.5])
 def test_alarms_on_normal_data_stay_within_twice_the_budget(rate: float, stride: int, drift: float) -> None:
     # A perfectly calibrated surprise is exponential; drift lifts all of it, which breaks any static threshold.
     windows = 400_000 // stride
@@ -84,58 +112,71 @@ def test_alarms_on_normal_data_stay_within_twice_the_budget(rate: float, stride:
     rows = np.arange(1, windows + 1) * stride
     _, decisions = alert_budget.steps([alert_budget.start(params)], np.zeros(windows, np.int64), rows, surprises, params)
     accepted = rate * windows * stride
-    assert decisions.is_anomaly.sum() <= 2 * accepted
+    assert decisions.is_onset.sum() <= 2 * accepted + 2 * math.sqrt(2 * accepted)  # and what chance adds to it
     if rate >= 0.001:
-        assert decisions.is_anomaly.sum() >= accepted / 2
+        assert decisions.is_onset.sum() >= accepted / 4
 
 
-def test_a_lasting_shift_is_learnt_and_forgotten_again() -> None:
-    params = alert_budget.params_at(0.01)
+def decide(surprises: F64, params: alert_budget.BudgetParams) -> alert_budget.BudgetDecisions:
+    rows = np.arange(1, len(surprises) + 1) * params.stride
+    return alert_budget.steps([alert_budget.start(params)], np.zeros(len(rows), np.int64), rows, surprises, params)[1]
+
+
+def test_an_incident_counts_once_and_leaves_one_step_behind_however_long_and_strong_it_is() -> None:
+    params = alert_budget.params_for(1.0, 60_000, 10)
+    quiet = np.full(20, 0.3)
+    short, long = (decide(np.concatenate([quiet, fault, quiet]), params) for fault in (np.full(1, 3.0), np.full(100, 300.0)))
+    assert short.is_onset.sum() == long.is_onset.sum() == 1
+    assert long.is_anomaly.sum() == 100
+    assert short.level[-1] < params.start + STEP
+    assert long.level[-1] == pytest.approx(short.level[-1], abs=0.02)  # the longer one has fallen a little longer
+
+
+def test_the_fault_after_an_incident_is_as_audible_as_the_first() -> None:
+    """Twelve equal bouts an hour apart are twelve onsets; and one of 30 sigma hides none of a tenth of it."""
+    params = alert_budget.params_for(1.0, 60_000, 10)
+    bout, hour = np.full(6, 17.7), np.full(54, 0.5)
+    assert decide(np.concatenate([np.full(20, 0.5), *[bout, hour] * 12]), params).is_onset.sum() == 12
+    after = decide(np.concatenate([np.full(20, 0.5), np.full(60, 300.0), np.full(180, 0.5), np.full(6, 3.5)]), params)
+    assert after.is_onset[-6]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(0.0, 400.0), st.integers(1, 300)), max_size=40))
+def test_a_level_can_always_be_exceeded(bouts: list[tuple[float, int]]) -> None:
+    """Whatever came before, what lasts less than a day lifts the level by one step each time."""
+    params = alert_budget.params_for(1.0, 60_000, 1)
+    surprises = np.concatenate([np.full(20, 0.3), *(np.concatenate([np.full(n, s), np.full(5, 0.3)]) for s, n in bouts)])
+    decisions = decide(surprises, params)
+    assert decisions.level.max() <= params.start + STEP * len(bouts) + 1e-9
+
+
+def test_only_what_lasts_is_accepted_as_the_new_normal_and_it_is_forgotten_again() -> None:
+    params = alert_budget.params_for(1.0, 60_000, 1)
     rng = np.random.default_rng(3)
-    surprises = np.concatenate([rng.exponential(0.4, 2000), 8 + rng.exponential(0.4, 3000), rng.exponential(0.4, 6000)])
-    rows = np.arange(len(surprises))
-    _, decisions = alert_budget.steps([alert_budget.start(params)], np.zeros(len(rows), np.int64), rows, surprises, params)
-    assert decisions.is_anomaly[2000]  # the first row of the shift is an onset
-    assert decisions.level[4900] > 7  # and later it is what is normal: the tracker does not freeze
-    assert decisions.level[-1] < 3
-    assert decisions.shift[0] == 0
+    calm, shifted = rng.exponential(0.3, 2 * DAY), 8 + rng.exponential(0.2, 3 * DAY)
+    decisions = decide(np.concatenate([np.minimum(calm, 2.0), shifted]), params)
+    at = 2 * DAY
+    assert decisions.is_onset[at]
+    assert not decisions.is_onset[at + 1 : at + DAY].any()
+    assert decisions.level[at + DAY - 2] == decisions.level[at]  # open: as at the onset
+    assert decisions.level[at + DAY + 2] > 8  # accepted
+    assert decisions.is_onset[at + DAY + 2 :].sum() <= 12
 
 
-def test_an_empty_bucket_suppresses_and_says_so_while_the_level_learns() -> None:
-    params = alert_budget.params_at(1e-4)
-    level = params.tracked_level + params.extrapolation
-    state, first = alert_budget.step(alert_budget.start(params), 1, level + 0.5, params)
-    again, second = alert_budget.step(state, 2, math.exp(state.log_level) + params.extrapolation + 0.9, params)
-    assert (first.reason, second.reason) == (ABOVE, SPENT)
-    assert (first.is_anomaly, second.is_anomaly) == (True, False)
-    assert again.log_level > state.log_level
-    _, third = alert_budget.step(state, 3, 0.1, params)
-    assert third.reason == QUIET
+def test_a_budget_beyond_what_calibration_supports_starts_just_beyond_it() -> None:
+    rare = alert_budget.params_for(0.001, 10_000, 10, floor_p=1e-3)
+    assert rare.start == pytest.approx(3.0 + alert_budget.BEYOND_SUPPORT)
+    assert alert_budget.params_for(1.0, 60_000, 10, floor_p=1e-6).start == pytest.approx(-math.log10(10 / 1440))
 
 
-def test_a_false_alarm_does_not_hide_the_fault_after_it_but_a_second_one_waits() -> None:
-    params = alert_budget.params_at(1e-4)
-    after, chance = alert_budget.step(alert_budget.start(params), 1, params.tracked_level + params.extrapolation + 0.5, params)
-    owing, fault = alert_budget.step(after, 2, 30.0, params)
-    assert (chance.reason, fault.reason) == (ABOVE, ABOVE)
-    assert after.tokens == pytest.approx(0.0, abs=1e-3)
-    assert owing.tokens == pytest.approx(-1.0, abs=1e-3)
-    paid_back = math.ceil(1 / (alert_budget.REFILL * 1e-4))
-    for calm, reason in ((paid_back - 50, SPENT), (paid_back + 50, ABOVE)):
-        later, _ = alert_budget.step(owing, 2 + calm, 0.1, params)
-        assert alert_budget.step(later, 3 + calm, 30.0, params)[1].reason == reason
+def test_with_a_budget_of_an_alarm_in_a_few_windows_each_window_counts_by_itself() -> None:
+    decisions = decide(np.array([0.5, 9.0, 9.0, 9.0, 0.5]), alert_budget.params_at(0.01))
+    assert decisions.is_onset.tolist() == [False, True, True, True, False]
+    assert decisions.level[2] / decisions.level[1] == pytest.approx(math.exp(0.6), rel=0.02)
 
 
-def test_a_growing_fault_does_not_push_the_level_of_a_rare_budget_ahead_of_itself() -> None:
-    params = alert_budget.params_for(1 / 7, 60_000, 1)  # one a week on minute data
-    quiet = np.random.default_rng(5).exponential(0.2, 300)
-    surprises = np.concatenate([quiet, np.linspace(1, 10, 10)])  # ten windows from nothing to far beyond the level
-    _, decisions = alert_budget.steps([alert_budget.start(params)], np.zeros(310, np.int64), np.arange(310), surprises, params)
-    assert not decisions.is_anomaly[:300].any()
-    assert decisions.is_anomaly[300:].sum() == 1
-
-
-def test_a_gap_nobody_saw_does_not_melt_the_level() -> None:
+def test_a_gap_without_scores_does_not_lower_the_level() -> None:
     params = alert_budget.params_at(0.01, stride=10)
     state, _ = alert_budget.step(alert_budget.start(params), 10, 9.0, params)
     _, short = alert_budget.step(alert_budget.step(state, 120, 0.0, params)[0], 130, 0.0, params)
@@ -146,9 +187,13 @@ def test_a_gap_nobody_saw_does_not_melt_the_level() -> None:
 def test_the_budget_people_state_becomes_a_rate_and_a_level() -> None:
     daily = alert_budget.params_for(1.0, 60_000, 10)
     assert daily.rate == pytest.approx(1 / 1440)
-    assert daily.tracked_level + daily.extrapolation == pytest.approx(-math.log10(10 / 1440))  # one window in 144
-    fast = alert_budget.params_for(1.0, 50, 10)  # 20 rows a second: far beyond what can be followed, so extrapolated
-    assert fast.tracked == alert_budget.RAREST_TRACKED
+    assert daily.start == pytest.approx(-math.log10(10 / 1440))  # one window in 144
     assert alert_budget.params_for(1e9, 1000, 1).rate == alert_budget.MOST_OFTEN
-    _, decision = alert_budget.step(alert_budget.start(fast), 0, 1.0, fast)
-    assert decision.level == pytest.approx(-math.log10(fast.rate * 10))
+
+
+def test_a_state_of_the_version_before_keeps_its_row_and_starts_at_the_calibrated_level() -> None:
+    params = alert_budget.params_for(1.0, 60_000, 10)
+    former = msgspec.msgpack.decode(msgspec.msgpack.encode([0.5, 0.25, 1230, 0.1]), type=alert_budget.BudgetState)
+    now = alert_budget.current(former, params)
+    assert (now.level, now.row, now.log_common) == (params.start, 1230, 0.1)
+    assert alert_budget.current(now, params) is now
