@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Sequence
 
-from service.alerts.messages.message import number
+from service.alerts.messages.numbers import number
 from service.domain import Alert, MetricShare
 
 PANELS = 3

@@ -5,19 +5,17 @@ Written for a reader who was woken by it: what, since when, how unusual, and wha
 
 from __future__ import annotations
 
-import itertools
 import math
-import statistics
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
 
+from service.alerts.messages.numbers import decimals, fixed, number, sparkline, two_figures
 from service.alerts.times import span_words
 from service.domain import Alert, MemberScore, MetricShare, Severity, Status
 
-SPARKS = "▁▂▃▄▅▆▇█"
 METRICS_SHOWN = 5
 
 # What to do next, by data-health check.
@@ -150,7 +148,7 @@ def one_in(p: float) -> str:
         return "never seen"
     if p < 1e-12:
         return "less than one window in 1,000,000,000,000"
-    return f"about one window in {_two_figures(1 / min(p, 1.0)):,}"
+    return f"about one window in {two_figures(1 / min(p, 1.0)):,}"
 
 
 def metric_line(metric: MetricShare) -> MetricLine:
@@ -163,11 +161,11 @@ def metric_line(metric: MetricShare) -> MetricLine:
         and math.isfinite(metric.expected + metric.spread)
     ):
         low, high = metric.expected - 3 * metric.spread, metric.expected + 3 * metric.spread
-        digits = _decimals(metric.spread)
+        digits = decimals(metric.spread)
         if low < 0 <= min([metric.expected, *(value for value in metric.recent if value is not None)]):
-            usual = f"usually up to {_fixed(high, digits)}"  # a count or a rate, which was never seen below zero
+            usual = f"usually up to {fixed(high, digits)}"  # a count or a rate, which was never seen below zero
         else:
-            usual = f"usually {_fixed(low, digits)} to {_fixed(high, digits)}"
+            usual = f"usually {fixed(low, digits)} to {fixed(high, digits)}"
     seen = _seen(metric)
     return MetricLine(
         name=metric.name,
@@ -180,38 +178,6 @@ def metric_line(metric: MetricShare) -> MetricLine:
     )
 
 
-def sparkline(values: Sequence[float | None], width: int = 24) -> str:
-    """The points as at most ``width`` block characters, each the point of its stretch farthest from the median; a gap: a space."""
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    if not known:
-        return ""
-    low, middle, high = min(known), statistics.median_low(known), max(known)
-    marks = []
-    for bucket in _buckets(values, width):
-        seen = [value for value in bucket if value is not None and math.isfinite(value)]
-        if not seen:
-            marks.append(" ")
-            continue
-        # the value farthest from the median, so that one odd row is not averaged away; halves, because a difference may be infinite
-        shown = max(seen, key=lambda value: abs(value / 2 - middle / 2))
-        place = 0.5 if high == low else (shown / 2 - low / 2) / (high / 2 - low / 2)
-        marks.append(SPARKS[min(int(place * len(SPARKS)), len(SPARKS) - 1)])
-    return "".join(marks)
-
-
-def number(value: float | None, spread: float | None = None) -> str:
-    """A value rounded to what its spread makes meaningful (three figures when the spread is unknown); ``no value`` for none."""
-    if value is None or not math.isfinite(value):
-        return "no value"
-    if value == 0:
-        return "0"
-    if abs(value) >= 1e15 or abs(value) < 1e-6:
-        return f"{value:.2e}"
-    figures = 2 - math.floor(math.log10(abs(value)))
-    digits = figures if spread is None or not spread > 0 or not math.isfinite(spread) else max(figures, _decimals(spread))
-    return _fixed(value, min(digits, 8))
-
-
 def moment(milliseconds: int) -> str:
     """``2026-11-22 03:04:05 UTC``."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -220,30 +186,6 @@ def moment(milliseconds: int) -> str:
 def _seen(metric: MetricShare) -> str:
     actual, expected = number(metric.actual, metric.spread), number(metric.expected, metric.spread)
     return actual if metric.expected is None else f"{actual} instead of about {expected}"
-
-
-def _decimals(spread: float) -> int:
-    """Decimals that show one figure of the spread."""
-    return min(8, max(0, -math.floor(math.log10(spread)))) if spread > 0 and math.isfinite(spread) else 2
-
-
-def _fixed(value: float, digits: int) -> str:
-    rounded = round(value, digits)
-    text = f"{rounded:,.{max(0, digits)}f}"
-    text = text.rstrip("0").rstrip(".") if "." in text else text
-    return "0" if text in {"-0", ""} else text
-
-
-def _two_figures(value: float) -> int:
-    if value < 10:
-        return max(1, round(value))
-    return int(round(value, 1 - math.floor(math.log10(value))))
-
-
-def _buckets(values: Sequence[float | None], width: int) -> list[Sequence[float | None]]:
-    count = min(width, len(values))
-    edges = [round(i * len(values) / count) for i in range(count + 1)]
-    return [values[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def listed(names: Sequence[str]) -> str:

@@ -16,17 +16,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from service.alerts.messages.charts import draw
-from service.alerts.messages.message import (
-    compose,
-    metric_line,
-    number,
-    one_in,
-    sentence,
-    sparkline,
-    summary_sentence,
-    summary_title,
-    title,
-)
+from service.alerts.messages.message import compose, metric_line, one_in, sentence, summary_sentence, summary_title, title
+from service.alerts.messages.numbers import number, sparkline
 from service.alerts.messages.sample import sample_alert
 from service.alerts.receivers.email import EmailNotifier
 from service.alerts.receivers.slack import BLOCK_LIMIT, HEADER_LIMIT, TEXT_LIMIT, SlackNotifier, payload
