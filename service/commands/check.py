@@ -82,7 +82,9 @@ def check_models(settings: Settings) -> list[CheckResult]:
             results.append(CheckResult(what, False, _sentence(error)))
             continue
         bundles.append(bundle)
-        results.append(CheckResult(what, True, _describe(bundle, settings.alerts.bounds)))
+        results.append(
+            CheckResult(what, True, _describe(bundle, settings.alerts.bounds) + _budget_beyond_support(bundle, settings))
+        )
     return results + _check_reach(settings, bundles)
 
 
@@ -94,6 +96,24 @@ def _describe(bundle: Bundle, bounds: SeverityBounds) -> str:
         f"{_needed_for_more(tail, bounds, bundle.window)}"
     )
     return f"{detail}; left out: {left_out_metrics(bundle)}" if bundle.scaler.left_out else detail
+
+
+def _budget_beyond_support(bundle: Bundle, settings: Settings) -> str:
+    """Says so where the alert budget is rarer than the calibration supports, and where levels start instead."""
+    from service.detectors.decision.alert_budget import params_for
+
+    per_day = settings.detection.budget.per_entity_day(len(bundle.scaler.entities))
+    tail, interval_ms = bundle.calibration(), bundle.schema.interval_ms
+    asked, starts = (
+        params_for(per_day, interval_ms, bundle.stride, floor_p=floor_p, window=bundle.window) for floor_p in (0.0, tail.floor)
+    )
+    if starts.start >= asked.start:
+        return ""
+    supported = per_day * 10 ** (asked.start - starts.start)
+    return (
+        f"; the alert budget of {per_day:.2g} a day for each entity is rarer than this calibration supports: levels start at about"
+        f" {supported:.2g} a day and adapt; more training data, or a larger detection.budget, avoids that"
+    )
 
 
 def _needed_for_more(tail: Calibration, bounds: SeverityBounds, window: int) -> str:
