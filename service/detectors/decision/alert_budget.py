@@ -52,7 +52,7 @@ COMMON_GAIN = 0.01  # per row, in log surprise: 100 rows in a row above it raise
 LEAST_COMMON = 0.1  # surprise: the least value of ``common``; four calibration windows in five exceed it
 # After a gap the level falls for at most this many strides: rows that were not scored say nothing about what is normal.
 MOST_SKIPPED = 10
-# Windows of an excursion at most so many strides apart; a longer gap ends it, as it does in ``alerts.lifecycle``.
+# Strides without a scored window that end an excursion. An alert ends by its own gap, ``alerts.max_gap_seconds``.
 LONGEST_GAP = 10
 
 FORMAT = 2  # of ``BudgetState``; states of format 1 held the logarithm of the level
