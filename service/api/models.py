@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model
 from service.alerts.control.commands import LATEST_MS, LONGEST_AUTHOR, LONGEST_NOTE, Mark
 from service.alerts.control.mutes import Silence
 from service.alerts.times import iso
-from service.domain import Severity, Status
+from service.domain import Action, Severity, Status
 
 LONGEST_SILENCE = 10 * 366 * 86_400
 
@@ -78,7 +78,7 @@ class EventFilters(HistoryQuery):
 
     alert_id: Annotated[str | None, Field(pattern=r"^[0-9a-f]{32}$", description="Only those of this alert (its whole id).")] = None
     action: Annotated[
-        Literal["opened", "fired", "raised", "lowered", "updated", "acknowledged", "resolved"] | None,
+        Action | None,
         Field(description="Only transitions of this kind."),
     ] = None
     after: Annotated[

@@ -21,7 +21,7 @@ class Status(StrEnum):
     RESOLVED = "resolved"
 
 
-Action = Literal["opened", "fired", "raised", "lowered", "updated", "acknowledged", "resolved"]
+Action = Literal["opened", "fired", "raised", "lowered", "widened", "updated", "acknowledged", "resolved"]
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +30,11 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     ``alert_id`` is ``alert_id(entity, bundle, first anomalous row)``; ``seq`` counts transitions from 1, so the newest
     state of an alert is the one with the highest ``seq``. ``action`` and ``reason`` say what changed and why. An alert of the
     kind ``data_health`` is about the data of one entity or of the metrics topic (then ``entity`` is the topic) and has no score.
+
+    ``every_days``: how often, in days, normal operation of this entity brings an alert as strong as its peak, and no rarer than
+    the data support (0: not known). ``also``: metrics that became unusual while the alert was open and that it did not name
+    before; the action is then ``widened``. ``interval_ms``: between two rows of ``metrics[].recent``. ``model_trained_at``: when
+    the bundle was trained, ms (0: not known); ``calibrated_days``: the days of normal operation that its claims rest on.
     """
 
     alert_id: str
@@ -61,6 +66,11 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     first_offset: int = -1
     last_offset: int = -1
     kind: Literal["anomaly", "data_health"] = "anomaly"
+    every_days: float = 0.0
+    also: tuple[MetricShare, ...] = ()
+    interval_ms: int = 0
+    model_trained_at: int = 0
+    calibrated_days: float = 0.0
 
 
 def alert_id(entity: str, bundle: str, first_row: int) -> str:

@@ -72,6 +72,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     bundle: str = ""
     bundle_version: str = ""
     interval_ms: int = 1000
+    model_trained_at: int = 0
+    calibrated_days: float = 0.0
     labels: Mapping[str, str] = {}
     topic: str = ""
     partition: int = -1

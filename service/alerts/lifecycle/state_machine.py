@@ -122,6 +122,9 @@ def _open(
         partition=verdict.partition,
         first_offset=verdict.first_offset,
         last_offset=verdict.last_offset,
+        interval_ms=verdict.interval_ms,
+        model_trained_at=verdict.model_trained_at,
+        calibrated_days=verdict.calibrated_days,
     )
     episode = Episode(
         alert=alert,
