@@ -87,7 +87,8 @@ def test_the_open_episode_in_an_entity_s_state_is_read_and_goes_on() -> None:
     through = Episodes(EpisodeSettings(), "0123456789ab")  # one that never stopped
     through.observe(drawn("..ccw"))
     rest = drawn("..ccw.......")[5:]
-    assert episodes.observe(rest) == through.observe(rest)
+    # An alert opened before alerts carried their interval goes on without it; everything else is the same.
+    assert episodes.observe(rest) == [msgspec.structs.replace(each, interval_ms=0) for each in through.observe(rest)]
     assert episodes.open_alerts() == []
 
 
