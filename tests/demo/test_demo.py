@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.alerts.messages.message import summary_title
+from service.alerts.messages.groups import summary_title
 from service.alerts.receivers.slack import payload
 from service.demo.lessons import moving
 from service.demo.messages import is_over

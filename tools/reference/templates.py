@@ -40,7 +40,7 @@ EMAIL = {
 def page() -> str:
     """The whole page. Raises ``LookupError`` for a variable without a meaning."""
     firing, _ = sample_alert(NOW_MS)
-    seen = rendering.context([firing], "3f9c1a", "https://kibana.example.org/{alert_id}", 10)
+    seen = rendering.context([firing], "3f9c1a", {}, 10, "https://kibana.example.org/{alert_id}")
     said = dict(ENTRY.findall(inspect.getsource(rendering.context)))
     lines = head("Template variables", OPENING)
     lines += ["## In every template", ""]

@@ -6,15 +6,15 @@ Written for a reader who was woken by it: what, since when, how unusual, and wha
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
 
+from service.alerts.messages.circumstances import PLAIN, Circumstances
 from service.alerts.messages.numbers import decimals, fixed, number, sparkline, two_figures
 from service.alerts.times import span_words
-from service.domain import Alert, MemberScore, MetricShare, Severity, Status
+from service.domain import Alert, MemberScore, MetricShare, Status
 
 METRICS_SHOWN = 5
 
@@ -65,9 +65,11 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     history_url: str | None  #: ``notifications.history_url`` for this alert; none when it is not set
     stands_out: str  #: a heading for the metrics
     more: str  #: the command that shows the alert
+    runbook: str  #: where what to do is written (``notifications.links``); empty when nothing matches
+    owner: str  #: who looks after it (``notifications.links``); empty when nothing matches
 
 
-def compose(alert: Alert, history_url: str | None = None) -> Message:
+def compose(alert: Alert, circumstances: Circumstances = PLAIN, history_url: str | None = None) -> Message:
     """The message about one alert. ``history_url`` may hold ``{alert_id}``."""
     return Message(
         title=title(alert),
@@ -88,6 +90,8 @@ def compose(alert: Alert, history_url: str | None = None) -> Message:
         history_url=history_url.replace("{alert_id}", alert.alert_id) if history_url else None,
         stands_out="What stood out at its worst" if alert.status is Status.RESOLVED else "What stands out",
         more=f"tidewatch alerts show {alert.alert_id[:12]}",
+        runbook=circumstances.runbook,
+        owner=circumstances.owner,
     )
 
 
@@ -200,47 +204,3 @@ def _voted(members: Sequence[MemberScore]) -> str:
 
 def _missing(members: Sequence[MemberScore]) -> str:
     return ", ".join(f"{m.name} ({m.state}{': ' + m.reason if m.reason else ''})" for m in members if m.state != "ok")
-
-
-def rank_first(alerts: Sequence[Alert]) -> list[Alert]:
-    """Most severe first, firing before resolved, then by start."""
-    return sorted(alerts, key=lambda a: (a.status is Status.RESOLVED, -Severity(a.severity).rank, a.started_at, a.entity))
-
-
-def summary_title(alerts: Sequence[Alert]) -> str:
-    """The subject of a message about many: ``[CRITICAL] 50 alerts firing on 50 entities, 2 resolved``."""
-    if len(alerts) == 1:
-        return title(alerts[0])
-    firing = [alert for alert in alerts if alert.status is not Status.RESOLVED]
-    resolved = len(alerts) - len(firing)
-    if not firing:
-        return f"[RESOLVED] {resolved:,} alerts are over on {_on(alerts)}"
-    worst = max(firing, key=lambda alert: alert.severity.rank).severity
-    over = f", {resolved:,} resolved" if resolved else ""
-    return f"[{worst.upper()}] {len(firing):,} alert{'' if len(firing) == 1 else 's'} firing on {_on(firing)}{over}"
-
-
-def _on(alerts: Sequence[Alert]) -> str:
-    """The name of the only entity, or the number of entities."""
-    entities = {alert.entity for alert in alerts}
-    return next(iter(entities)) if len(entities) == 1 else f"{len(entities):,} entities"
-
-
-def summary_sentence(alerts: Sequence[Alert]) -> str:
-    """One sentence about many alerts: when they began, how severe they are, which metrics they share, which labels."""
-    firing = [alert for alert in alerts if alert.status is not Status.RESOLVED] or list(alerts)
-    counts = [
-        f"{n:,} {severity}" for severity in reversed(Severity) if (n := sum(alert.peak_severity is severity for alert in firing))
-    ]
-    first, last = min(a.started_at for a in firing), max(a.started_at for a in firing)
-    when = f"at {moment(first)}" if last - first < 1000 else f"between {moment(first)} and {moment(last)}"
-    tops = Counter(alert.metrics[0].name for alert in firing if alert.metrics)
-    mainly = ""
-    if tops:
-        name, count = tops.most_common(1)[0]
-        mainly = f"; {name} stands out most on {count:,} of them"
-    shared = set(firing[0].labels.items())
-    for alert in firing[1:]:
-        shared &= set(alert.labels.items())
-    together = f"; all of them have {', '.join(f'{k}={v}' for k, v in sorted(shared))}" if shared else ""
-    return f"They began {when}: {', '.join(counts)}{mainly}{together}."

@@ -16,7 +16,9 @@ import jinja2
 import msgspec
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from service.alerts.messages.message import compose, rank_first, summary_sentence, summary_title
+from service.alerts.messages.circumstances import PLAIN, ByAlert
+from service.alerts.messages.groups import rank_first, summary_sentence, summary_title
+from service.alerts.messages.message import compose
 from service.alerts.messages.sample import sample_alert
 from service.domain import Alert, Status
 from service.errors import ConfigError
@@ -24,10 +26,12 @@ from service.errors import ConfigError
 Kind = Literal["html", "text", "slack", "json"]
 
 
-def context(alerts: Sequence[Alert], key: str, history_url: str | None, shown: int) -> dict[str, Any]:
+def context(
+    alerts: Sequence[Alert], key: str, circumstances: ByAlert, shown: int, history_url: str | None = None
+) -> dict[str, Any]:
     """The variables of a template about these alerts; the first ``shown`` of them have a message of their own."""
     ordered = rank_first(alerts)
-    messages = [compose(alert, history_url) for alert in ordered[:shown]]
+    messages = [compose(alert, circumstances.get(alert.alert_id, PLAIN), history_url) for alert in ordered[:shown]]
     over = all(alert.status is Status.RESOLVED for alert in ordered)
     return {
         "title": summary_title(ordered),  #: the subject line
@@ -75,7 +79,7 @@ class Template:
                 self._template = environment(kind).from_string(file.read_text(encoding="utf-8"))
             firing, resolved = sample_alert(1_763_769_600_000)
             for alerts in ([firing], [resolved], [firing, resolved]):
-                self.render(**context(alerts, "sample", None, 10), picture="picture", picture_alt="a picture")
+                self.render(**context(alerts, "sample", {}, 10), picture="picture", picture_alt="a picture")
         except (jinja2.TemplateError, OSError, ValueError, TypeError, ArithmeticError, AttributeError) as error:
             raise ConfigError(
                 f"The template {file or builtin} of receiver {receiver!r} does not work: {error}.",

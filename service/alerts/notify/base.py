@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from service.alerts.messages.circumstances import NOTHING_KNOWN, ByAlert
 from service.domain import Alert
 
 
@@ -13,8 +14,9 @@ class Notifier(Protocol):
 
     name: str
 
-    async def send(self, alerts: Sequence[Alert], *, key: str) -> None:
+    async def send(self, alerts: Sequence[Alert], *, key: str, circumstances: ByAlert = NOTHING_KNOWN) -> None:
         """Deliver one message about ``alerts`` (at least one). ``key`` is the idempotency key, the same on every try.
+        ``circumstances``: what is known around the alerts, also the same on every try.
 
         One attempt; the caller retries. Raises ``DeliveryFailed`` (try again) or ``DeliveryRefused`` (no try will ever succeed).
         """

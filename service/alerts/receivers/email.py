@@ -11,7 +11,8 @@ from email.utils import formatdate
 import aiosmtplib
 
 from service.alerts.messages.charts import described, draw
-from service.alerts.messages.message import rank_first
+from service.alerts.messages.circumstances import NOTHING_KNOWN, ByAlert
+from service.alerts.messages.groups import rank_first
 from service.alerts.messages.rendering import Template, context
 from service.clock import Clock, SystemClock
 from service.domain import Alert
@@ -48,9 +49,9 @@ class EmailNotifier:
             )
         self._context = _tls_context(receiver) if receiver.tls != "none" else None
 
-    async def send(self, alerts: Sequence[Alert], *, key: str) -> None:
+    async def send(self, alerts: Sequence[Alert], *, key: str, circumstances: ByAlert = NOTHING_KNOWN) -> None:
         """Send one message about ``alerts``."""
-        message = await asyncio.to_thread(self.build, alerts, key, self._clock.now_ms())
+        message = await asyncio.to_thread(self.build, alerts, key, self._clock.now_ms(), circumstances)
         try:
             refused, _ = await aiosmtplib.send(
                 message,
@@ -80,11 +81,11 @@ class EmailNotifier:
     async def close(self) -> None:
         """Nothing stays open between messages."""
 
-    def build(self, alerts: Sequence[Alert], key: str, now_ms: int) -> EmailMessage:
+    def build(self, alerts: Sequence[Alert], key: str, now_ms: int, circumstances: ByAlert = NOTHING_KNOWN) -> EmailMessage:
         """The whole message. CPU work (it draws): call in a thread."""
         first = rank_first(alerts)[0]
         picture = draw(first)
-        values = context(alerts, key, self._history_url, ALERTS_SHOWN)
+        values = context(alerts, key, circumstances, ALERTS_SHOWN, self._history_url)
         values |= {"picture": PICTURE if picture else None, "picture_alt": described(first.metrics)}
         mail = EmailMessage()
         mail["Subject"] = _one_line(values["title"])

@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 
-from service.alerts.messages.message import Message, compose, rank_first, summary_sentence, summary_title
+from service.alerts.messages.circumstances import NOTHING_KNOWN, PLAIN, ByAlert
+from service.alerts.messages.groups import rank_first, summary_sentence, summary_title
+from service.alerts.messages.message import Message, compose
 from service.alerts.messages.rendering import Template, context, slack_escape
 from service.alerts.receivers.http import Post
 from service.domain import Alert
@@ -29,12 +31,12 @@ class SlackNotifier:
         self._template = Template("slack", receiver.name, file=receiver.template) if receiver.template else None
         self._post = Post(receiver.name, receiver.url, receiver.url_file, allow_http=receiver.allow_http, timeout=timeout)
 
-    async def send(self, alerts: Sequence[Alert], *, key: str) -> None:
+    async def send(self, alerts: Sequence[Alert], *, key: str, circumstances: ByAlert = NOTHING_KNOWN) -> None:
         """Post one message about ``alerts``."""
         if self._template is None:
-            content = payload(alerts, self._history_url)
+            content = payload(alerts, circumstances, self._history_url)
         else:
-            content = templated(self._template.render(**context(alerts, key, self._history_url, ALERTS_SHOWN)))
+            content = templated(self._template.render(**context(alerts, key, circumstances, ALERTS_SHOWN, self._history_url)))
         body = msgspec.json.encode(content)
         await self._post.send(body, {"content-type": "application/json", "idempotency-key": key})
 
@@ -43,10 +45,10 @@ class SlackNotifier:
         await self._post.close()
 
 
-def payload(alerts: Sequence[Alert], history_url: str | None = None) -> dict[str, Any]:
+def payload(alerts: Sequence[Alert], circumstances: ByAlert = NOTHING_KNOWN, history_url: str | None = None) -> dict[str, Any]:
     """The webhook's JSON: ``text`` for notifications and screen readers, ``blocks`` for the message."""
     ordered = rank_first(alerts)
-    messages = [compose(alert, history_url) for alert in ordered[:ALERTS_SHOWN]]
+    messages = [compose(alert, circumstances.get(alert.alert_id, PLAIN), history_url) for alert in ordered[:ALERTS_SHOWN]]
     if len(ordered) == 1:
         blocks = _single(messages[0])
         text = f"{_sign(messages[0])} {messages[0].title}"

@@ -13,7 +13,9 @@ from typing import Any
 
 import msgspec
 
-from service.alerts.messages.message import compose, rank_first, summary_title
+from service.alerts.messages.circumstances import NOTHING_KNOWN, PLAIN, ByAlert
+from service.alerts.messages.groups import rank_first, summary_title
+from service.alerts.messages.message import compose
 from service.alerts.messages.rendering import Template, context
 from service.alerts.receivers.http import Post
 from service.clock import Clock, SystemClock
@@ -37,12 +39,12 @@ class WebhookNotifier:
         self._clock = clock or SystemClock()
         self._post = Post(receiver.name, receiver.url, receiver.url_file, allow_http=receiver.allow_http, timeout=timeout)
 
-    async def send(self, alerts: Sequence[Alert], *, key: str) -> None:
+    async def send(self, alerts: Sequence[Alert], *, key: str, circumstances: ByAlert = NOTHING_KNOWN) -> None:
         """Post one message about ``alerts``."""
         if self._template is None:
-            body = msgspec.json.encode(payload(alerts, key, self._history_url))
+            body = msgspec.json.encode(payload(alerts, key, circumstances, self._history_url))
         else:
-            body = self._template.render(**context(alerts, key, self._history_url, ALERTS_SENT)).encode()
+            body = self._template.render(**context(alerts, key, circumstances, ALERTS_SENT, self._history_url)).encode()
         headers = {"content-type": "application/json", "idempotency-key": key}
         if self._secret is not None:
             headers["x-tidewatch-signature"] = sign(body, self._secret, self._clock.now_ms() // 1000)
@@ -53,13 +55,15 @@ class WebhookNotifier:
         await self._post.close()
 
 
-def payload(alerts: Sequence[Alert], key: str, history_url: str | None = None) -> dict[str, Any]:
+def payload(
+    alerts: Sequence[Alert], key: str, circumstances: ByAlert = NOTHING_KNOWN, history_url: str | None = None
+) -> dict[str, Any]:
     """``version``, ``key``, ``title``, ``count`` and the most severe ``alerts`` (at most 500), each with its
     sentence and whole state."""
     ordered = rank_first(alerts)
     shown = []
     for alert in ordered[:ALERTS_SENT]:
-        message = compose(alert, history_url)
+        message = compose(alert, circumstances.get(alert.alert_id, PLAIN), history_url)
         shown.append({"sentence": message.sentence, "history_url": message.history_url, **msgspec.to_builtins(alert)})
     return {"version": VERSION, "key": key, "title": summary_title(ordered), "count": len(ordered), "alerts": shown}
 

@@ -145,7 +145,7 @@ def test_it_is_worded_without_a_score_everywhere() -> None:
     message = compose(fired)
     assert message.title == "[WARNING] metrics: 500 messages of 1 partition are not read yet (100 allowed)"
     assert message.sentence.startswith("The data of metrics are not well since ")
-    text = str(payload([fired])) + str(context([fired], "key", None, 5)) + document(fired)["message"]
+    text = str(payload([fired])) + str(context([fired], "key", {}, 5)) + document(fired)["message"]
     assert "one window in" not in text
     assert document(fired)["tidewatch"]["kind"] == "data_health"
     assert msgspec.json.decode(encode_transition(fired)[1], type=Alert) == fired

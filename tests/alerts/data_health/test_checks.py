@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from service.alerts.control.matchers import attribute
 from service.alerts.data_health.alerts import DataHealth
 from service.alerts.data_health.checks import check
-from service.alerts.messages.message import compose, summary_title
+from service.alerts.messages.groups import summary_title
+from service.alerts.messages.message import compose
 from service.domain import Alert, DataSnapshot, HealthItem, HealthItems, HealthReport, Status, TrainedModel
 from service.settings import DataHealthSettings
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from service.alerts.messages.charts import draw
-from service.alerts.messages.message import compose, metric_line, one_in, sentence, summary_sentence, summary_title, title
+from service.alerts.messages.groups import summary_sentence, summary_title
+from service.alerts.messages.message import compose, metric_line, one_in, sentence, title
 from service.alerts.messages.numbers import number, sparkline
 from service.alerts.messages.sample import sample_alert
 from service.alerts.receivers.email import EmailNotifier
@@ -116,7 +117,7 @@ def test_the_sentence_of_every_status() -> None:
 
 def test_votes_and_missing_detectors_are_named() -> None:
     members = (MemberScore("deep", 9.0, 1e-4), MemberScore("statistical", None, None, "timeout", "no answer within 30 s"))
-    message = compose(alert(members=members), "https://kibana.example/{alert_id}")
+    message = compose(alert(members=members), history_url="https://kibana.example/{alert_id}")
     assert message.voted == "deep (about one window in 10,000)"
     assert message.missing == "statistical (timeout: no answer within 30 s)"
     assert message.history_url == f"https://kibana.example/{alert().alert_id}"
@@ -170,7 +171,7 @@ def texts(block: dict[str, Any]) -> list[dict[str, Any]]:
 @given(st.lists(ALERTS, min_size=1, max_size=12))
 @settings(max_examples=30, deadline=None)
 def test_slack_stays_within_its_limits_and_nothing_becomes_a_mention(alerts: list[Alert]) -> None:
-    made = payload(alerts, "https://kibana.example/{alert_id}")
+    made = payload(alerts, history_url="https://kibana.example/{alert_id}")
     assert 0 < len(made["blocks"]) <= BLOCK_LIMIT
     for block in made["blocks"]:
         for text in texts(block):

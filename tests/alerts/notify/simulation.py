@@ -9,6 +9,7 @@ from functools import partial
 
 import msgspec
 
+from service.alerts.messages.circumstances import NOTHING_KNOWN, ByAlert
 from service.alerts.notify.dispatcher import NotificationService
 from service.alerts.notify.group_records import groups_of, records_of
 from service.alerts.notify.grouping import Group
@@ -66,7 +67,7 @@ class Line:
         self._world = world
         self._process = world.process
 
-    async def send(self, alerts: Sequence[Alert], *, key: str) -> None:
+    async def send(self, alerts: Sequence[Alert], *, key: str, circumstances: ByAlert = NOTHING_KNOWN) -> None:
         await self._world.alive(self._process)
         self._inbox.take(alerts, key)
         if self._world.kill_next:

@@ -10,6 +10,7 @@ import pytest
 import structlog
 
 from service.alerts.data_health.alerts import DataHealth
+from service.alerts.messages.circumstances import NOTHING_KNOWN, ByAlert
 from service.alerts.notify.data_watch import DataWatch
 from service.alerts.notify.dispatcher import NotificationService
 from service.alerts.notify.journal import Journal
@@ -34,7 +35,7 @@ class Direct:
         self.name = inbox.name
         self._inbox = inbox
 
-    async def send(self, alerts: Sequence[Alert], *, key: str) -> None:
+    async def send(self, alerts: Sequence[Alert], *, key: str, circumstances: ByAlert = NOTHING_KNOWN) -> None:
         self._inbox.take(alerts, key)
 
     async def close(self) -> None:
