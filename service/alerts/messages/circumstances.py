@@ -47,7 +47,8 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     value that explains them best (``rack=r2: 3 of 3 hosts``; empty: none does). ``earlier``: the last time something like it
     happened (``None``: not known); ``earlier_count``: how often in the last 30 days. ``runbook`` and ``owner``:
     ``notifications.links``. ``repeat_after_s``: when this receiver is reminded if it goes on; ``resolve_after_s``: quiet time after
-    which it is told as resolved (``None``: never). ``notified_severity``: what this receiver was last sent (``None``: nothing yet).
+    which it is told as resolved (``None``: never). ``notified_severity``: what this receiver was last sent (``None``: nothing yet);
+    ``changed``: since then it became more severe, or other metrics joined.
     ``units``: ``notifications.units``, as (glob of metric names, unit).
     """
 
@@ -63,6 +64,7 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     repeat_after_s: float | None = None
     resolve_after_s: float | None = None
     notified_severity: Severity | None = None
+    changed: bool = False
     is_reminder: bool = False
     units: tuple[tuple[str, str], ...] = ()
 

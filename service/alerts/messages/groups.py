@@ -1,30 +1,85 @@
-"""A message about several alerts: their order, its subject and its opening sentence. Pure."""
+"""A message about several alerts: their order, its subject and its opening sentence. Pure.
+
+What the receiver does not know yet comes first: a new fault in a group of old ones must not be the last line of
+"5 alerts firing on 4 entities".
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 
-from service.alerts.messages.message import moment, title
+from service.alerts.messages.circumstances import NOTHING_KNOWN, PLAIN, ByAlert
+from service.alerts.messages.message import compose, moment
 from service.domain import Alert, Severity, Status
 
-
-def rank_first(alerts: Sequence[Alert]) -> list[Alert]:
-    """Most severe first, firing before resolved, then by start."""
-    return sorted(alerts, key=lambda a: (a.status is Status.RESOLVED, -Severity(a.severity).rank, a.started_at, a.entity))
+NEW, CHANGED, OLD, OVER = range(4)  # to this receiver, in the order in which they are shown
 
 
-def summary_title(alerts: Sequence[Alert]) -> str:
-    """The subject of a message about many: ``[CRITICAL] 50 alerts firing on 50 entities, 2 resolved``."""
+def news_of(alert: Alert, circumstances: ByAlert = NOTHING_KNOWN) -> int:
+    """What the receiver knows of this alert: ``NEW``, ``CHANGED`` (more severe, or other metrics joined), ``OLD`` or ``OVER``."""
+    if alert.status is Status.RESOLVED:
+        return OVER
+    known = circumstances.get(alert.alert_id, PLAIN)
+    if known.notified_severity is None:
+        return NEW
+    return CHANGED if known.changed else OLD
+
+
+def rank_first(alerts: Sequence[Alert], circumstances: ByAlert = NOTHING_KNOWN) -> list[Alert]:
+    """What is new to the receiver first, then what changed, what it knows, and what resolved; among these the most severe first,
+    then by start."""
+    return sorted(alerts, key=lambda a: (news_of(a, circumstances), -Severity(a.severity).rank, a.started_at, a.entity))
+
+
+def summary_title(alerts: Sequence[Alert], circumstances: ByAlert = NOTHING_KNOWN) -> str:
+    """The subject of a message about many: ``[CRITICAL] 50 alerts firing on 50 entities, 2 resolved``. A new fault, or one that
+    changed, in a group of old ones names itself: ``[CRITICAL] db-7: cpu 97 instead of about 40; 4 older alerts still firing``."""
     if len(alerts) == 1:
-        return title(alerts[0])
-    firing = [alert for alert in alerts if alert.status is not Status.RESOLVED]
-    resolved = len(alerts) - len(firing)
+        return _title(alerts[0], circumstances)
+    ordered = rank_first(alerts, circumstances)
+    kinds = Counter(news_of(alert, circumstances) for alert in ordered)
+    firing = [alert for alert in ordered if alert.status is not Status.RESOLVED]
+    resolved = kinds[OVER]
     if not firing:
         return f"[RESOLVED] {resolved:,} alerts are over on {_on(alerts)}"
-    worst = max(firing, key=lambda alert: alert.severity.rank).severity
     over = f", {resolved:,} resolved" if resolved else ""
-    return f"[{worst.upper()}] {len(firing):,} alert{'' if len(firing) == 1 else 's'} firing on {_on(firing)}{over}"
+    if names_itself(ordered, circumstances):
+        more = [f"{count:,} more {word}" for count, word in _others(kinds)]
+        older = f"{kinds[OLD]:,} older alert{'' if kinds[OLD] == 1 else 's'} still firing"
+        return f"{', '.join([_title(ordered[0], circumstances), *more])}; {older}{over}"
+    worst = max(firing, key=lambda alert: alert.severity.rank).severity
+    still = "still firing" if kinds[OLD] == len(firing) else "firing"
+    return f"[{worst.upper()}] {len(firing):,} alert{'' if len(firing) == 1 else 's'} {still} on {_on(firing)}{over}"
+
+
+def names_itself(alerts: Sequence[Alert], circumstances: ByAlert = NOTHING_KNOWN) -> bool:
+    """Whether the message tells something new beside alerts that the receiver knows already."""
+    kinds = {news_of(alert, circumstances) for alert in alerts}
+    return OLD in kinds and bool(kinds & {NEW, CHANGED})
+
+
+def opening(alerts: Sequence[Alert], circumstances: ByAlert = NOTHING_KNOWN) -> str:
+    """The first words of the message: the sentence of the only alert, or of what is new and then of all together."""
+    first = rank_first(alerts, circumstances)[0]
+    sentence = compose(first, circumstances.get(first.alert_id, PLAIN)).sentence
+    if len(alerts) == 1:
+        return sentence
+    together = summary_sentence(alerts)
+    if not names_itself(alerts, circumstances):
+        return together
+    return f"{sentence} With the older alerts: {together[0].lower()}{together[1:]}"
+
+
+def _title(alert: Alert, circumstances: ByAlert) -> str:
+    return compose(alert, circumstances.get(alert.alert_id, PLAIN)).title
+
+
+def _others(kinds: Counter[int]) -> list[tuple[int, str]]:
+    """How many are new, or changed, beside the one that the title names."""
+    first = NEW if kinds[NEW] else CHANGED
+    left = [(kinds[kind] - (kind == first), word) for kind, word in ((NEW, "new"), (CHANGED, "changed"))]
+    return [(count, word) for count, word in left if count]
 
 
 def _on(alerts: Sequence[Alert]) -> str:

@@ -17,7 +17,7 @@ import msgspec
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from service.alerts.messages.circumstances import PLAIN, ByAlert
-from service.alerts.messages.groups import rank_first, summary_sentence, summary_title
+from service.alerts.messages.groups import opening, rank_first, summary_title
 from service.alerts.messages.message import compose
 from service.alerts.messages.sample import sample_alert
 from service.domain import Alert, Status
@@ -30,13 +30,13 @@ def context(
     alerts: Sequence[Alert], key: str, circumstances: ByAlert, shown: int, history_url: str | None = None
 ) -> dict[str, Any]:
     """The variables of a template about these alerts; the first ``shown`` of them have a message of their own."""
-    ordered = rank_first(alerts)
+    ordered = rank_first(alerts, circumstances)
     messages = [compose(alert, circumstances.get(alert.alert_id, PLAIN), history_url) for alert in ordered[:shown]]
     over = all(alert.status is Status.RESOLVED for alert in ordered)
     return {
-        "title": summary_title(ordered),  #: the subject line
-        "opening": messages[0].sentence if len(ordered) == 1 else summary_sentence(ordered),  #: one sentence about all the alerts
-        "messages": messages,  #: the most severe alerts, as many as the receiver shows, most severe first
+        "title": summary_title(ordered, circumstances),  #: the subject line
+        "opening": opening(ordered, circumstances),  #: one sentence about all the alerts
+        "messages": messages,  #: as many alerts as the receiver shows: what is new to it first, then the most severe
         "more": len(ordered) - len(messages),  #: how many alerts are left out of ``messages``
         "count": len(ordered),  #: how many alerts the message is about
         "tone": "resolved" if over else messages[0].severity,  #: ``critical``, ``warning``, ``info`` or ``resolved``

@@ -83,7 +83,7 @@ class EmailNotifier:
 
     def build(self, alerts: Sequence[Alert], key: str, now_ms: int, circumstances: ByAlert = NOTHING_KNOWN) -> EmailMessage:
         """The whole message. CPU work (it draws): call in a thread."""
-        first = rank_first(alerts)[0]
+        first = rank_first(alerts, circumstances)[0]
         picture = draw(first)
         values = context(alerts, key, circumstances, ALERTS_SHOWN, self._history_url)
         values |= {"picture": PICTURE if picture else None, "picture_alt": described(first.metrics)}

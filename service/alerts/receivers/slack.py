@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from service.alerts.messages.circumstances import NOTHING_KNOWN, PLAIN, ByAlert
-from service.alerts.messages.groups import rank_first, summary_sentence, summary_title
+from service.alerts.messages.groups import opening, rank_first, summary_title
 from service.alerts.messages.message import Message, compose
 from service.alerts.messages.rendering import Template, context, slack_escape
 from service.alerts.receivers.http import Post
@@ -47,14 +47,14 @@ class SlackNotifier:
 
 def payload(alerts: Sequence[Alert], circumstances: ByAlert = NOTHING_KNOWN, history_url: str | None = None) -> dict[str, Any]:
     """The webhook's JSON: ``text`` for notifications and screen readers, ``blocks`` for the message."""
-    ordered = rank_first(alerts)
+    ordered = rank_first(alerts, circumstances)
     messages = [compose(alert, circumstances.get(alert.alert_id, PLAIN), history_url) for alert in ordered[:ALERTS_SHOWN]]
     if len(ordered) == 1:
         blocks = _single(messages[0])
         text = f"{_sign(messages[0])} {messages[0].title}"
     else:
-        text = summary_title(ordered)
-        blocks = [_header(f"{_sign(messages[0])} {text}"), _section(slack_escape(summary_sentence(ordered)))]
+        text = summary_title(ordered, circumstances)
+        blocks = [_header(f"{_sign(messages[0])} {text}"), _section(slack_escape(opening(ordered, circumstances)))]
         blocks += [_section(_brief(message)) for message in messages]
         if len(ordered) > ALERTS_SHOWN:
             blocks.append(_context(f"… and {len(ordered) - ALERTS_SHOWN:,} more; the history has them all."))

@@ -60,12 +60,12 @@ def payload(
 ) -> dict[str, Any]:
     """``version``, ``key``, ``title``, ``count`` and the most severe ``alerts`` (at most 500), each with its
     sentence and whole state."""
-    ordered = rank_first(alerts)
+    ordered = rank_first(alerts, circumstances)
     shown = []
     for alert in ordered[:ALERTS_SENT]:
         message = compose(alert, circumstances.get(alert.alert_id, PLAIN), history_url)
         shown.append({"sentence": message.sentence, "history_url": message.history_url, **msgspec.to_builtins(alert)})
-    return {"version": VERSION, "key": key, "title": summary_title(ordered), "count": len(ordered), "alerts": shown}
+    return {"version": VERSION, "key": key, "title": summary_title(ordered, circumstances), "count": len(ordered), "alerts": shown}
 
 
 def sign(body: bytes, secret: str, seconds: int) -> str:
