@@ -256,9 +256,12 @@ def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
 
 
 def build_notifications(
-    settings: Settings, journal: Journal, health: Health | None = None, *, on_outcome: OnOutcome
+    settings: Settings, journal: Journal, health: Health | None = None, *, on_outcome: OnOutcome, history: bool = True
 ) -> NotificationService:
-    """The notification service with every receiver of the settings. Raises ``ConfigError`` for one that cannot work."""
+    """The notification service with every receiver of the settings. ``history``: earlier alerts are looked up in Elasticsearch.
+
+    Raises ``ConfigError`` for a receiver that cannot work.
+    """
     from service.alerts.notify.dispatcher import NotificationService
 
     return NotificationService(
@@ -268,6 +271,7 @@ def build_notifications(
         clock=SystemClock(),
         on_outcome=on_outcome,
         health=health,
+        past_alerts=partial(build_history, settings) if history else None,
     )
 
 
@@ -276,14 +280,12 @@ def build_alert_manager(settings: Settings, *, store: bool) -> AlertManager:
     from service.alerts.in_process import AlertManager
     from service.alerts.lifecycle.episodes import Episodes
 
-    def make_notifications(journal: Journal) -> NotificationService:
-        return build_notifications(settings, journal, on_outcome=lambda *_: None)  # the library form serves no metrics
-
+    unmeasured = partial(build_notifications, settings, on_outcome=lambda *_: None, history=store)  # it serves no metrics
     return AlertManager(
         Episodes(settings.alerts, settings.config_hash()),
         clock=SystemClock(),
         make_store=partial(build_alert_store, settings) if store else None,
-        make_notifications=make_notifications if settings.notifications.receivers else None,
+        make_notifications=unmeasured if settings.notifications.receivers else None,
     )
 
 

@@ -35,6 +35,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     the data support (0: not known). ``also``: metrics that became unusual while the alert was open and that it did not name
     before; the action is then ``widened``. ``interval_ms``: between two rows of ``metrics[].recent``. ``model_trained_at``: when
     the bundle was trained, ms (0: not known); ``calibrated_days``: the days of normal operation that its claims rest on.
+    ``resolve_after_ms``: quiet time after which the alert resolves (0: not known).
     """
 
     alert_id: str
@@ -71,6 +72,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     interval_ms: int = 0
     model_trained_at: int = 0
     calibrated_days: float = 0.0
+    resolve_after_ms: int = 0
 
 
 def alert_id(entity: str, bundle: str, first_row: int) -> str:

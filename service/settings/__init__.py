@@ -17,10 +17,12 @@ from service.settings.loading import CONFIG_VARIABLE, Settings, load_settings, s
 from service.settings.log import LogSettings
 from service.settings.notifications import (
     InhibitRuleSettings,
+    LinkSettings,
     MaintenanceSettings,
     NotificationSettings,
     RouteSettings,
     SilenceSettings,
+    UnitSettings,
 )
 from service.settings.receivers import EmailReceiver, HeartbeatSettings, Receiver, SlackReceiver, WebhookReceiver
 from service.settings.secrets import reveal
@@ -40,6 +42,7 @@ __all__ = [
     "HttpSettings",
     "InhibitRuleSettings",
     "KafkaSettings",
+    "LinkSettings",
     "LogSettings",
     "MaintenanceSettings",
     "ModelRule",
@@ -53,6 +56,7 @@ __all__ = [
     "StreamSettings",
     "TopicSettings",
     "TrainingSettings",
+    "UnitSettings",
     "WebhookReceiver",
     "load_settings",
     "reveal",

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, ClassVar, Self
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from service.settings.base import Positive, Seconds, Section
 from service.settings.receivers import HeartbeatSettings, Receiver
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"there is no time zone {name!r} (use a name like Europe/Berlin)") from error
+    return name
+
+
+TimeZone = Annotated[str, AfterValidator(_known_zone)]
 
 
 class RouteSettings(Section):
@@ -66,7 +79,7 @@ class MaintenanceSettings(Section):
 
     cron: str
     duration_minutes: Positive
-    timezone: str = "UTC"
+    timezone: TimeZone = "UTC"
     match: dict[str, str] = {}
     comment: str = ""
 
@@ -80,11 +93,38 @@ class MaintenanceSettings(Section):
             croniter(self.cron, datetime(2000, 1, 1, tzinfo=UTC), max_years_between_matches=99).get_next()
         except CroniterBadDateError as error:
             raise ValueError(f"{self.cron!r} names no date that exists, so the window would never open") from error
-        try:
-            ZoneInfo(self.timezone)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError(f"there is no time zone {self.timezone!r} (use a name like Europe/Berlin)") from error
         return self
+
+
+class LinkSettings(Section):
+    """What a message about a matching alert (see ``routes``) says of where to read and whom to ask. The first link with a
+    ``runbook`` that matches gives the runbook, the first with an ``owner`` the owner.
+
+    In ``runbook``, ``{entity}``, ``{metric}`` (the leading one), ``{alert_id}`` and ``{label}`` (any label's name) are replaced by
+    the alert's, escaped for a URL.
+    """
+
+    match: dict[str, str] = {}
+    runbook: str | None = None
+    owner: str | None = None
+
+    @model_validator(mode="after")
+    def _useful(self) -> Self:
+        if not self.runbook and not self.owner:
+            raise ValueError("a link needs a runbook or an owner")
+        if self.runbook:
+            plain = re.sub(r"\{[^{}]+\}", "", self.runbook)
+            parts = urlsplit(plain)
+            if parts.scheme not in ("http", "https") or not parts.netloc or re.search(r"[{}\s]", plain):
+                raise ValueError(f"the runbook {self.runbook!r} is no URL (write it like https://wiki.example.org/{{entity}})")
+        return self
+
+
+class UnitSettings(Section):
+    """The unit of the metrics whose name matches this glob, as a message shows it. The first that matches counts."""
+
+    match: str
+    unit: Annotated[str, Field(min_length=1, max_length=20)]
 
 
 class NotificationSettings(Section):
@@ -99,6 +139,9 @@ class NotificationSettings(Section):
     send_resolved: bool = True
     attempt_timeout_seconds: Seconds = 10.0
     deadline_seconds: Seconds = 3600.0
+    time_zone: TimeZone = "UTC"  # of the times in messages, beside UTC
+    links: list[LinkSettings] = []
+    units: list[UnitSettings] = []
     history_url: str | None = None  # where a message's "history" link leads, with {alert_id} in it
 
     @model_validator(mode="after")

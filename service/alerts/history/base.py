@@ -3,11 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
+
+import msgspec
 
 from service.alerts.control.commands import Command
 from service.alerts.topics.deliveries import Delivery
-from service.domain import Alert, Rejected
+from service.domain import Alert, Rejected, Severity
+
+
+class Remark(msgspec.Struct, frozen=True):
+    """What an operator said of an alert at ``at`` (ms). ``verdict``: of a mark (``none`` takes it back), else ``None``."""
+
+    at: int
+    author: str
+    note: str = ""
+    verdict: Literal["true", "false", "none"] | None = None
+
+
+class PastAlert(msgspec.Struct, frozen=True, kw_only=True):
+    """What is remembered of an alert that fired. ``metrics``: their names, the leading one first; of an alert about the data, what
+    was checked. ``severity``: the highest it had."""
+
+    alert_id: str
+    entity: str
+    started_at: int
+    ended_at: int | None
+    reason: str
+    severity: Severity
+    metrics: tuple[str, ...]
+    remarks: tuple[Remark, ...] = ()
+
+
+class PastAlerts(Protocol):
+    """Where earlier alerts are looked up."""
+
+    async def past_alerts(self, entity: str, before: int) -> Sequence[PastAlert]:
+        """The newest alerts of this entity that fired and began before ``before`` (ms), newest first; a bounded number. Raises
+        ``StoreUnavailable`` or ``ConfigError``."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
 
 
 class AlertStore(Protocol):

@@ -7,7 +7,9 @@ from typing import Any, Literal, TypedDict, Unpack
 
 import msgspec
 
+from service.alerts.history.base import PastAlert
 from service.alerts.history.elasticsearch_client import ElasticsearchClient
+from service.alerts.history.past import UNUSED, is_about, past_alert, remark
 from service.alerts.times import iso
 from service.domain import Severity, Status
 from service.settings import ElasticsearchSettings
@@ -34,6 +36,9 @@ NEWEST_EVENTS: list[dict[str, Any]] = [*NEWEST_ALERTS, {"event.sequence": "desc"
 NEWEST_NOTIFICATIONS: list[dict[str, Any]] = [{"@timestamp": "desc"}, {"tidewatch.receiver": "asc"}]
 
 
+PAST_ALERTS, PAST_REMARKS = 50, 200  # of one entity, in one look-up
+
+
 class HistoryFilters(TypedDict, total=False):
     """Which alerts: ``since`` and ``until`` (ms) bound the start; ``entity`` may hold ``*`` and ``?``; ``severity`` is the least
     peak severity; ``told_only`` leaves out alerts that never fired."""
@@ -54,6 +59,7 @@ class AlertHistory:
         self._alerts = f"{settings.index_prefix}-alerts"
         self._events = f"{settings.index_prefix}-alert-events"
         self._notifications = f"{settings.index_prefix}-notifications"
+        self._audit = f"{settings.index_prefix}-audit"
 
     async def find(self, *, limit: int = 50, **filters: Unpack[HistoryFilters]) -> list[dict[str, Any]]:
         """Alert documents, newest start first."""
@@ -102,6 +108,18 @@ class AlertHistory:
             self._notifications, exact, sort=NEWEST_NOTIFICATIONS, size=1000, without=["tidewatch.alert_id"]
         )
         return AlertWithEvents(whole, [hit["_source"] for hit in events], [hit["_source"] for hit in reversed(messages)])
+
+    async def past_alerts(self, entity: str, before: int) -> list[PastAlert]:
+        """The newest alerts of this entity that fired and began before ``before`` (ms), newest first, with what operators said."""
+        wanted = history_query(until=before, told_only=True)
+        wanted["bool"]["filter"].append({"term": {"tidewatch.entity": entity}})
+        hits = await self._client.search(self._alerts, wanted, sort=NEWEST_ALERTS, size=PAST_ALERTS, without=UNUSED)
+        documents = [hit["_source"] for hit in hits]
+        if not documents:
+            return []
+        ids = {"terms": {"tidewatch.alert_id": [each["tidewatch"]["alert_id"] for each in documents]}}
+        said = await self._client.search(self._audit, ids, sort=[{"@timestamp": "desc"}], size=PAST_REMARKS)
+        return [past_alert(each, [remark(hit["_source"]) for hit in said if is_about(hit["_source"], each)]) for each in documents]
 
     async def refresh(self) -> None:
         """Make what was just written visible to searches."""

@@ -125,6 +125,7 @@ def _open(
         interval_ms=verdict.interval_ms,
         model_trained_at=verdict.model_trained_at,
         calibrated_days=verdict.calibrated_days,
+        resolve_after_ms=policy.resolve_after_windows * verdict.stride * verdict.interval_ms,
     )
     episode = Episode(
         alert=alert,

@@ -13,6 +13,7 @@ from service.alerts.messages.circumstances import NOTHING_KNOWN, PLAIN, ByAlert
 from service.alerts.messages.message import compose, moment
 from service.domain import Alert, Severity, Status
 
+NAMED = 3  # of so many new alerts the first is named; more are counted
 NEW, CHANGED, OLD, OVER = range(4)  # to this receiver, in the order in which they are shown
 
 
@@ -44,19 +45,23 @@ def summary_title(alerts: Sequence[Alert], circumstances: ByAlert = NOTHING_KNOW
     if not firing:
         return f"[RESOLVED] {resolved:,} alerts are over on {_on(alerts)}"
     over = f", {resolved:,} resolved" if resolved else ""
+    older = f"; {kinds[OLD]:,} older alert{'' if kinds[OLD] == 1 else 's'} still firing" if kinds[OLD] else ""
     if names_itself(ordered, circumstances):
         more = [f"{count:,} more {word}" for count, word in _others(kinds)]
-        older = f"{kinds[OLD]:,} older alert{'' if kinds[OLD] == 1 else 's'} still firing"
-        return f"{', '.join([_title(ordered[0], circumstances), *more])}; {older}{over}"
-    worst = max(firing, key=lambda alert: alert.severity.rank).severity
-    still = "still firing" if kinds[OLD] == len(firing) else "firing"
-    return f"[{worst.upper()}] {len(firing):,} alert{'' if len(firing) == 1 else 's'} {still} on {_on(firing)}{over}"
+        return f"{', '.join([_title(ordered[0], circumstances), *more])}{older}{over}"
+    told = [alert for alert in firing if news_of(alert, circumstances) != OLD]
+    shown, what, older = (
+        (told, "new or worse alert" if kinds[CHANGED] else "new alert", older) if told and older else (firing, "alert", "")
+    )
+    worst = max(shown, key=lambda alert: alert.severity.rank).severity
+    still = "firing" if told else "still firing"
+    return f"[{worst.upper()}] {len(shown):,} {what}{'' if len(shown) == 1 else 's'} {still} on {_on(shown)}{older}{over}"
 
 
 def names_itself(alerts: Sequence[Alert], circumstances: ByAlert = NOTHING_KNOWN) -> bool:
-    """Whether the message tells something new beside alerts that the receiver knows already."""
-    kinds = {news_of(alert, circumstances) for alert in alerts}
-    return OLD in kinds and bool(kinds & {NEW, CHANGED})
+    """Whether the message tells a little that is new beside alerts that the receiver knows already."""
+    kinds = Counter(news_of(alert, circumstances) for alert in alerts)
+    return bool(kinds[OLD]) and 0 < kinds[NEW] + kinds[CHANGED] <= NAMED
 
 
 def opening(alerts: Sequence[Alert], circumstances: ByAlert = NOTHING_KNOWN) -> str:

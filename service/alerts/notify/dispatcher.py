@@ -15,7 +15,10 @@ import msgspec
 
 from service.alerts.control.commands import Command, Control
 from service.alerts.control.mutes import Mutes
+from service.alerts.history.base import PastAlerts
 from service.alerts.notify.base import Notifier
+from service.alerts.notify.earlier_alerts import EarlierAlerts
+from service.alerts.notify.facts import Facts
 from service.alerts.notify.grouping import Group, delivery_of
 from service.alerts.notify.journal import Journal
 from service.alerts.notify.numbered_routes import with_route_ids
@@ -49,18 +52,25 @@ class NotificationService:
         clock: Clock,
         on_outcome: OnOutcome,
         health: Health | None = None,
+        past_alerts: Callable[[], PastAlerts] | None = None,
         retry_wait: tuple[float, float] = (0.5, 60.0),
     ) -> None:
-        """``health``: where a queue whose task fails shows. ``retry_wait``: the first and the longest wait between two tries
+        """``past_alerts``: connects to the history, for when something like an alert happened last.
+
+        ``health``: where a queue whose task fails shows. ``retry_wait``: the first and the longest wait between two tries
         (seconds)."""
         self.control = Control()
         self._clock = clock
+        self._looks_up = past_alerts is not None
         self._journal = journal
         self._on_outcome = on_outcome
         self._attempt_timeout = settings.attempt_timeout_seconds
         self._tasks = BackgroundTasks("notify", health or Health(clock), clock)
         self._mutes = Mutes(settings)
         self._routes = Routes(settings)
+        self._earlier = EarlierAlerts(past_alerts, self.control, clock=clock)
+        self._facts = Facts(settings, self._earlier)
+        self._look_ups = BackgroundTasks("notify", health or Health(clock), clock)
         first, longest = retry_wait
         tries = Tries(settings.attempt_timeout_seconds, settings.deadline_seconds, first, longest)
         self._queues = {
@@ -70,6 +80,7 @@ class NotificationService:
                 clock=clock,
                 policy_of=partial(self._routes.policy_of, name),
                 muted=self._muted,
+                facts=self._facts,
                 on_outcome=partial(on_outcome, name),
                 tries=tries,
             )
@@ -80,12 +91,15 @@ class NotificationService:
         """Begin to deliver."""
         for name, queue in self._queues.items():
             self._tasks.start(f"receiver {name}", queue.run)
+        if self._looks_up:
+            self._look_ups.start("earlier alerts", self._earlier.look_up)
 
     def accept(self, transitions: Sequence[tuple[Alert, int]]) -> None:
         """Route (transition, offset) pairs to the groups of their receivers; never waits. Offset -1: not from a topic."""
         now = self._clock.now_ms()
         for alert, _ in transitions:
             self._mutes.observe(alert)
+            self._facts.observe(alert)
         routed = [(alert, offset, self._routes.destinations_of(alert)) for alert, offset in transitions]
         for name, queue in self._queues.items():  # also those that an alert is no longer routed to: they may hold it
             queue.absorb([Arrival(alert, offset, to.get(name)) for alert, offset, to in routed], now)
@@ -122,6 +136,7 @@ class NotificationService:
                 continue
             for entry in group.entries.values():
                 self._mutes.observe(entry.alert)
+                self._facts.observe(entry.alert)
         for name, queue in self._queues.items():
             of_receiver = {key: group for key, group in groups.items() if group.receiver == name}
             queue.restore(of_receiver, partial(self._destination_of, name))
@@ -129,6 +144,7 @@ class NotificationService:
     def forget(self) -> None:
         """Drop all groups, because another process notifies from now on."""
         self._mutes.forget()
+        self._facts.forget()
         self._journal.clear()
         for queue in self._queues.values():
             queue.forget()
@@ -149,6 +165,7 @@ class NotificationService:
         """Let the tries in flight end, then release the notifiers. What waits for its next try stays pending."""
         for queue in self._queues.values():
             queue.request_end()
+        await self._look_ups.close()
         await self._tasks.close(drain=self._attempt_timeout + 1)
         await close_all(*(queue.close for queue in self._queues.values()))
 

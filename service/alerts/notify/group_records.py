@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from service.alerts.notify.grouping import Entry, Group
+from service.alerts.notify.grouping import Entry, Found, Group
 from service.alerts.notify.numbered_routes import text_of
 from service.errors import Stop
 
@@ -24,10 +24,12 @@ class _GroupRecord(Group, frozen=True, kw_only=True):
 
 
 class _EntryRecord(msgspec.Struct, frozen=True):
-    """One alert of a group: as it stands, and as it is in the pending message where that differs."""
+    """One alert of a group: as it stands, as it is in the pending message where that differs, and what that message says of the
+    circumstances."""
 
     entry: Entry | None
     pending: Entry | None = msgspec.field(name="owed")
+    found: Found | None = None
 
 
 _encode = msgspec.msgpack.encode
@@ -44,8 +46,10 @@ def records_of(key: str, before: Group | None, now: Group | None) -> dict[bytes,
     old_pending, new_pending = _pending_apart(before), _pending_apart(now)
     changed = {name for name, entry in new.items() if old.get(name) is not entry} | (old.keys() - new.keys())
     changed |= {name for name in old_pending.keys() | new_pending.keys() if old_pending.get(name) is not new_pending.get(name)}
+    old_found, new_found = _found(before), _found(now)
+    changed |= {name for name in old_found.keys() | new_found.keys() if old_found.get(name) is not new_found.get(name)}
     for name in changed:
-        held = _EntryRecord(new.get(name), new_pending.get(name))
+        held = _EntryRecord(new.get(name), new_pending.get(name), new_found.get(name))
         records[_key(key, name)] = None if held.entry is None and held.pending is None else _encode(held)
     head = None if now is None else _encode(_record(now))
     if head != (None if before is None else _encode(_record(before))):
@@ -84,8 +88,12 @@ def _pending_apart(group: Group | None) -> dict[str, Entry]:
     return {name: e for e in group.pending.entries if group.entries.get(name := e.alert.alert_id) is not e}
 
 
+def _found(group: Group | None) -> Mapping[str, Found]:
+    return {} if group is None or group.pending is None else group.pending.found
+
+
 def _record(group: Group) -> _GroupRecord:
-    pending = None if group.pending is None else msgspec.structs.replace(group.pending, entries=[])
+    pending = None if group.pending is None else msgspec.structs.replace(group.pending, entries=[], found={})
     ids = [] if group.pending is None else [entry.alert.alert_id for entry in group.pending.entries]
     return _GroupRecord(**(_fields(group) | {"entries": {}, "pending": pending, "pending_ids": ids}))
 
@@ -94,7 +102,8 @@ def _whole(record: _GroupRecord, entries: Mapping[str, _EntryRecord]) -> Group:
     pending = record.pending
     if pending is not None:
         as_sent = [(one.pending or one.entry) for name in record.pending_ids if (one := entries.get(name)) is not None]
-        pending = msgspec.structs.replace(pending, entries=[entry for entry in as_sent if entry is not None])
+        found = {name: one.found for name, one in entries.items() if one.found is not None}
+        pending = msgspec.structs.replace(pending, entries=[entry for entry in as_sent if entry is not None], found=found)
     held = {name: one.entry for name, one in entries.items() if one.entry is not None}
     kept = {name: value for name, value in _fields(record).items() if name != "pending_ids"}
     return Group(**(kept | {"route": text_of(record.route), "entries": held, "pending": pending}))

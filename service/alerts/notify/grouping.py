@@ -7,12 +7,14 @@ All times here are wall-clock milliseconds, passed in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from service.alerts.control.mutes import MuteReason
+from service.alerts.messages.circumstances import Earlier
 from service.alerts.notify.routing import Policy, group_key
+from service.alerts.notify.surroundings import Surroundings
 from service.alerts.topics.deliveries import Delivery, DeliveryState
 from service.domain import Alert, Severity, Status
 
@@ -22,6 +24,15 @@ class Notified(msgspec.Struct, frozen=True):
 
     status: Status
     severity: Severity
+    also: tuple[str, ...] = ()  # metrics that joined while the alert was open
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What was found around one alert when a message about it became due. It is recorded, so that every try says the same."""
+
+    surroundings: Surroundings = Surroundings()
+    earlier: Earlier | None = None
+    earlier_count: int = 0
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +64,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 class Notification(msgspec.Struct, frozen=True):
     """One message, frozen when it became due: every try sends the same content under the same key. ``attempts``: tries that
-    have failed so far, the last of them because of ``problem``."""
+    have failed so far, the last of them because of ``problem``. ``found``: by alert id, for those that a message shows first."""
 
     group_key: str
     receiver: str
@@ -64,6 +75,7 @@ class Notification(msgspec.Struct, frozen=True):
     due_at: int = msgspec.field(default=0, name="owed_at")
     attempts: int = 0
     problem: str | None = None
+    found: Mapping[str, Found] = {}
 
     @property
     def alerts(self) -> list[Alert]:
@@ -109,7 +121,16 @@ def change_of(entry: Entry, policy: Policy) -> str | None:
         return "fired" if alert.status is Status.FIRING else "fired and already over"
     if alert.status is Status.RESOLVED:
         return "resolved" if policy.send_resolved and notified.status is Status.FIRING else None
-    return "raised" if entry.routed and alert.severity.rank > notified.severity.rank else None
+    if not entry.routed:
+        return None
+    if alert.severity.rank > notified.severity.rank:
+        return "raised"
+    return "widened" if joined(alert) - set(notified.also) else None
+
+
+def joined(alert: Alert) -> set[str]:
+    """The metrics that became unusual while the alert was open."""
+    return {metric.name for metric in alert.also}
 
 
 def absorb(group: Group, arrived: Sequence[tuple[Alert, int]], now: int, policy: Policy) -> Group:
@@ -159,7 +180,7 @@ def settled(group: Group, message: Notification, now: int, policy: Policy) -> Gr
         entry = entries.get(sent.alert.alert_id)
         if entry is None:
             continue
-        known = Notified(sent.alert.status, sent.alert.severity)
+        known = Notified(sent.alert.status, sent.alert.severity, tuple(sorted(joined(sent.alert))))
         if (
             entry.notified != known or entry.offset != -1 or entry.moved
         ):  # a reminder changes nothing, so nothing is recorded for it

@@ -15,6 +15,7 @@ import msgspec
 
 from service.alerts.control.mutes import MuteReason
 from service.alerts.notify.base import Notifier
+from service.alerts.notify.facts import Facts
 from service.alerts.notify.grouping import Group, Notification, change_of, delivery_of, mark_muted, spent, unsent_offset
 from service.alerts.notify.journal import Journal
 from service.alerts.notify.receiver_groups import Arrival, ReceiverGroups
@@ -56,15 +57,18 @@ class ReceiverQueue:
         clock: Clock,
         policy_of: Callable[[str], Policy],
         muted: MuteReason,
+        facts: Facts,
         on_outcome: OnReceiverOutcome,
         tries: Tries,
     ) -> None:
-        """``policy_of``: the policy of this receiver on a route. ``muted``: why an alert is muted now."""
+        """``policy_of``: the policy of this receiver on a route. ``muted``: why an alert is muted now.
+        ``facts``: what is known around alerts."""
         self._notifier = notifier
         self._journal = journal
         self._clock = clock
         self._policy_of = policy_of
         self._muted = muted
+        self._facts = facts
         self._on_outcome = on_outcome
         self._attempt_timeout = tries.attempt_timeout
         self._groups = ReceiverGroups(policy_of, journal.note_group)
@@ -205,15 +209,18 @@ class ReceiverQueue:
         """Freeze the message of a group that is due."""
         policy = self._policy_of(due.group.route)
         message = notification(due.group, due.reason, policy, self._muted, self._clock.now_ms())
+        message = msgspec.structs.replace(message, found=self._facts.found(message, policy))
         self._on_outcome("due")
         self._put_pending(message)
         return message
 
     async def _try(self, message: Notification) -> DeliveryFailed | DeliveryRefused | None:
         """One try; why it failed."""
+        policy = self._policy_of(self._groups[message.group_key].route)
         try:
+            known = self._facts.circumstances(message, policy)
             async with asyncio.timeout(self._attempt_timeout):
-                await self._notifier.send(message.alerts, key=message.key)
+                await self._notifier.send(message.alerts, key=message.key, circumstances=known)
         except TimeoutError:
             return DeliveryFailed(f"{self.name}: no answer within {self._attempt_timeout:g} s.")
         except (DeliveryFailed, DeliveryRefused) as error:

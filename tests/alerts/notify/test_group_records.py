@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.alerts.notify.group_records import groups_of, records_of
-from service.alerts.notify.grouping import Group, absorb, settled
+from service.alerts.notify.grouping import Found, Group, absorb, settled
 from service.alerts.notify.routing import Policy
 from service.alerts.notify.timing import notification
 from service.domain import Alert, Severity, Status
@@ -30,7 +30,9 @@ def test_the_records_are_the_group(steps: list[tuple[str, str] | str], every: in
     for number, step in enumerate(steps, 2):
         match step:
             case "due" if group.pending is None and group.entries:
-                group = msgspec.structs.replace(group, pending=notification(group, "fired", POLICY, not_muted))
+                due = notification(group, "fired", POLICY, not_muted)
+                found = {each.alert_id: Found(earlier_count=number) for each in due.alerts[:2]}
+                group = msgspec.structs.replace(group, pending=msgspec.structs.replace(due, found=found))
             case "failed" if group.pending is not None:
                 pending = msgspec.structs.replace(
                     group.pending, attempts=group.pending.attempts + 1, problem="slack: answered 500."
