@@ -40,7 +40,8 @@ class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
     ``ownership`` changes each time the partition changes hands; ``taken`` and ``late`` count its samples since then, and those of
     them that came too late to be used. ``head``: the newest time of the partition; ``head_at``: since when (wall clock) nothing
     newer has come although Kafka could be read. ``silent``: entities, since their last row. ``still`` and ``empty``: metrics that
-    are constant, or all null. ``forgotten``: entities that were forgotten because they were silent, and when.
+    are constant, or all null. ``forgotten``: entities that were forgotten because they were silent, and when. ``labels``: of the
+    entities named, where they have some (bounded: of very many, the last ones lack theirs).
     """
 
     topic: str
@@ -56,6 +57,7 @@ class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
     empty: HealthItems = HealthItems()
     forgotten: tuple[HealthItem, ...] = msgspec.field(name="gone", default=())  # the name in records
     models: tuple[TrainedModel, ...] = ()
+    labels: Mapping[str, Mapping[str, str]] = {}
 
 
 class DataSnapshot(msgspec.Struct, frozen=True, kw_only=True):

@@ -76,7 +76,7 @@ def _fired(name: str, found: DataFinding, since: int, now: int, topic: str) -> A
         p=1.0,
         peak_p=1.0,
         windows=0,
-        labels={"check": _check_of(name)},
+        labels={**found.labels, "check": _check_of(name)},  # so that routes and silences by rack or role match it
         topic=topic,
         partition=found.partition,
         kind="data_health",

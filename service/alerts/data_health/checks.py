@@ -6,7 +6,7 @@ A finding's name is that of its check if it is about the metrics topic, and ``ch
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -26,7 +26,7 @@ _WELL_AGAIN = {"silent": "it sends again", "still": "what stood still moves agai
 
 class DataFinding(msgspec.Struct, frozen=True, kw_only=True):
     """What one check found. ``message`` becomes the reason of the transition, whether ``bad`` or not. About one entity: ``since``
-    (event time, ms), which of its ``metrics``, and the ``partition`` it was reported from."""
+    (event time, ms), which of its ``metrics``, its ``labels``, and the ``partition`` it was reported from."""
 
     bad: bool
     message: str
@@ -34,6 +34,7 @@ class DataFinding(msgspec.Struct, frozen=True, kw_only=True):
     since: int | None = None
     metrics: tuple[str, ...] = ()
     partition: int = -1
+    labels: Mapping[str, str] = {}
 
 
 def name_of(check: str, entity: str) -> str:
@@ -68,9 +69,9 @@ def check(seen: DataSnapshot, settings: DataHealthSettings, now: int) -> dict[st
         if settings.max_entity_silence_seconds is not None:
             found |= _silent(report, settings.max_entity_silence_seconds)
         if settings.still_metrics:
-            found |= _metrics("still", report.still, report.partition)
+            found |= _metrics("still", report.still, report)
         if settings.empty_metrics:
-            found |= _metrics("empty", report.empty, report.partition)
+            found |= _metrics("empty", report.empty, report)
     return found | _unnamed(reports, settings)
 
 
@@ -102,13 +103,18 @@ def _silent(report: HealthReport, bound: float) -> dict[str, DataFinding]:
     message = f"it sends nothing any more ({span_words(round(bound * 1000))} of silence allowed)"
     return {
         name_of("silent", one.entity): DataFinding(
-            bad=True, message=message, entity=one.entity, since=one.since, partition=report.partition
+            bad=True,
+            message=message,
+            entity=one.entity,
+            since=one.since,
+            partition=report.partition,
+            labels=report.labels.get(one.entity, {}),
         )
         for one in report.silent.named
     }
 
 
-def _metrics(kind: str, listing: HealthItems, partition: int) -> dict[str, DataFinding]:
+def _metrics(kind: str, listing: HealthItems, report: HealthReport) -> dict[str, DataFinding]:
     by_entity: dict[str, dict[str, int]] = defaultdict(dict)
     for one in listing.named:
         by_entity[one.entity][one.metric] = one.since
@@ -117,7 +123,13 @@ def _metrics(kind: str, listing: HealthItems, partition: int) -> dict[str, DataF
         metrics = tuple(sorted(since))
         message = f"{listed(_few(metrics))} {_NOT_WELL[kind][len(metrics) > 1]} over a whole window, which training hardly ever saw"
         found[name_of(kind, entity)] = DataFinding(
-            bad=True, message=message, entity=entity, since=min(since.values()), metrics=metrics, partition=partition
+            bad=True,
+            message=message,
+            entity=entity,
+            since=min(since.values()),
+            metrics=metrics,
+            partition=report.partition,
+            labels=report.labels.get(entity, {}),
         )
     return found
 

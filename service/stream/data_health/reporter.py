@@ -213,6 +213,7 @@ class Reporter:
             silent=lists["silent"],
             still=lists["still"],
             empty=lists["empty"],
+            labels=survey.labels(lists.values(), last),
         )
 
     def _newest_time(self, partition: int) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from service.domain import I64, HealthItem, HealthItems, HealthReport, Mask
@@ -18,6 +19,7 @@ from service.stream.models import Model, Models
 from service.stream.window_buffers import EMPTY, NEWEST, PARTITION
 
 MAX_NAMED = 100  # of each list
+LABEL_BYTES = 200_000  # of all labels in a report, which must fit into one record
 CHUNK_SLOTS = 1024  # between two batches: takes 1 ms, or 10 ms where all of 38 metrics are constant
 
 # The lists of a report: their state, and the states that do not refute an item named before.
@@ -103,6 +105,20 @@ class Survey:
             named = [*sorted(kept.values(), key=_by_age), *new][:MAX_NAMED]
             lists[name] = HealthItems(tuple(named), tally.count + uncounted)
         return lists, expired
+
+    def labels(self, lists: Iterable[HealthItems], former: HealthReport) -> dict[str, Mapping[str, str]]:
+        """The labels of the entities named, ``LABEL_BYTES`` at most; where we have none since a restart, those reported before."""
+        found: dict[str, Mapping[str, str]] = {}
+        left = LABEL_BYTES
+        for entity in dict.fromkeys(one.entity for items in lists for one in items.named):
+            model = self.models.of(entity)
+            labels = (model.processor.labels_of(entity) if model is not None else {}) or former.labels.get(entity, {})
+            left -= len(msgspec.json.encode([entity, labels])) if labels else 0
+            if left < 0:
+                break
+            if labels:
+                found[entity] = labels
+        return found
 
     def knows(self, entity: str) -> bool:
         """Whether the entity has a slot in this partition."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from service.alerts.control.matchers import attribute
+from service.alerts.control.matchers import attribute, matches
 from service.alerts.data_health.alerts import DataHealth
 from service.alerts.data_health.checks import check
 from service.alerts.messages.groups import summary_title
@@ -62,6 +62,24 @@ def test_a_silent_entity_has_an_alert_of_its_own_that_says_since_when_and_what_t
     assert (resolved.alert_id, resolved.seq, resolved.status) == (fired.alert_id, 2, Status.RESOLVED)
     assert compose(resolved).title == "[RESOLVED] db-7: it sends again"
     assert "well again" in compose(resolved).sentence
+
+
+def test_an_alert_about_one_entity_carries_its_labels_so_that_routes_and_silences_match() -> None:
+    labels = {"db-7": {"rack": "r2", "role": "db", "check": "mine"}}
+    items: dict[str, Any] = {
+        "silent": [HealthItem("db-7", T0 - 900_000)],
+        "still": [HealthItem("db-7", T0, "cpu")],
+        "empty": [HealthItem("x", T0, "io")],
+    }
+    data = DataHealth(BOUNDS, "metrics")
+    one = seen(report(labels=labels, **items))
+    fired = {alert.labels["check"]: alert for alert in looked(data, one, one)}
+    for check_name in ("silent", "still"):
+        assert fired[check_name].labels == {"rack": "r2", "role": "db", "check": check_name}
+        assert matches(fired[check_name], {"rack": "r*", "kind": "data_health", "check": check_name})
+    assert fired["empty"].labels == {"check": "empty"}
+    (resolved, *_) = looked(data, seen(report()), seen(report()), begin=5)
+    assert resolved.labels["rack"] == "r2"  # the one who silenced it gets no end of it either
 
 
 def test_who_was_forgotten_is_no_longer_watched_and_not_well_again() -> None:

@@ -88,14 +88,18 @@ class Worker:
     def lag(self) -> dict[int, int]:
         return {0: self.behind}
 
-    async def send(self, rows: range, entities: Mapping[str, Mapping[str, float | None]]) -> None:
+    async def send(
+        self, rows: range, entities: Mapping[str, Mapping[str, float | None]], labels: Mapping[str, str] | None = None
+    ) -> None:
         """Rows of entities; a metric that is not named takes another value in each row."""
         made = []
         for row in rows:
             for name, told in entities.items():
                 stamp = (FIRST + row) * 1000
                 moving = {metric: float(row % 7 + at) for at, metric in enumerate(METRICS)}
-                made.append(Record("metrics", 0, self.offset, stamp, name.encode(), encode(name, stamp, {**moving, **told})))
+                made.append(
+                    Record("metrics", 0, self.offset, stamp, name.encode(), encode(name, stamp, {**moving, **told}, labels))
+                )
                 self.offset += 1
         self.clock._now_ms = max(self.clock._now_ms, (FIRST + rows[-1]) * 1000)
         result = await self.intake.process(RecordBatch(made, {0: 0}))
@@ -125,6 +129,16 @@ def sending(names: Collection[str]) -> dict[str, dict[str, float | None]]:
 
 def at(row: int) -> int:
     return (FIRST + row) * 1000
+
+
+async def test_a_report_names_the_labels_of_the_entities_it_names(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    await worker.send(range(100), {"a": {}, "b": {}, "c": {}}, {"rack": "r2"})
+    await worker.send(range(100, 170), {"a": {"cpu": 3.0}})
+    assert (await worker.report()).labels == {name: {"rack": "r2"} for name in "abc"}
+    monkeypatch.setattr(survey, "LABEL_BYTES", 45)  # two of them
+    report = await worker.report()
+    assert len(report.labels) == 2
+    assert report.silent.count == 2
 
 
 async def test_who_sends_no_more_is_silent_from_the_last_row_until_the_next(worker: Worker) -> None:
