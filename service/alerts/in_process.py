@@ -13,7 +13,7 @@ from service.alerts.notify.dispatcher import NotificationService
 from service.alerts.notify.grouping import Group
 from service.alerts.notify.journal import Journal
 from service.clock import Clock
-from service.domain import Alert, Verdict
+from service.domain import Alert, Status, Verdict
 from service.errors import ConfigError, StoreUnavailable
 from service.observability.health import Health
 from service.observability.logging import get_logger
@@ -22,6 +22,7 @@ from service.observability.tasks import BackgroundTasks
 log = get_logger("alerts")
 
 MAX_UNSTORED = 10_000  # transitions that wait for the store; beyond, the newest are lost and counted
+REMEMBERED = 500  # alerts that are over, for messages about the next one like them
 MOST_AT_ONCE = 500  # transitions in one write
 FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0  # seconds between two tries
 
@@ -49,6 +50,7 @@ class AlertManager:
         self._notifications: NotificationService | None = None
         self._journal = Journal()
         self._groups: dict[str, Group] = {}
+        self._over: deque[Alert] = deque(maxlen=REMEMBERED)
         self._started = 0
         self._changing = asyncio.Lock()
 
@@ -73,6 +75,7 @@ class AlertManager:
                     await self._close_notifications()
                     raise
                 if self._notifications is not None:
+                    self._notifications.remember(self._over)
                     self._notifications.restore(dict(self._groups))
                     await self._notifications.start()
             self._started += 1
@@ -80,6 +83,7 @@ class AlertManager:
     def handle(self, verdicts: Sequence[Verdict]) -> list[Alert]:
         """The transitions that these verdicts cause, handed on to the store and the receivers. Never waits."""
         transitions = self._episodes.observe(verdicts)
+        self._over.extend(alert for alert in transitions if alert.status is Status.RESOLVED)
         if self._notifications is not None:
             self._notifications.accept([(alert, -1) for alert in transitions])
         if self._store is not None:

@@ -17,10 +17,10 @@ from service.alerts.notify.dispatcher import NotificationService
 from service.alerts.notify.journal import Journal
 from service.alerts.receivers.webhook import WebhookNotifier
 from service.clock import SystemClock
-from service.domain import Alert, Status
+from service.domain import Alert, MetricShare, Status
 from service.errors import ConfigError, StoreUnavailable
 from service.settings import EpisodeSettings, NotificationSettings, RouteSettings, WebhookReceiver
-from tests.alerts.makers import drawn
+from tests.alerts.makers import BORN, drawn, life
 from tests.alerts.memory_store import MemoryAlertStore
 from tests.alerts.servers import HANG, Behaviour, HttpReceiver, http_receiver
 
@@ -75,6 +75,22 @@ async def test_verdicts_become_a_history_and_messages() -> None:
         assert [t.action for t in emitted] == ["opened", "fired", "resolved"]
         assert await store.events(emitted[0].alert_id) == emitted
         assert [r.json["alerts"][0]["status"] for r in server.requests] == ["firing", "resolved"]
+
+
+async def test_a_message_of_the_next_stream_says_when_something_like_it_happened_in_the_one_before() -> None:
+    async with http_receiver() as server:
+        one = manager(server=server)
+        await one.start()
+        one.handle(drawn("...c......"))
+        await one.close()
+        await one.start()
+        made = one._notifications
+        assert made is not None
+        (again, *_) = life(started_at=(BORN + 5000) * 1000, metrics=(MetricShare("cpu", 0.8, 97.0, 40.0, 2.0, ()),))
+        last, count = made._facts._earlier.of(again)
+        await one.close()
+    assert last is not None
+    assert (last.ended_at, count) == (last.started_at + 10_000, 1)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -140,6 +140,11 @@ class NotificationService:
         for name, queue in self._queues.items():
             of_receiver = {key: group for key, group in groups.items() if group.receiver == name}
             queue.restore(of_receiver, partial(self._destination_of, name))
+
+    def remember(self, over: Iterable[Alert]) -> None:
+        """Alerts that were over before this began: messages say when something like it happened last."""
+        for alert in over:
+            self._facts.observe(alert)
 
     def forget(self) -> None:
         """Drop all groups, because another process notifies from now on."""
