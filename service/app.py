@@ -250,7 +250,8 @@ def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
     watch = None
     if settings.data_health.watched:
         monitor = TopicMonitor(settings.kafka, settings.data_health, clock=clock)
-        watch = DataWatch(DataHealth(settings.data_health, settings.kafka.topics.metrics), monitor, clock=clock)
+        findings = DataHealth(settings.data_health, settings.kafka.topics.metrics)
+        watch = DataWatch(findings, monitor, clock=clock, on_look=service.take_in)
     store = NotifyJournal(settings.kafka)
     return NotifyPart(settings.kafka, service, journal, store, health=health, clock=clock, watch=watch)
 
@@ -258,10 +259,8 @@ def build_notify(settings: Settings, metrics: Metrics, health: Health) -> Part:
 def build_notifications(
     settings: Settings, journal: Journal, health: Health | None = None, *, on_outcome: OnOutcome, history: bool = True
 ) -> NotificationService:
-    """The notification service with every receiver of the settings. ``history``: earlier alerts are looked up in Elasticsearch.
-
-    Raises ``ConfigError`` for a receiver that cannot work.
-    """
+    """The notification service with every receiver of the settings; ``history``: with a look-up of earlier alerts. Raises
+    ``ConfigError`` for a receiver that cannot work."""
     from service.alerts.notify.dispatcher import NotificationService
 
     return NotificationService(
@@ -280,12 +279,12 @@ def build_alert_manager(settings: Settings, *, store: bool) -> AlertManager:
     from service.alerts.in_process import AlertManager
     from service.alerts.lifecycle.episodes import Episodes
 
-    unmeasured = partial(build_notifications, settings, on_outcome=lambda *_: None, history=store)  # it serves no metrics
+    notifications = partial(build_notifications, settings, on_outcome=lambda *_: None, history=store)  # it serves no metrics
     return AlertManager(
         Episodes(settings.alerts, settings.config_hash()),
         clock=SystemClock(),
         make_store=partial(build_alert_store, settings) if store else None,
-        make_notifications=unmeasured if settings.notifications.receivers else None,
+        make_notifications=notifications if settings.notifications.receivers else None,
     )
 
 

@@ -155,5 +155,7 @@ def _settings(config: Mapping[str, Any]) -> Settings:
     try:
         return settings_from(sections)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors(include_input=False)
+        )
         raise ConfigError(f"The config is wrong: {wrong}.", hint="See the docstring of RealTimeAnomalyDetector.") from error

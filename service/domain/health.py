@@ -41,7 +41,8 @@ class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
     them that came too late to be used. ``head``: the newest time of the partition; ``head_at``: since when (wall clock) nothing
     newer has come although Kafka could be read. ``silent``: entities, since their last row. ``still`` and ``empty``: metrics that
     are constant, or all null. ``forgotten``: entities that were forgotten because they were silent, and when. ``labels``: of the
-    entities named, where they have some (bounded: of very many, the last ones lack theirs).
+    entities named, where they have some (bounded: of very many, the last ones lack theirs). ``entities``: how many there
+    are; ``population``: how many of them have each value of a label, by label, without labels of very many values.
     """
 
     topic: str
@@ -58,6 +59,8 @@ class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
     forgotten: tuple[HealthItem, ...] = msgspec.field(name="gone", default=())  # the name in records
     models: tuple[TrainedModel, ...] = ()
     labels: Mapping[str, Mapping[str, str]] = {}
+    entities: int = 0
+    population: Mapping[str, Mapping[str, int]] = {}
 
 
 class DataSnapshot(msgspec.Struct, frozen=True, kw_only=True):

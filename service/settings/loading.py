@@ -116,7 +116,9 @@ def load_settings(config: Path | None = None, overrides: Mapping[str, Any] | Non
     try:
         return Settings(**dict(overrides or {}))
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors(include_input=False)
+        )
         raise ConfigError(f"The settings are wrong: {wrong}.", hint="config.example.yaml documents every key.") from error
     except (ValueError, yaml.YAMLError) as error:  # a TOML error is a ValueError
         flat = " ".join(str(error).split())

@@ -8,7 +8,7 @@ from service.alerts.control.commands import Acknowledge
 from service.alerts.data_health.alerts import DataHealth
 from service.alerts.data_health.base import DataMonitor
 from service.clock import Clock
-from service.domain import Alert
+from service.domain import Alert, DataSnapshot
 from service.errors import BrokerUnavailable, ConfigError
 from service.observability.logging import get_logger
 
@@ -18,7 +18,16 @@ log = get_logger("notify")
 class DataWatch:
     """The data-health alerts of the metrics topic, and the monitor that sees what they are decided from."""
 
-    def __init__(self, findings: DataHealth, monitor: DataMonitor, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        findings: DataHealth,
+        monitor: DataMonitor,
+        *,
+        clock: Clock,
+        on_look: Callable[[DataSnapshot], None] = lambda _: None,
+    ) -> None:
+        """``on_look``: is given each snapshot that is used."""
+        self._on_look = on_look
         self._findings = findings
         self._monitor = monitor
         self._clock = clock
@@ -40,6 +49,7 @@ class DataWatch:
                 log.warning("the data's health cannot be looked at now", why=str(error))
                 continue
             if ownership() == period:
+                self._on_look(seen)
                 self._findings.take_in(seen, self._clock.now_ms())
 
     def restore(self, records: Mapping[bytes, bytes], acknowledged: Mapping[str, Acknowledge]) -> None:

@@ -27,7 +27,7 @@ from service.alerts.notify.receiver_queue import ReceiverQueue
 from service.alerts.notify.retries import Tries
 from service.alerts.notify.routing import Destination, Routes
 from service.clock import Clock
-from service.domain import Alert
+from service.domain import Alert, DataSnapshot
 from service.observability.health import Health
 from service.observability.tasks import BackgroundTasks
 from service.runtime import close_all
@@ -140,6 +140,10 @@ class NotificationService:
         for name, queue in self._queues.items():
             of_receiver = {key: group for key, group in groups.items() if group.receiver == name}
             queue.restore(of_receiver, partial(self._destination_of, name))
+
+    def take_in(self, seen: DataSnapshot) -> None:
+        """What the scoring processes report of their entities: how many have which labels."""
+        self._facts.take_in(seen)
 
     def remember(self, over: Iterable[Alert]) -> None:
         """Alerts that were over before this began: messages say when something like it happened last."""

@@ -18,7 +18,7 @@ from service.alerts.notify.grouping import Entry, Found, Notification, change_of
 from service.alerts.notify.routing import Policy
 from service.alerts.notify.surroundings import OpenAlerts
 from service.alerts.notify.timing import REMINDER
-from service.domain import Alert, Status
+from service.domain import Alert, DataSnapshot, Status
 from service.observability.logging import get_logger
 from service.settings import LinkSettings, NotificationSettings
 
@@ -41,6 +41,11 @@ class Facts:
         with _no_page_is_lost():
             self._open.observe(alert)
             self._earlier.observe(alert)
+
+    def take_in(self, seen: DataSnapshot) -> None:
+        """How many entities have which labels, as the scoring processes report it."""
+        with _no_page_is_lost():
+            self._open.take_in(seen.reports)
 
     def forget(self) -> None:
         """Another process notifies from now on."""

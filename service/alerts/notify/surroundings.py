@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from service.alerts.messages.circumstances import NEARBY_MS, NEIGHBOURS_SHOWN, Neighbour
-from service.domain import Alert, Severity, Status
+from service.domain import Alert, HealthReport, Severity, Status
 
 PENDING_NEARBY_MS = 5 * 60_000  # most alerts that did not fire yet come to nothing: they count only when they began this close
 MOST_OPEN = 50_000
@@ -24,6 +24,15 @@ class Surroundings(msgspec.Struct, frozen=True):
     neighbours: tuple[Neighbour, ...] = ()
     neighbours_total: int = 0
     shared: str = ""
+
+
+class Population(msgspec.Struct, frozen=True):
+    """How many ``entities`` there are, and how many have each (label, value). ``whole``: of all that send, as the scoring processes
+    report; otherwise of those that had an alert here."""
+
+    counts: Mapping[tuple[str, str], int]
+    entities: int
+    whole: bool
 
 
 class _Open(msgspec.Struct, frozen=True):
@@ -42,6 +51,7 @@ class OpenAlerts:
 
     def __init__(self) -> None:
         self._open: dict[str, _Open] = {}
+        self._reports: dict[int, tuple[int, Mapping[str, Mapping[str, int]]]] = {}  # entities and population, by partition
         self._labels: OrderedDict[str, Mapping[str, str]] = OrderedDict()  # by entity, the newest last
 
     def observe(self, alert: Alert) -> None:
@@ -61,6 +71,10 @@ class OpenAlerts:
                 alert.entity, alert.started_at, alert.fired_at is not None, alert.severity, top, alert.labels
             )
 
+    def take_in(self, reports: Mapping[int, HealthReport]) -> None:
+        """The newest reports of the scoring processes, by partition; one without a new report is as it was."""
+        self._reports |= {at: (each.entities, each.population) for at, each in reports.items()}
+
     def clear(self) -> None:
         """Another process follows the alerts from now on."""
         self._open.clear()
@@ -69,7 +83,7 @@ class OpenAlerts:
         """Who else is unusual, for each of these alerts by its id."""
         ordered = sorted(self._open.values(), key=lambda each: (each.started_at, each.entity))
         starts = [each.started_at for each in ordered]
-        everyone = Counter(item for labels in self._labels.values() for item in labels.items())
+        population = self._population()
         found = {}
         for alert in alerts:
             begin = bisect.bisect_left(starts, alert.started_at - NEARBY_MS)
@@ -80,10 +94,20 @@ class OpenAlerts:
                 if _counts(each, alert):
                     near.setdefault(each.entity, each)  # of an entity the earliest
             unusual = [alert.labels, *(each.labels for each in near.values())]
-            shared = explanation(unusual, everyone, len(self._labels))
+            shared = explanation(unusual, population)
             total = len(near) + end - begin - len(compared)
             found[alert.alert_id] = Surroundings(tuple(map(_neighbour, [*near.values()][:NEIGHBOURS_SHOWN])), total, shared)
         return found
+
+    def _population(self) -> Population:
+        if not any(entities for entities, _ in self._reports.values()):
+            everyone = Counter(item for labels in self._labels.values() for item in labels.items())
+            return Population(everyone, len(self._labels), whole=False)
+        counts: Counter[tuple[str, str]] = Counter()
+        for _, population in self._reports.values():
+            for name, values in population.items():
+                counts.update({(name, value): count for value, count in values.items()})
+        return Population(counts, sum(entities for entities, _ in self._reports.values()), whole=True)
 
 
 def _neighbour(each: _Open) -> Neighbour:
@@ -96,25 +120,23 @@ def _counts(other: _Open, alert: Alert) -> bool:
     return other.entity != alert.entity and apart <= (NEARBY_MS if other.fired else PENDING_NEARBY_MS)
 
 
-def explanation(unusual: Sequence[Mapping[str, str]], everyone: Mapping[tuple[str, str], int], entities: int) -> str:
+def explanation(unusual: Sequence[Mapping[str, str]], population: Population) -> str:
     """The label values that explain best which entities are unusual: ``rack=r2: 3 of 3 hosts``; empty when none does.
 
-    ``unusual``: the labels of the entities that are unusual now, first that of the alert in question. ``everyone``: how many of the
-    ``entities`` that ever had an alert have each label value. A value explains when the first and at least one other have it, half
-    of the unusual ones, and not as many of all. Values that explain equally well are named together. "Of 3 hosts": of the unusual.
+    ``unusual``: the labels of the entities that are unusual now, first that of the alert in question. A value explains when the
+    first and at least one other have it, half of the unusual ones, and not as many of all. Values that explain equally well are
+    named together. "3 of 3 hosts": of all that have the value; where that is not known, of the unusual ones, and it says so.
     """
-    if len(unusual) < 2:
-        return ""
-    rated: dict[tuple[str, str], tuple[float, int]] = {}
-    for item in unusual[0].items():
+    rated: dict[tuple[str, str], tuple[float, int, int]] = {}
+    for item in unusual[0].items() if len(unusual) > 1 else ():
         hits = sum(labels.get(item[0]) == item[1] for labels in unusual)
-        here, anywhere = hits / len(unusual), max(everyone.get(item, 0), hits)
-        common = entities > len(unusual) and here <= anywhere / entities
-        if hits < 2 or here < 0.5 or common:
+        here, anywhere = hits / len(unusual), max(population.counts.get(item, 0), hits)
+        common = population.entities > len(unusual) and here <= anywhere / population.entities
+        if hits < 2 or here < 0.5 or common or (population.whole and item not in population.counts):
             continue
-        rated[item] = (2 * here * (hits / anywhere) / (here + hits / anywhere), hits)
+        rated[item] = (2 * here * (hits / anywhere) / (here + hits / anywhere), hits, anywhere)
     if not rated:
         return ""
     best = max(rated.values())
-    names = sorted(f"{name}={value}" for (name, value), each in rated.items() if each == best)
-    return f"{', '.join(names[:3])}: {best[1]} of {len(unusual)} hosts"
+    names = ", ".join(sorted(f"{name}={value}" for (name, value), each in rated.items() if each == best)[:3])
+    return f"{names}: {best[1]} of {best[2]} hosts" if population.whole else f"{names}: {best[1]} of {len(unusual)} unusual hosts"

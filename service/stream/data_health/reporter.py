@@ -214,6 +214,8 @@ class Reporter:
             still=lists["still"],
             empty=lists["empty"],
             labels=survey.labels(lists.values(), last),
+            entities=survey.population.entities,
+            population=survey.population.counts(),
         )
 
     def _newest_time(self, partition: int) -> int | None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from service.domain import I64, HealthItem, HealthItems, HealthReport, Mask
 from service.settings import DataHealthSettings
+from service.stream.data_health.label_counts import LabelCounts
 from service.stream.data_health.stuck_metrics import ALL_NULL, CONSTANT, TOO_FEW, UNKNOWN, stuck_states
 from service.stream.models import Model, Models
 from service.stream.window_buffers import EMPTY, NEWEST, PARTITION
@@ -58,6 +59,7 @@ class Survey:
     silent: Tally = field(default_factory=Tally)
     still: Tally = field(default_factory=Tally)
     empty: Tally = field(default_factory=Tally)
+    population: LabelCounts = field(default_factory=LabelCounts)
     _masks: dict[str, tuple[Mask, Mask]] = field(default_factory=dict)
 
     def chunks(self) -> Iterator[tuple[Model, int]]:
@@ -71,6 +73,8 @@ class Survey:
         windows, interval = model.processor.windows, model.schema.interval_ms
         head = windows.heads[begin : begin + CHUNK_SLOTS]
         slots: I64 = np.flatnonzero((head[:, PARTITION] == self.partition) & (head[:, NEWEST] != EMPTY)) + begin
+        for slot in slots.tolist():
+            self.population.add(model.processor.labels_of(model.processor.entity_of(slot)))
         newest = windows.heads[slots, NEWEST] * interval
         self._add(self.silent, model, slots, None, newest, newest < self._silent_before(model))
         moves, filled = self._watched(model)

@@ -112,7 +112,7 @@ async def test_every_try_says_the_same_also_by_the_next_process() -> None:
     assert all(each == tries[0] for each in tries[1:])
     own = tries[0][1][alert("db-7").alert_id]
     assert [(each.entity, each.started_at) for each in own.neighbours] == [("db-8", (BORN - 60) * 1000)]
-    assert (own.shared, own.runbook, own.owner) == ("rack=r2: 2 of 2 hosts", "https://wiki.example/r2", "db team")
+    assert (own.shared, own.runbook, own.owner) == ("rack=r2: 2 of 2 unusual hosts", "https://wiki.example/r2", "db team")
     assert (own.zone, own.notified_severity) == ("Europe/Berlin", None)
 
 

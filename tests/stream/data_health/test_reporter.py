@@ -134,7 +134,9 @@ def at(row: int) -> int:
 async def test_a_report_names_the_labels_of_the_entities_it_names(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     await worker.send(range(100), {"a": {}, "b": {}, "c": {}}, {"rack": "r2"})
     await worker.send(range(100, 170), {"a": {"cpu": 3.0}})
-    assert (await worker.report()).labels == {name: {"rack": "r2"} for name in "abc"}
+    report = await worker.report()
+    assert report.labels == {name: {"rack": "r2"} for name in "abc"}
+    assert (report.entities, report.population) == (3, {"rack": {"r2": 3}})
     monkeypatch.setattr(survey, "LABEL_BYTES", 45)  # two of them
     report = await worker.report()
     assert len(report.labels) == 2
