@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(300)]
 
 METRICS = ("cpu", "mem", "io")
 INTERVAL_MS = 200
-ENTITIES = ("db-1", "db-2", "web-1", "web-2")
+ENTITIES = {"db-1": "r1", "db-2": "r1", "web-1": "r2", "web-2": "r2"}  # with the rack of each
 
 
 def save_trained(folder: Path) -> None:
@@ -63,11 +63,11 @@ class Fleet:
 
     def _row(self) -> Iterable[MetricsMessage]:
         now = SystemClock().now_ms()
-        for entity in ENTITIES:
+        for entity, rack in ENTITIES.items():
             wrong = self.broken.get(entity, {})
             if wrong is not None:
                 values = {metric: self._random.gauss(50, 1) for metric in METRICS} | wrong
-                yield MetricsMessage(entity, encode(entity, now, values))
+                yield MetricsMessage(entity, encode(entity, now, values, {"rack": rack}))
 
 
 @asynccontextmanager
@@ -96,7 +96,12 @@ async def test_each_is_notified_by_name_and_resolved_when_it_comes_back(tmp_path
         notifications = {
             "receivers": [{"name": "pager", "type": "webhook", "url": pager.url, "allow_http": True}],
             "routes": [
-                {"match": {"kind": "data_health"}, "receivers": ["pager"], "group_wait_seconds": 0, "group_interval_seconds": 0.2}
+                {
+                    "match": {"kind": "data_health", "rack": "r?"},
+                    "receivers": ["pager"],
+                    "group_wait_seconds": 0,
+                    "group_interval_seconds": 0.2,
+                }
             ],
         }
         settings = Settings(
@@ -132,6 +137,7 @@ async def test_each_is_notified_by_name_and_resolved_when_it_comes_back(tmp_path
             assert "sends nothing any more" in fired["db-1", "silent", "firing"]["reason"]
             for alert in fired.values():
                 assert alert["kind"] == "data_health"
+                assert alert["labels"]["rack"] == ENTITIES[alert["entity"]]
                 assert began - 3000 <= alert["started_at"] <= alert["fired_at"]
             async with running(settings):
                 seen = fleet.rows
