@@ -32,7 +32,7 @@ from rich.table import Table
 from service.alerts.lifecycle.episodes import Episodes
 from service.app import make_detector
 from service.detectors.bundle import Bundle
-from service.detectors.decision import alert_budget
+from service.detectors.decision import alert_budget, budget_params
 from service.detectors.window_scorer import WindowScorer
 from service.domain import F64, Alert, Dataset, Series, Status, Verdict
 from service.settings import Settings
@@ -123,7 +123,7 @@ def by_budget(pages_a_day: float) -> Levels:
     def levels(verdicts: Sequence[Verdict], scored: Scored) -> Decided:
         bundle = scored.bundle
         per_day = pages_a_day / len(scored.entities)
-        params = alert_budget.params_for(
+        params = budget_params.params_for(
             per_day, bundle.schema.interval_ms, bundle.stride, floor_p=bundle.calibration().floor, window=bundle.window
         )
         rows = np.array([one.end_row for one in verdicts], np.int64)
@@ -189,7 +189,7 @@ def judged(judge: Any, folder: Path, alerts: Sequence[Alert], into: Outcome) -> 
     into.found += int(ordinary[1])
     into.there += int(ordinary[2])
     into.false += int(false[1])
-    into.entity_days += (truth["until"] - truth["live_from"]) / alert_budget.MS_PER_DAY * len(truth["entities"])
+    into.entity_days += (truth["until"] - truth["live_from"]) / budget_params.MS_PER_DAY * len(truth["entities"])
     into.minutes += [float(found) for found in re.findall(r"^.{46} \S+ +(-?\d+\.\d)", text, re.MULTILINE)]
     for sort, found, there in re.findall(r"(\w+) (\d+)/(\d+)", text):
         counts = into.sorts.setdefault(sort, [0, 0])

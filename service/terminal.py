@@ -26,8 +26,6 @@ from service.progress import Progress
 
 if TYPE_CHECKING:
     from service.detectors.bundle import Bundle
-    from service.detectors.decision.calibration import Calibration
-    from service.domain import SeverityBounds
 
 COLOURS = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 LINE_SECONDS = 5.0  # between two progress lines of one stage
@@ -176,8 +174,8 @@ def history_table(found: list[dict[str, Any]]) -> Table:
     return table
 
 
-def bundle_table(bundle: Bundle, path: Path, bounds: SeverityBounds) -> Table:
-    """What a bundle was trained on and which scores its calibration supports, as a table."""
+def bundle_table(bundle: Bundle, path: Path) -> Table:
+    """What a bundle was trained on and how rare it can call a window, as a table."""
     tail = bundle.calibration()
     table = PlainTable(title=plain(f"Bundle {bundle.name}"), title_justify="left", show_header=False)
     table.add_row("where", str(path))
@@ -189,19 +187,14 @@ def bundle_table(bundle: Bundle, path: Path, bounds: SeverityBounds) -> Table:
     table.add_row("window", f"{bundle.window} rows of {bundle.schema.interval_ms / 1000:g} s, scored every {bundle.stride}{early}")
     table.add_row("detectors", ", ".join(member.name for member in bundle.members))
     table.add_row("calibrated on", f"{tail.n_eff:,.0f} independent windows")
-    rarest = f"too few windows to call anything rarer than one in {1 / tail.floor:,.0f}"
-    table.add_row("supports", f"{supported_scores(tail, bounds)}: {rarest}")
+    table.add_row("claims", f"at most one window in {1 / tail.floor:,.0f}: {rarest_claim(bundle)}")
     return table
 
 
-def supported_scores(tail: Calibration, bounds: SeverityBounds) -> str:
-    """The highest score of a calibration, and its severity."""
-    return f"scores up to {highest_score(tail)} ({bounds.of(tail.ceiling)})"
-
-
-def highest_score(tail: Calibration) -> str:
-    """The highest score of a calibration, rounded down, so that a bound set to what is shown can be reached."""
-    return f"{math.floor(tail.ceiling * 100) / 100:.2f}"
+def rarest_claim(bundle: Bundle) -> str:
+    """The rarest that a bundle calls a window of one entity, in time."""
+    days = bundle.stride * bundle.schema.interval_ms / bundle.calibration().floor / 86_400_000
+    return f"once in {days:,.3g} days for one entity"
 
 
 def left_out_metrics(bundle: Bundle) -> str:

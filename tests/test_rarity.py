@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.detectors.decision import alert_budget
+from service.detectors.decision import alert_budget, budget_params
 from service.rarity import rarities, rarity
 
 LEVELS = st.floats(0.3, 40.0)
@@ -53,7 +53,7 @@ def test_its_pieces_meet() -> None:
 def test_one_window_in_ten_is_one_in_ten_whatever_has_drifted(per_row: float, stride: int, factor: float) -> None:
     windows = 200_000 // stride
     surprises = np.random.default_rng(5).exponential(factor / math.log(10), windows)
-    params, rows = alert_budget.params_at(per_row, stride), np.arange(1, windows + 1) * stride
+    params, rows = budget_params.params_at(per_row, stride), np.arange(1, windows + 1) * stride
     _, decided = alert_budget.steps([alert_budget.start(params)], np.zeros(windows, np.int64), rows, surprises, params)
     p = 10.0 ** -rarities(surprises, decided.common, decided.level, decided.shift)
     # Up to the level, that is; in unusual calm the level is held up, and rather says too little.

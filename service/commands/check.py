@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -12,14 +11,12 @@ from urllib.parse import urlsplit
 import typer
 
 from service.commands.common import ConfigOption, JsonOption, read_settings, run_async
-from service.domain import Severity, SeverityBounds
 from service.errors import Stop, TidewatchError
 from service.settings import EmailReceiver, Settings, reveal
-from service.terminal import console, highest_score, left_out_metrics, listing, print_json, print_text, supported_scores, tick
+from service.terminal import console, left_out_metrics, listing, print_json, print_text, rarest_claim, tick
 
 if TYPE_CHECKING:
     from service.detectors.bundle import Bundle
-    from service.detectors.decision.calibration import Calibration
 
 REACH_SECONDS = 5.0
 
@@ -73,7 +70,6 @@ def check_models(settings: Settings) -> list[CheckResult]:
     if not settings.models:
         return [CheckResult("models", False, "None is configured. Train one (tidewatch train) and name it under models.")]
     results = []
-    bundles = []
     for rule in settings.models:
         what = f"bundle {rule.bundle} for {rule.match}"
         try:
@@ -81,26 +77,23 @@ def check_models(settings: Settings) -> list[CheckResult]:
         except Stop as error:
             results.append(CheckResult(what, False, _sentence(error)))
             continue
-        bundles.append(bundle)
-        results.append(
-            CheckResult(what, True, _describe(bundle, settings.alerts.bounds) + _budget_beyond_support(bundle, settings))
-        )
-    return results + _check_reach(settings, bundles)
+        results.append(CheckResult(what, True, _describe(bundle) + _budget_beyond_support(bundle, settings)))
+    return results
 
 
-def _describe(bundle: Bundle, bounds: SeverityBounds) -> str:
+def _describe(bundle: Bundle) -> str:
     tail = bundle.calibration()
     detail = (
         f"{bundle.schema.dims} metrics, window {bundle.window} × {bundle.schema.interval_ms / 1000:g} s; "
-        f"calibrated on {tail.n_eff:,.0f} independent windows, which supports {supported_scores(tail, bounds)}"
-        f"{_needed_for_more(tail, bounds, bundle.window)}"
+        f"calibrated on {tail.n_eff:,.0f} independent windows: claims at most one window in {1 / tail.floor:,.0f}, "
+        f"{rarest_claim(bundle)}"
     )
     return f"{detail}; left out: {left_out_metrics(bundle)}" if bundle.scaler.left_out else detail
 
 
 def _budget_beyond_support(bundle: Bundle, settings: Settings) -> str:
     """Says so where the alert budget is rarer than the calibration supports, and where levels start instead."""
-    from service.detectors.decision.alert_budget import params_for
+    from service.detectors.decision.budget_params import params_for
 
     per_day = settings.detection.budget.per_entity_day(len(bundle.scaler.entities))
     tail, interval_ms = bundle.calibration(), bundle.schema.interval_ms
@@ -114,41 +107,6 @@ def _budget_beyond_support(bundle: Bundle, settings: Settings) -> str:
         f"; the alert budget of {per_day:.2g} a day for each entity is rarer than this calibration supports: levels start at about"
         f" {supported:.2g} a day and adapt; more training data, or a larger detection.budget, avoids that"
     )
-
-
-def _needed_for_more(tail: Calibration, bounds: SeverityBounds, window: int) -> str:
-    """How many calibration rows the severities need that this calibration does not support."""
-    from service.detectors.decision.calibration import windows_for
-
-    higher = [severity for severity in Severity if severity.rank > bounds.of(tail.ceiling).rank]
-    if not higher:
-        return ""
-    rows = [f"{severity} needs {math.ceil(windows_for(bounds.below(severity)) * window):,} held-out rows" for severity in higher]
-    return f"; {', '.join(rows)}, or alerts.{higher[0]}_above under {highest_score(tail)}"
-
-
-def _check_reach(settings: Settings, bundles: Sequence[Bundle]) -> list[CheckResult]:
-    """Receivers and routes that wait for a severity which no bundle supports."""
-    from service.alerts.control.matchers import holds
-
-    bounds = settings.alerts.bounds
-    reached = [bounds.of(bundle.calibration().ceiling) for bundle in bundles]
-    highest = max([Severity.INFO, *reached], key=lambda severity: severity.rank)
-    results = []
-    for receiver in settings.notifications.receivers:
-        if Severity(receiver.min_severity).rank > highest.rank:
-            detail = (
-                f"wants at least {receiver.min_severity}, but no bundle supports more than {highest}: it would never be notified"
-            )
-            results.append(CheckResult(f"receiver {receiver.name}", False, detail))
-    for number, route in enumerate(settings.notifications.routes, start=1):
-        wanted = [severity for severity in Severity if holds(severity, route.match.get("severity", "*"))]
-        if wanted and min(severity.rank for severity in wanted) > highest.rank:
-            detail = (
-                f"matches severity {route.match['severity']}, but no bundle supports more than {highest}: no anomaly will match"
-            )
-            results.append(CheckResult(f"route {number}", True, detail))
-    return results
 
 
 async def _check_servers(settings: Settings) -> list[CheckResult]:

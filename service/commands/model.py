@@ -67,7 +67,7 @@ def train_command(
     with progress_bar() as show:
         bundle = train(dataset, settings.training, name=name or out.name, detectors=detectors, factory=make_detector, progress=show)
         save_bundle(bundle, out)
-    console.print(bundle_table(bundle, out, settings.alerts.bounds))
+    console.print(bundle_table(bundle, out))
 
 
 def evaluate_command(

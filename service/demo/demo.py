@@ -180,7 +180,7 @@ async def _train(stage: Stage, settings: Settings, dataset: Dataset) -> None:
 
     with progress_bar(stage.console) as show:
         bundle = await asyncio.to_thread(work, show)
-    stage.console.print(bundle_table(bundle, stage.folder / "bundle", settings.alerts.bounds))
+    stage.console.print(bundle_table(bundle, stage.folder / "bundle"))
 
 
 def _learn(settings: Settings, dataset: Dataset, name: str, show: Progress = silent) -> Bundle:

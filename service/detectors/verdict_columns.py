@@ -23,15 +23,17 @@ class VerdictColumns:
     """The n windows that were scored, as columns (n,); ``chosen``: int64 (n,), their indices in the batch.
 
     ``answers``: by member its raw scores (n,), or why it has none; ``calibrations``: of the members with scores. ``surprises``:
-    of the ensemble; ``p`` and ``scores``: the same adjusted for drift; ``floor``: the smallest ``p`` that the calibration
-    supports; ``bounds``: the scores at which severities begin; ``newest_rows_p``: tail probability of the newest rows alone;
-    ``metrics``: the metrics with the largest shares, by index into the columns, for windows near or above their level.
+    of the ensemble; ``p``: how rare, adjusted for drift; ``scores``: how loud; ``floor``: the smallest ``p`` that the calibration
+    supports; ``calibrated_days``: days of normal operation in it, of all entities together; ``bounds``: the scores at which
+    severities begin; ``newest_rows_p``: tail probability of the newest rows alone; ``metrics``: the metrics with the largest
+    shares, by index into the columns, for windows near or above their level.
     """
 
     chosen: I64
     answers: Answers
     calibrations: Mapping[str, Calibration]
     floor: float
+    calibrated_days: float
     surprises: F64
     p: F64
     scores: F64
@@ -96,9 +98,12 @@ def _with_score(batch: WindowBatch, bundle: Bundle, place: int, columns: Verdict
         surprise=float(columns.surprises[at]),
         level=float(columns.decisions.level[at]),
         shift=float(columns.decisions.shift[at]),
+        warning=float(columns.decisions.warning[at]),
+        critical=float(columns.decisions.critical[at]),
         common=float(columns.decisions.common[at]),
         p=float(columns.p[at]),
         floor=columns.floor,
+        calibrated_days=columns.calibrated_days,
         score=score,
         fresh_p=float(columns.newest_rows_p[at]),
         is_onset=bool(columns.decisions.is_onset[at]),

@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.detectors.bundle import Bundle, BundledMember
-from service.detectors.decision import alert_budget
-from service.detectors.decision.calibration import score_of
+from service.detectors.decision import alert_budget, budget_params
 from service.detectors.decision.ensemble import DetectorState, Ensemble, slots_of
 from service.detectors.decision.static_thresholds import static_decisions
 from service.detectors.features.windows import Features
 from service.detectors.verdict_columns import Answers, Unscored, VerdictColumns, members_without_score, verdicts
 from service.domain import F64, I64, MemberScore, MemberState, MetricShare, SeverityBounds, WindowBatch
 from service.errors import ConfigError
+from service.loudness import loudnesses
 from service.observability.tasks import retrieve_exception
 from service.rarity import rarities
 from service.settings import DetectionSettings
@@ -105,17 +105,18 @@ class WindowScorer:
             (name, DetectorState(state.row, alert_budget.current(state.tracker, params))) for name, state in states.items()
         )
 
-    def budget_params(self) -> alert_budget.BudgetParams:
+    def budget_params(self) -> budget_params.BudgetParams:
         """What the budget means for each entity now. A budget of all entities together is divided among those that the bundle
         was trained on, or among those scored here where they are more."""
         entities = max(len(self.bundle.scaler.entities), len(self._states))
         per_day = self._budget.per_entity_day(entities)
-        return alert_budget.params_for(
+        return budget_params.params_for(
             per_day,
             self.bundle.schema.interval_ms,
             self.bundle.stride,
             floor_p=self._floor_p,
             window=self.bundle.window,
+            severe_per_day=self._budget.severe_per_entity_day,
         )
 
     def forget(self, entities: Iterable[str]) -> None:
@@ -178,9 +179,10 @@ class WindowScorer:
             answers=answers,
             calibrations={name: self._ensemble.member(name).calibration for name in raw},
             floor=tail.floor,
+            calibrated_days=tail.n_eff * batch.schema.interval_ms * self.bundle.window / 86_400_000,
             surprises=surprises,
             p=p,
-            scores=score_of(p),
+            scores=loudnesses(surprises, decisions.level, decisions.warning, decisions.critical),
             bounds=self._bounds,
             newest_rows_p=self.bundle.newest_rows_calibration.p(self.bundle.newest_rows.score(features)),
             decisions=decisions,

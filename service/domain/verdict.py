@@ -42,9 +42,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     ``surprise``: -log10 of the ensemble's calibrated tail probability, before drift adjustment; ``level``: the surprise
     at which this entity would be called anomalous now (tracked online); ``shift``: how far drift moved that level from its
-    calibrated start; ``common``: the surprise that one of its windows in ten exceeds now. ``p`` and ``score`` are adjusted for
-    drift (``service/rarity.py``), ``p`` never below ``floor``, the smallest that the calibration data support;
-    ``score = clip(-log10(p) / 6, 0, 1)``; severity, "one in N" and ``is_anomaly`` all follow from them.
+    calibrated start; ``warning`` and ``critical``: the surprises above which an anomaly is that severe; ``common``: the surprise
+    that one of its windows in ten exceeds now. ``p`` is adjusted for drift (``service/rarity.py``), never below ``floor``, the
+    smallest that the calibration data support: "one in N" follows from it. ``score`` in [0, 1] says how loud the window is
+    (``service/loudness.py``): 0.5 at ``level``, 0.7 at ``warning``, 0.9 at ``critical``; the severity follows from it.
     ``is_onset``: an anomaly begins with this window; what the alert budget counts. ``window``: its length in rows.
     ``fresh_p``: tail probability of the newest ``stride`` rows taken by themselves (disjoint evidence).
     ``not_scored``: why the window has no score (low coverage, no detector); then every number above is neutral.
@@ -59,6 +60,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     surprise: float = 0.0
     level: float = 0.0
     shift: float = 0.0
+    warning: float = 0.0
+    critical: float = 0.0
     common: float = 1.0
     p: float = 1.0
     floor: float = 0.0

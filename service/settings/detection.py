@@ -15,12 +15,20 @@ class BudgetSettings(Section):
 
     false_pages_per_day: Annotated[float, Field(gt=0)] = 1.0
     false_alarms_per_entity_day: Annotated[float, Field(gt=0)] | None = None
+    # How loud an alert is follows budgets of its own: of one entity, however many there are.
+    false_warnings_per_entity_week: Annotated[float, Field(gt=0)] = 1.0
+    false_criticals_per_entity_month: Annotated[float, Field(gt=0)] = 1.0
 
     def per_entity_day(self, entities: int) -> float:
         """Accepted alarms of one entity a day, where the model serves so many."""
         if self.false_alarms_per_entity_day is not None:
             return self.false_alarms_per_entity_day
         return self.false_pages_per_day / max(entities, 1)
+
+    @property
+    def severe_per_entity_day(self) -> tuple[float, float]:
+        """Accepted false warnings and false criticals of one entity a day."""
+        return self.false_warnings_per_entity_week / 7, self.false_criticals_per_entity_month / 30
 
 
 class DetectionSettings(Section):

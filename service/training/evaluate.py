@@ -20,7 +20,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from service.detectors.bundle import Bundle, Factory, load_bundle
-from service.detectors.decision import alert_budget
+from service.detectors.decision import alert_budget, budget_params
 from service.domain import Dataset, Series
 from service.errors import DatasetError
 from service.progress import Progress, silent
@@ -159,14 +159,14 @@ def measure(job: Job, bundle: Bundle, scored: Scored, test: Series, train_second
         false_positive_rate=metrics.false_positive_rate(labels, scored.anomaly),
         detection_delay=metrics.detection_delay(labels, scored.anomaly),
         alerts=flagged,
-        alerts_per_entity_day=metrics.poisson_rate(onsets, float(normal.sum()) * interval / alert_budget.MS_PER_DAY),
+        alerts_per_entity_day=metrics.poisson_rate(onsets, float(normal.sum()) * interval / budget_params.MS_PER_DAY),
         fired=scored.fired,
         covered=covered.covered,
         outside=covered.outside,
         train_seconds=train_seconds,
         us_per_window=scored.seconds * 1e6,
         effective_windows=tail.n_eff,
-        supports=str(job.settings.alerts.bounds.of(tail.ceiling)),
+        rarest=round(1 / tail.floor),
         reliability=metrics.reliability_table(10.0 ** -scored.surprise[due_normal], effective=tail.n_eff),
         reliability_adjusted=metrics.reliability_table(10.0 ** -scored.rarity[due_normal], effective=tail.n_eff),
         budgets=_budgets(scored, labels, bundle),
@@ -177,10 +177,10 @@ def _budgets(scored: Scored, labels: object, bundle: Bundle) -> dict[str, Budget
     """The same scores under other budgets: the tracker runs again over the windows that were due."""
     truth = np.asarray(labels)
     interval = bundle.schema.interval_ms
-    rates = SHARES | {name: per_day * interval / alert_budget.MS_PER_DAY for name, per_day in PER_DAY.items()}
+    rates = SHARES | {name: per_day * interval / budget_params.MS_PER_DAY for name, per_day in PER_DAY.items()}
     out = {}
     for name, rate in rates.items():
-        params = alert_budget.params_at(
+        params = budget_params.params_at(
             rate, bundle.stride, floor_p=bundle.calibration().floor, window=bundle.window, interval_ms=interval
         )
         slots = np.zeros(len(scored.due), np.int64)
@@ -218,7 +218,7 @@ def _adjusted(settings: Settings, stride: int | None) -> Settings:
 
 def _with_budget(settings: Settings, per_row: float) -> Settings:
     # Archives have no times: the budget is given per row, and a row is as long as the reader takes it to be.
-    per_day = per_row * alert_budget.MS_PER_DAY / DEFAULT_INTERVAL_MS
+    per_day = per_row * budget_params.MS_PER_DAY / DEFAULT_INTERVAL_MS
     detection = settings.detection.model_copy(update={"budget": BudgetSettings(false_alarms_per_entity_day=per_day)})
     return settings.model_copy(update={"detection": detection})
 

@@ -28,7 +28,7 @@ class BudgetResult(msgspec.Struct, frozen=True, kw_only=True):
 class SeriesReport(msgspec.Struct, frozen=True, kw_only=True):
     """One series. ``alerts`` counts alerted rows (each an onset under the budget), ``fired`` the alerts that would be sent;
     ``covered``: share of anomalous rows under a fired alert; ``outside``: share of the rows under one that lie in no event;
-    ``supports``: the highest severity that the calibration supports. Shares are NaN (null in JSON) without a denominator."""
+    ``rarest``: the calibration claims at most one window in so many. Shares are NaN (null in JSON) without a denominator."""
 
     set: str
     series: str
@@ -55,7 +55,7 @@ class SeriesReport(msgspec.Struct, frozen=True, kw_only=True):
     train_seconds: float
     us_per_window: float
     effective_windows: float
-    supports: str
+    rarest: int
     reliability: list[Reliability]
     reliability_adjusted: list[Reliability]
     budgets: dict[str, BudgetResult]
@@ -172,7 +172,7 @@ def _series_table(report: Report) -> Table:
     table = Table(title="Series", title_justify="left")
     table.add_column("series", no_wrap=True)
     names = ["VUS-PR", "random", "AUC-PR", "events", "recall", "(random)", "in 50 rows", "precision", "delay", "false alarms a day"]
-    names += ["95 % interval", "fired", "covered", "outside", "train s", "µs a window", "supports"]
+    names += ["95 % interval", "fired", "covered", "outside", "train s", "µs a window", "rarest"]
     stacked = [name.replace(" ", "\n") for name in names]
     _columns(table, *stacked, whole=stacked)
     for one in report.series:
@@ -192,7 +192,7 @@ def _series_table(report: Report) -> Table:
             *(_shown(value) for value in (one.covered, one.outside)),
             _shown(one.train_seconds, 1),
             _shown(one.us_per_window, 0),
-            one.supports,
+            f"1 in {one.rarest:,}",
         )
     return table
 

@@ -31,6 +31,8 @@ def verdict(slot: int, score: float, *, fresh: bool | None = None, level: float 
         "window": 10 * STRIDE,
         "surprise": surprise,
         "level": level,
+        "warning": max(4.2, level + 0.5),
+        "critical": max(5.4, level + 1.0),
         "p": 10**-surprise,
         "score": score,
         "fresh_p": 1e-4 if (anomalous if fresh is None else fresh) else 0.5,

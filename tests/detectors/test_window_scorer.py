@@ -304,18 +304,18 @@ async def test_an_entity_never_seen_in_training_is_scored_from_its_first_window(
     assert all(verdict.not_scored is None for verdict in verdicts)
 
 
-async def test_a_short_calibration_supports_only_info(bundle: Bundle) -> None:
+async def test_a_short_calibration_claims_nothing_rare_and_can_still_be_loud(bundle: Bundle) -> None:
     verdicts = await verdicts_of(WindowScorer(bundle), batch(faulty()))
-    assert SeverityBounds().of(bundle.calibration().ceiling) is Severity.INFO
-    assert {verdict.severity for verdict in verdicts} == {Severity.INFO}
     assert min(verdict.p for verdict in verdicts) == bundle.calibration().floor
+    loudest = max(verdicts, key=lambda verdict: verdict.surprise)
+    assert loudest.surprise > loudest.critical > loudest.warning > loudest.level
+    assert loudest.severity is Severity.CRITICAL
 
 
 async def test_what_score_is_how_severe_can_be_set(bundle: Bundle) -> None:
-    ceiling = bundle.calibration().ceiling
-    bounds = SeverityBounds(warning=ceiling / 2, critical=ceiling - 0.01)
+    bounds = SeverityBounds(warning=0.55, critical=0.9)
     verdicts = await verdicts_of(WindowScorer(bundle, bounds=bounds), batch(faulty()))
-    assert {verdict.severity for verdict in verdicts} == {Severity.INFO, Severity.WARNING, Severity.CRITICAL}
+    assert {verdict.severity for verdict in verdicts} >= {Severity.INFO, Severity.WARNING}
     assert all(verdict.severity is bounds.of(verdict.score) for verdict in verdicts)
 
 

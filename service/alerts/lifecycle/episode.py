@@ -15,7 +15,9 @@ FIRST_UPDATE = 8  # windows; further "updated" transitions at twice the age of t
 class Episode(msgspec.Struct, frozen=True, kw_only=True):
     """One open alert and the state that its next transitions depend on. Rows are grid rows of ``interval_ms``.
 
-    ``level``: the surprise to exceed; scores follow from it, ``shift`` and ``common``; all three are frozen at onset.
+    ``level``: the surprise to exceed, ``warning`` and ``critical``: those of the severities; scores follow from the three, "one in
+    N" from ``level``, ``shift`` and ``common``; all are frozen at onset. ``named``: the metrics that were told; ``joining``: those
+    that led the newest window that counts besides; ``widened``: how often others joined.
     ``counted_row``: the end of the newest window that counts. Of the windows that count: ``evidence`` has one bit for each, newest
     lowest; ``quiet`` is the number without evidence in a row; ``age`` is the number of all. ``below_windows``: those in a row whose
     score lay below the current severity's bound less the hysteresis; ``below_score``: the highest score among them. ``sustained``:
@@ -30,6 +32,8 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
     counted_row: int = -1
     level: float
     shift: float
+    warning: float = 0.0
+    critical: float = 0.0
     common: float = 1.0
     peak_surprise: float
     evidence: int = 1
@@ -40,6 +44,9 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
     age: int = 1
     next_update: int = FIRST_UPDATE
     severity_changes: int = 0
+    named: tuple[str, ...] = ()
+    joining: tuple[str, ...] = ()
+    widened: int = 0
 
 
 class ClosedEpisode(msgspec.Struct, frozen=True, kw_only=True):

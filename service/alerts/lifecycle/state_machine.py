@@ -25,17 +25,18 @@ one the level may have moved. After an alert has closed, windows that are anomal
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 
 from service.alerts.lifecycle.episode import Assessment, ClosedEpisode, Episode, EpisodePhase
+from service.alerts.lifecycle.leading_metrics import named, newcomers, rows_since_onset
 from service.alerts.times import span_words
-from service.domain import Action, Alert, Severity, Status, Verdict, alert_id
+from service.domain import Action, Alert, MetricShare, Severity, Status, Verdict, alert_id
+from service.loudness import loudness
 from service.rarity import rarity
 from service.settings import EpisodeSettings
 
 TOP_METRICS = 8
+MOST_WIDENED = 4  # an alert tells of metrics that joined it so often
 GAP_WINDOWS = 6  # a gap is never shorter than this many window ends
 
 
@@ -78,7 +79,7 @@ def _assess(
     """The verdict, judged by the level at the ``onset`` instead of the present one. ``last_evidence``: row of the evidence before
     (the onset's, where there was none yet); ``None`` where no alert came before."""
     p = max(10 ** -rarity(verdict.surprise, onset.common, onset.level, onset.shift), verdict.floor, 1e-300)
-    score = min(-math.log10(p) / 6, 1.0)
+    score = loudness(verdict.surprise, onset.level, onset.warning, onset.critical)
     severity = policy.bounds.of(score)
     fresh = verdict.fresh_p <= policy.fresh_p_below
     actionable = anomalous and severity.rank >= Severity(policy.min_severity).rank
@@ -106,7 +107,7 @@ def _open(
         status=Status.PENDING,
         severity=seen.severity,
         peak_severity=seen.severity,
-        started_at=first_row * verdict.interval_ms,
+        started_at=(verdict.end_row - rows_since_onset(verdict.metrics, verdict.stride) + 1) * verdict.interval_ms,
         updated_at=verdict.timestamp,
         score=seen.score,
         peak_score=seen.score,
@@ -126,6 +127,7 @@ def _open(
         model_trained_at=verdict.model_trained_at,
         calibrated_days=verdict.calibrated_days,
         resolve_after_ms=policy.resolve_after_windows * verdict.stride * verdict.interval_ms,
+        every_days=_every_days(seen.p, verdict),
     )
     episode = Episode(
         alert=alert,
@@ -136,6 +138,8 @@ def _open(
         counted_row=verdict.end_row,
         level=verdict.level,
         shift=verdict.shift,
+        warning=verdict.warning,
+        critical=verdict.critical,
         common=verdict.common,
         peak_surprise=verdict.surprise,
         evidence=int(seen.evidence),
@@ -145,12 +149,18 @@ def _open(
     fired = _fire(episode, 1, policy) if seen.evidence else None
     if fired is None:
         return EpisodePhase(episode), (alert,)
-    return EpisodePhase(msgspec.structs.replace(episode, alert=fired)), (alert, fired)
+    return EpisodePhase(msgspec.structs.replace(episode, alert=fired, named=named(fired.metrics))), (alert, fired)
+
+
+def _every_days(p: float, verdict: Verdict) -> float:
+    """How often the entity has such a window, in days between two: windows are a stride apart."""
+    return verdict.stride * verdict.interval_ms / p / 86_400_000
 
 
 def _continue(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> tuple[EpisodePhase, tuple[Alert, ...]]:
     above = verdict.surprise > episode.level
     seen = _assess(episode, verdict, policy, anomalous=above, last_evidence=episode.evidence_row)
+    joining = episode.joining
     episode = _absorb(episode, verdict, seen, policy)
     alert = episode.alert
     lasted = (verdict.end_row - episode.first_row + 1) * episode.interval_ms
@@ -168,9 +178,13 @@ def _continue(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> tu
     if alert.status is Status.PENDING:
         changed = _fire(episode, policy.fire_within, policy) if seen.evidence else None
     else:
-        episode, changed = _change(episode, seen, policy, verdict)
+        joined = tuple(metric for metric in newcomers(verdict.metrics, episode.named) if metric.name in joining)
+        episode, changed = _change(episode, seen, policy, verdict, joined if seen.evidence else ())
     if changed is None:
         return EpisodePhase(episode), ()
+    if changed.action in ("fired", "widened"):
+        told = {*episode.named, *named(changed.metrics), *named(changed.also)}
+        episode = msgspec.structs.replace(episode, named=tuple(sorted(told)))
     return EpisodePhase(msgspec.structs.replace(episode, alert=changed)), (changed,)
 
 
@@ -181,7 +195,7 @@ def _absorb(episode: Episode, verdict: Verdict, seen: Assessment, policy: Episod
     if seen.evidence:
         facts |= {"windows": alert.windows + 1, "last_offset": verdict.last_offset}
         if seen.score >= alert.peak_score:
-            facts |= {"peak_score": seen.score, "peak_p": seen.p}
+            facts |= {"peak_score": seen.score, "peak_p": seen.p, "every_days": _every_days(seen.p, verdict)}
         # By surprise: after a short calibration many windows share the highest score. And only a window with an attribution.
         if verdict.metrics and verdict.surprise >= episode.peak_surprise:
             facts |= {"metrics": verdict.metrics[:TOP_METRICS], "members": verdict.members}
@@ -214,6 +228,7 @@ def _count(episode: Episode, verdict: Verdict, seen: Assessment, policy: Episode
             quiet=0 if seen.evidence else episode.quiet + (not waits),
             below_windows=episode.below_windows + below,
             age=episode.age + 1,
+            joining=() if not seen.evidence else tuple(metric.name for metric in newcomers(verdict.metrics, episode.named)),
         )
     if seen.evidence and not episode.evidence & 1:
         return msgspec.structs.replace(episode, counted_row=verdict.end_row, evidence=episode.evidence | 1, quiet=0)
@@ -234,8 +249,10 @@ def _fire(episode: Episode, within: int, policy: EpisodeSettings) -> Alert | Non
     return next_transition(alert, "fired", reason, status=Status.FIRING, fired_at=alert.updated_at)
 
 
-def _change(episode: Episode, seen: Assessment, policy: EpisodeSettings, verdict: Verdict) -> tuple[Episode, Alert | None]:
-    """Severity raised at once, lowered with hysteresis, otherwise a sparse ``updated``."""
+def _change(
+    episode: Episode, seen: Assessment, policy: EpisodeSettings, verdict: Verdict, joined: tuple[MetricShare, ...]
+) -> tuple[Episode, Alert | None]:
+    """Severity raised at once; metrics that ``joined`` told; severity lowered with hysteresis; otherwise a sparse ``updated``."""
     alert, may_swing = episode.alert, episode.severity_changes < policy.max_severity_changes
     new_peak = seen.severity.rank > alert.peak_severity.rank
     if seen.evidence and seen.severity.rank > alert.severity.rank and (may_swing or new_peak):
@@ -245,6 +262,10 @@ def _change(episode: Episode, seen: Assessment, policy: EpisodeSettings, verdict
         return msgspec.structs.replace(
             episode, severity_changes=episode.severity_changes + 1, below_windows=0, below_score=0.0
         ), changed
+    if joined and episode.widened < MOST_WIDENED:
+        names = ", ".join(metric.name for metric in joined)
+        changed = next_transition(alert, "widened", f"now also {names}", also=alert.also + joined)
+        return msgspec.structs.replace(episode, widened=episode.widened + 1), changed
     if may_swing and alert.severity.rank > 0 and episode.below_windows >= policy.resolve_after_windows:
         lower = policy.bounds.of(episode.below_score)
         reason = f"score stayed at or below {episode.below_score:.2f}: {alert.severity} to {lower}"

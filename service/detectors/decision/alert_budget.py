@@ -32,21 +32,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.compiled import kernel
+from service.detectors.decision.budget_params import LEAST_MARGIN, BudgetParams
 from service.domain import F64, I64
 from service.rarity import COMMON_RARITY
 
-MS_PER_DAY = 86_400_000
 STEP = 0.2  # decades of -log10 p that an excursion leaves behind
 AIM = 1.6  # real faults are onsets too: with 1 the false ones came to half of the budget
 LASTING = 0.5  # the share of a step that only missing onsets take back
 HALF_LIFE_DAYS = 2.0
 ACCEPTED_AFTER_DAYS = 1.0
 QUIET = 3  # windows within the level, a stride apart, that end an excursion
-BEYOND_SUPPORT = 0.3  # decades: twice as rare as the rarest that calibration supports
-LEAST_SUPPORT = 3.3  # surprise: up to one window in 2,000 the tail of a short calibration is trusted as well
-OFTEN = 5.0  # window lengths
 OFTEN_GAIN, OFTEN_AIM = 0.6, 1.5  # up by a factor 1.8 with each window above it
-MOST_OFTEN = 0.1  # alarms per window: higher budgets are cut to this
 COMMON = 10.0**-COMMON_RARITY  # share of windows above ``common``
 COMMON_GAIN = 0.01  # per row, in log surprise: 100 rows in a row above it raise it by a factor 2.5
 LEAST_COMMON = 0.1  # surprise: the least value of ``common``; four calibration windows in five exceed it
@@ -55,7 +51,8 @@ MOST_SKIPPED = 10
 # Strides without a scored window that end an excursion. An alert ends by its own gap, ``alerts.max_gap_seconds``.
 LONGEST_GAP = 10
 
-FORMAT = 2  # of ``BudgetState``; states of format 1 held the logarithm of the level
+MARGIN_HALF_LIFE_DAYS = 14.0
+FORMAT = 3  # of ``BudgetState``; states of format 1 held the logarithm of the level, those of format 2 no severities
 
 Reason = Literal["within its level", "above its level", "above its level since the onset before"]
 REASONS: tuple[Reason, Reason, Reason] = (
@@ -66,28 +63,14 @@ REASONS: tuple[Reason, Reason, Reason] = (
 _WITHIN, _ONSET, _ABOVE = 0, 1, 2
 
 
-class BudgetParams(msgspec.Struct, frozen=True):
-    """What a budget means for one model.
-
-    ``rate``: accepted alarms per row of one entity; ``start``: the level of a new entity (surprise); ``floor``: the least level;
-    ``stride``: rows between windows; ``day``: rows of a day; ``often``: each window counts by itself.
-    """
-
-    rate: float
-    start: float
-    floor: float
-    stride: int
-    day: float
-    often: bool = False
-
-
 class BudgetState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The tracker of one entity. Surprises unless said otherwise.
 
     ``level``: the level outside an excursion; ``base``: what it falls back to (the calibrated start, or what was accepted);
     ``row``: newest row seen, -1 before any; ``log_common``: natural log of ``common``. Of the open excursion: ``frozen``, the level
     at its onset (None where none is open); ``onset``: its first row; ``quiet``: windows within the level in a row; ``counted``: the
-    row of the last one that counted; ``peak``: its highest surprise, falling by one decade a day.
+    row of the last one that counted; ``peak``: its highest surprise, falling by one decade a day. ``warning`` and ``critical``: how
+    far above the level these severities begin; ``loudest``: 1 where the open excursion was a warning, 2 where it was critical.
     """
 
     level: float
@@ -100,12 +83,15 @@ class BudgetState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     counted: int = -1
     peak: float = 0.0
     format: int = 1
+    warning: float = 0.0
+    critical: float = 0.0
+    loudest: int = 0
 
 
 class BudgetDecision(msgspec.Struct, frozen=True):
     """The decision on one window. ``level``: the surprise above which it is anomalous; ``is_onset``: an excursion begins with it;
     ``shift``: how far the level lies from its calibrated start; ``common``: the surprise that one window of the entity in ten
-    exceeds now."""
+    exceeds now; ``warning`` and ``critical``: the surprises above which it is that severe."""
 
     level: float
     is_anomaly: bool
@@ -113,17 +99,21 @@ class BudgetDecision(msgspec.Struct, frozen=True):
     shift: float = 0.0
     common: float = COMMON_RARITY
     is_onset: bool = False
+    warning: float = 0.0
+    critical: float = 0.0
 
 
 class BudgetDecisions(msgspec.Struct, frozen=True):
-    """Decisions on n windows as columns (n,): ``level``, ``shift`` and ``common`` float64, ``is_anomaly`` and ``is_onset`` bool,
-    ``code`` int8, an index into ``REASONS``."""
+    """Decisions on n windows as columns (n,): ``level``, ``shift``, ``common``, ``warning`` and ``critical`` float64,
+    ``is_anomaly`` and ``is_onset`` bool, ``code`` int8, an index into ``REASONS``."""
 
     level: F64
     shift: F64
     common: F64
     is_anomaly: NDArray[np.bool_]
     code: NDArray[np.int8]
+    warning: F64
+    critical: F64
 
     @property
     def is_onset(self) -> NDArray[np.bool_]:
@@ -135,40 +125,24 @@ class BudgetDecisions(msgspec.Struct, frozen=True):
         return len(self.level)
 
     def __getitem__(self, at: int) -> BudgetDecision:
-        level, shift, common = (float(column[at]) for column in (self.level, self.shift, self.common))
+        columns = (self.level, self.shift, self.common, self.warning, self.critical)
+        level, shift, common, warning, critical = (float(column[at]) for column in columns)
         code = int(self.code[at])
-        return BudgetDecision(level, bool(self.is_anomaly[at]), REASONS[code], shift, common, code == _ONSET)
-
-
-def params_for(alarms_per_day: float, interval_ms: int, stride: int, *, floor_p: float = 0.0, window: int = 100) -> BudgetParams:
-    """Parameters for a budget of alarms per entity and day: rows ``interval_ms`` apart, a ``window`` of rows every ``stride``.
-
-    ``floor_p``: the smallest tail probability that the calibration supports (``Calibration.floor``).
-    """
-    rate = alarms_per_day * interval_ms / MS_PER_DAY
-    return params_at(rate, stride, floor_p=floor_p, window=window, interval_ms=interval_ms)
-
-
-def params_at(rate: float, stride: int = 1, *, floor_p: float = 0.0, window: int = 100, interval_ms: int = 60_000) -> BudgetParams:
-    """Parameters for a budget of ``rate`` alarms per row."""
-    rate = min(rate, MOST_OFTEN / stride)
-    supported = math.inf if floor_p <= 0.0 else max(-math.log10(floor_p) + BEYOND_SUPPORT, LEAST_SUPPORT)
-    calibrated = min(-math.log10(rate * stride), supported)
-    # Not below what one calibration window in ten exceeds (less where a coarse stride puts the level itself near there): after an
-    # unusually uniform stretch, ordinary windows must not become alarms.
-    floor = min(1.0, 0.5 * calibrated)
-    return BudgetParams(rate, calibrated, floor, stride, MS_PER_DAY / interval_ms, rate * window * OFTEN >= 1.0)
+        return BudgetDecision(level, bool(self.is_anomaly[at]), REASONS[code], shift, common, code == _ONSET, warning, critical)
 
 
 def start(params: BudgetParams) -> BudgetState:
     """The state of a new entity: its level is the calibrated one."""
-    return BudgetState(params.start, params.start, format=FORMAT)
+    return BudgetState(params.start, params.start, format=FORMAT, warning=params.warning.start, critical=params.critical.start)
 
 
 def current(state: BudgetState, params: BudgetParams) -> BudgetState:
-    """The state as this version keeps it: one of format 1 knows the row and ``common``, its level starts anew."""
+    """The state as this version keeps it. One of format 1 knows the row and ``common``, its level starts anew; of one of format 2,
+    severities start anew."""
     if state.format == FORMAT:
         return state
+    if state.format == 2:
+        return msgspec.structs.replace(state, format=FORMAT, warning=params.warning.start, critical=params.critical.start)
     return msgspec.structs.replace(start(params), row=state.row, log_common=state.log_common)
 
 
@@ -187,31 +161,65 @@ def steps(
     decisions.
     """
     held = np.array([msgspec.structs.astuple(state) for state in states], np.float64).reshape(len(states), len(_FIELDS))
-    level, common = np.empty((2, len(slots)))
+    level, common, warning, critical = np.empty((4, len(slots)))
     code = np.empty(len(slots), np.int8)
     surprises = np.asarray(surprises, np.float64)
     constants = (params.stride, params.rate, params.floor, params.day, params.often)
-    _track(slots, rows, surprises, *constants, held, level, common, code)
-    after = [
-        BudgetState(level, base, int(row), log_common, _none_if_nan(frozen), int(onset), int(quiet), int(counted), peak, FORMAT)
-        for level, base, row, log_common, frozen, onset, quiet, counted, peak, _ in held.tolist()
-    ]
-    return after, BudgetDecisions(level, level - params.start, common, code != _WITHIN, code)
+    margins = np.array([msgspec.structs.astuple(margin) for margin in (params.warning, params.critical)])
+    _track(slots, rows, surprises, *constants, margins, held, level, common, code, warning, critical)
+    decisions = BudgetDecisions(level, level - params.start, common, code != _WITHIN, code, level + warning, level + critical)
+    return [_state(fields) for fields in held.tolist()], decisions
 
 
-def _none_if_nan(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _state(fields: Sequence[float]) -> BudgetState:
+    level, base, row, log_common, frozen, onset, quiet, counted, peak, _, warning, critical, loudest = fields
+    opened = None if math.isnan(frozen) else frozen
+    whole = int(onset), int(quiet), int(counted)
+    return BudgetState(level, base, int(row), log_common, opened, *whole, peak, FORMAT, warning, critical, int(loudest))
 
 
 _FIELDS = BudgetState.__struct_fields__
-_LEVEL, _BASE, _ROW, _LOG_COMMON, _FROZEN, _ONSET_ROW, _QUIET, _COUNTED, _PEAK, _ = range(len(_FIELDS))
+(
+    _LEVEL,
+    _BASE,
+    _ROW,
+    _LOG_COMMON,
+    _FROZEN,
+    _ONSET_ROW,
+    _QUIET,
+    _COUNTED,
+    _PEAK,
+    _,
+    _WARNING,
+    _CRITICAL,
+    _LOUDEST,
+) = range(len(_FIELDS))
 
 
 @kernel
 def _close(state: F64) -> None:
-    """End the excursion: the level is as at its onset plus one step."""
+    """End the excursion: the level is as at its onset plus one step, and so is that of each severity it reached."""
     state[_LEVEL], state[_FROZEN] = state[_FROZEN] + STEP, math.nan
     state[_BASE] += LASTING * STEP
+    _raise_margins(state)
+
+
+@kernel
+def _raise_margins(state: F64) -> None:
+    for severity in range(int(state[_LOUDEST])):
+        state[_WARNING + severity] += STEP
+    state[_LOUDEST] = 0.0
+
+
+@kernel
+def _fall_margins(state: F64, margins: F64, passed: float, day: float) -> None:
+    """What the last excursions added decays; beyond that, severities that never come begin lower, at their budget's pace."""
+    for severity in range(2):
+        rate, start, least = margins[severity]
+        margin = state[_WARNING + severity] - STEP * rate * passed
+        if margin > start:
+            margin = start + (margin - start) * 0.5 ** (passed / (MARGIN_HALF_LIFE_DAYS * day))
+        state[_WARNING + severity] = max(margin, least)
 
 
 @kernel
@@ -224,10 +232,13 @@ def _track(
     floor: float,
     day: float,
     often: bool,
+    margins: F64,
     held: F64,
     level: F64,
     common: F64,
     code: NDArray[np.int8],
+    warning: F64,
+    critical: F64,
 ) -> None:
     for i in range(slots.shape[0]):
         state, row, surprise = held[slots[i]], rows[i], surprises[i]
@@ -244,6 +255,7 @@ def _track(
             state[_LEVEL] = max(state[_LEVEL] * math.exp(rise), floor)
         elif math.isnan(state[_FROZEN]):
             fall = STEP * AIM * rate * passed
+            _fall_margins(state, margins, passed, day)
             state[_BASE] = max(state[_BASE] - LASTING * fall, floor)
             lower = state[_LEVEL] - fall
             if lower > state[_BASE]:
@@ -268,8 +280,13 @@ def _track(
             if row - state[_ONSET_ROW] >= ACCEPTED_AFTER_DAYS * day:
                 state[_LEVEL] = state[_BASE] = max(state[_FROZEN] + STEP, state[_PEAK])
                 state[_FROZEN] = math.nan
+                _raise_margins(state)
             elif state[_QUIET] >= QUIET:
                 _close(state)
+        warning[i], critical[i] = state[_WARNING], max(state[_CRITICAL], state[_WARNING] + LEAST_MARGIN)
+        if not math.isnan(state[_FROZEN]):
+            reached = 2.0 if surprise > level[i] + critical[i] else 1.0 if surprise > level[i] + warning[i] else 0.0
+            state[_LOUDEST] = max(state[_LOUDEST], reached)
         common[i] = math.exp(state[_LOG_COMMON])
         beyond = 1.0 if surprise > common[i] else 0.0
         state[_LOG_COMMON] = max(state[_LOG_COMMON] + COMMON_GAIN * passed * (beyond - COMMON), math.log(LEAST_COMMON))

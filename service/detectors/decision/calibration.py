@@ -6,8 +6,8 @@ Wallis 1987) with its shape floored at exponential: a bounded tail (ξ < 0) woul
 calibration score impossible.
 
 Overlapping windows are not independent evidence, so the calibration counts for ``n_eff = rows / window`` observations, and ``p``
-is never below ``1 / (10 · n_eff)``. A short calibration therefore reaches no high score; ``ceiling`` is the highest. ``surprise``
-is the same curve without that floor, strictly rising in the raw score, so that scores above the calibration maximum do not tie.
+is never below ``1 / (10 · n_eff)``: a short calibration claims nothing rare. ``surprise`` is the same curve without that floor,
+strictly rising in the raw score, so that scores above the calibration maximum do not tie.
 
 What happens with unusual calibration sets:
 
@@ -38,18 +38,6 @@ TAIL_LEAST = 10
 SHAPE_MOST = 0.9
 # The smallest probability that n independent windows support is 1 / (10 n).
 FLOOR_FACTOR = 10.0
-# score = surprise / 6: p = 10^-6 is the highest score, 1.
-SURPRISE_AT_ONE = 6.0
-
-
-def score_of(p: NDArray[Any] | float) -> Any:
-    """Score in [0, 1] of a tail probability: ``clip(-log10(p) / 6, 0, 1)``."""
-    return np.clip(-np.log10(p) / SURPRISE_AT_ONE, 0.0, 1.0)
-
-
-def windows_for(score: float) -> float:
-    """How many independent calibration windows (``n_eff``) it takes for a calibration to reach ``score``."""
-    return float(10.0 ** (SURPRISE_AT_ONE * score) / FLOOR_FACTOR)
 
 
 class Calibration:
@@ -93,11 +81,6 @@ class Calibration:
     def floor(self) -> float:
         """The smallest tail probability that this calibration supports: ``1 / (10 · n_eff)``."""
         return 1.0 / (FLOOR_FACTOR * self.n_eff)
-
-    @property
-    def ceiling(self) -> float:
-        """The highest score that this calibration can give, in [0, 1]."""
-        return float(score_of(self.floor))
 
     def log_tail(self, raw: F64) -> F64:
         """Natural log of the tail probability of raw scores (n,), without the floor; strictly falling (to float64's resolution)."""

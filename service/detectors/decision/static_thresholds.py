@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.detectors.decision import alert_budget
+from service.detectors.decision.budget_params import BudgetParams
 from service.detectors.decision.ensemble import Ensemble, by_votes
 from service.domain import F64
 from service.rarity import COMMON_RARITY
@@ -22,7 +23,7 @@ SIGMAS = {"mean+2sigma": 2.0, "mean+3sigma": 3.0}
 
 
 def static_decisions(
-    rule: str, ensemble: Ensemble, raw: Mapping[str, F64], surprises: F64, params: alert_budget.BudgetParams
+    rule: str, ensemble: Ensemble, raw: Mapping[str, F64], surprises: F64, params: BudgetParams
 ) -> alert_budget.BudgetDecisions:
     """Decisions by ``mean+2sigma``, ``mean+3sigma``, ``quantile`` (the budget's rate, never adjusted) or ``majority``.
 
@@ -32,14 +33,14 @@ def static_decisions(
     if rule == "majority":
         members = [ensemble.member(name) for name in names]
         level = _sigma_level(ensemble, names, 3.0)
-        return _decisions(by_votes([raw[name] for name in names], members) > 0.5, level)
+        return _decisions(by_votes([raw[name] for name in names], members) > 0.5, level, params)
     if rule == "quantile":
         level = -math.log10(params.rate * params.stride)
     elif rule in SIGMAS:
         level = _sigma_level(ensemble, names, SIGMAS[rule])
     else:
         raise ValueError(f"the rule {rule!r} is none of {', '.join([*SIGMAS, 'quantile', 'majority'])}")
-    return _decisions(surprises > level, level)
+    return _decisions(surprises > level, level, params)
 
 
 def _sigma_level(ensemble: Ensemble, names: Sequence[str], sigmas: float) -> float:
@@ -47,6 +48,7 @@ def _sigma_level(ensemble: Ensemble, names: Sequence[str], sigmas: float) -> flo
     return float(ensemble.tail(names).surprise(np.array([scores.mean() + sigmas * scores.std()]))[0])
 
 
-def _decisions(above: NDArray[np.bool_], level: float) -> alert_budget.BudgetDecisions:
-    common = np.full(len(above), COMMON_RARITY)
-    return alert_budget.BudgetDecisions(np.full(len(above), level), np.zeros(len(above)), common, above, above.astype(np.int8))
+def _decisions(above: NDArray[np.bool_], level: float, params: BudgetParams) -> alert_budget.BudgetDecisions:
+    at, common = np.full(len(above), level), np.full(len(above), COMMON_RARITY)
+    severities = at + params.warning.start, at + params.critical.start
+    return alert_budget.BudgetDecisions(at, np.zeros(len(above)), common, above, above.astype(np.int8), *severities)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import msgspec
 import pytest
@@ -127,17 +128,20 @@ def test_scores_follow_the_levels_at_onset() -> None:
     episodes = Episodes(EpisodeSettings())
     episodes.observe(drifted)
     (alert,) = episodes.open_alerts()
-    assert alert.score == pytest.approx((4 + 9 - 8) / 6)
+    assert alert.score == pytest.approx(0.9)  # 1 above the level, where critical begins
+    assert -math.log10(alert.p) == pytest.approx(4 + 9 - 8)
     episodes.observe([fading])
     (alert,) = episodes.open_alerts()
-    assert alert.score == pytest.approx((1 + 3 * (5 - 2) / (8 - 2)) / 6)
+    assert alert.score == pytest.approx(0.5 * 5 / 8)
+    assert -math.log10(alert.p) == pytest.approx(1 + 3 * (5 - 2) / (8 - 2))
 
 
-def test_a_short_calibration_keeps_the_whole_episode_quiet() -> None:
+def test_a_short_calibration_claims_nothing_rare_and_is_loud_all_the_same() -> None:
     # surprises far beyond what calibration can vouch for: the alert claims one in 10,000, at its onset and ever after
     transitions = Episodes(EpisodeSettings()).observe([verdict(slot, 2.0, floor=1e-4, p=1e-4) for slot in range(5)])
-    assert [t.severity for t in transitions] == [Severity.INFO, Severity.INFO]
+    assert [t.severity for t in transitions] == [Severity.CRITICAL, Severity.CRITICAL]
     assert transitions[-1].peak_p == pytest.approx(1e-4)
+    assert transitions[-1].every_days == pytest.approx(STRIDE * INTERVAL_MS * 1e4 / 86_400_000)
 
 
 def test_an_alert_keeps_the_metrics_of_its_worst_window_that_was_explained() -> None:
@@ -163,11 +167,11 @@ def test_a_fault_beyond_the_floor_is_still_told_apart_from_drift() -> None:
 
 
 def test_what_score_is_how_severe_can_be_set() -> None:
-    policy = EpisodeSettings(warning_above=0.3, critical_above=0.4)
+    policy = EpisodeSettings(warning_above=0.55, critical_above=0.75, severity_hysteresis=0.02)
     seen = [
-        verdict(0, 0.45),
-        *(verdict(slot, 0.38, fresh=True) for slot in range(1, 3)),
-        *(verdict(slot, 0.34) for slot in range(3, 7)),
+        verdict(0, 0.8),
+        *(verdict(slot, 0.75, fresh=True) for slot in range(1, 3)),
+        *(verdict(slot, 0.65) for slot in range(3, 7)),
     ]
     told = Episodes(policy).observe(seen)
     assert [(t.action, t.severity) for t in told] == [
@@ -175,7 +179,7 @@ def test_what_score_is_how_severe_can_be_set() -> None:
         ("fired", Severity.CRITICAL),
         ("lowered", Severity.WARNING),
     ]
-    assert told[-1].updated_at == seen[5].timestamp  # the third window below 0.4 by the hysteresis; 0.38 is not
+    assert told[-1].updated_at == seen[5].timestamp  # the third window below 0.75 by the hysteresis; 0.75 is not
 
 
 def test_severity_is_lowered_only_after_staying_well_below() -> None:

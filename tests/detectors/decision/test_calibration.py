@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from service.detectors.decision.calibration import LEAST_SCORES, Calibration, score_of, windows_for
-from service.domain import F64, Severity, SeverityBounds
+from service.detectors.decision.calibration import LEAST_SCORES, Calibration
+from service.domain import F64
 from service.errors import NotEnoughData
 
 
@@ -50,28 +50,6 @@ def test_p_is_floored_by_the_effective_sample_and_surprise_is_not() -> None:
     assert calibration.floor == 1 / 200
     assert calibration.p(np.array([50.0]))[0] == 1 / 200
     assert calibration.surprise(np.array([50.0]))[0] > 6
-
-
-@pytest.mark.parametrize(
-    ("n_eff", "severity"), [(20, Severity.INFO), (1_000, Severity.INFO), (2_000, Severity.WARNING), (30_000, Severity.CRITICAL)]
-)
-def test_says_how_high_a_score_it_can_tell(n_eff: float, severity: Severity) -> None:
-    calibration = Calibration(normal(100), n_eff)
-    assert score_of(calibration.p(np.array([1e9])))[0] == calibration.ceiling
-    assert SeverityBounds().of(calibration.ceiling) is severity
-
-
-@pytest.mark.parametrize("severity", [Severity.WARNING, Severity.CRITICAL])
-def test_says_how_many_windows_a_severity_takes(severity: Severity) -> None:
-    bounds = SeverityBounds()
-    enough = windows_for(bounds.below(severity))
-    assert bounds.of(Calibration(normal(100), 1.001 * enough).ceiling) is severity
-    assert bounds.of(Calibration(normal(100), 0.999 * enough).ceiling).rank == severity.rank - 1
-
-
-@pytest.mark.parametrize("score", [0.5, 0.7, 0.9])
-def test_says_how_many_windows_a_score_takes(score: float) -> None:
-    assert Calibration(normal(100), windows_for(score)).ceiling == pytest.approx(score)
 
 
 @settings(max_examples=60, deadline=None)
@@ -157,7 +135,3 @@ def test_round_trips_through_json_to_the_bit() -> None:
     raw = np.linspace(-20, 50, 5000)
     np.testing.assert_array_equal(twin.surprise(raw), calibration.surprise(raw))
     np.testing.assert_array_equal(twin.p(raw), calibration.p(raw))
-
-
-def test_score_runs_from_zero_to_one_over_six_decades() -> None:
-    np.testing.assert_allclose(score_of(np.array([1.0, 1e-3, 1e-6, 1e-12])), [0, 0.5, 1, 1])
