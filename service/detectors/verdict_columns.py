@@ -12,6 +12,7 @@ import numpy as np
 from service.detectors.bundle import Bundle
 from service.detectors.decision.alert_budget import BudgetDecisions
 from service.detectors.decision.calibration import Calibration
+from service.detectors.decision.claims import Claims
 from service.domain import F64, I64, MemberScore, MetricShare, SeverityBounds, Verdict, WindowBatch
 from service.verdicts import Verdicts
 
@@ -23,18 +24,18 @@ class VerdictColumns:
     """The n windows that were scored, as columns (n,); ``chosen``: int64 (n,), their indices in the batch.
 
     ``answers``: by member its raw scores (n,), or why it has none; ``calibrations``: of the members with scores. ``surprises``:
-    of the ensemble; ``p``: how rare, adjusted for drift; ``scores``: how loud; ``floor``: the smallest ``p`` that the calibration
-    supports; ``calibrated_days``: days of normal operation in it, of all entities together; ``bounds``: the scores at which
-    severities begin; ``newest_rows_p``: tail probability of the newest rows alone; ``metrics``: the metrics with the largest
-    shares, by index into the columns, for windows near or above their level.
+    of the ensemble; ``claims`` and ``p``: what is claimed of them; ``scores``: how loud they are; ``calibrated_days``: days of normal
+    operation that the claims rest on; ``bounds``: the scores at which severities begin; ``newest_rows_p``: tail probability of the
+    newest rows alone; ``metrics``: the metrics with the largest shares, by index into the columns, for windows near or above their
+    level.
     """
 
     chosen: I64
     answers: Answers
     calibrations: Mapping[str, Calibration]
-    floor: float
-    calibrated_days: float
+    calibrated_days: F64
     surprises: F64
+    claims: Claims
     p: F64
     scores: F64
     bounds: SeverityBounds
@@ -101,9 +102,10 @@ def _with_score(batch: WindowBatch, bundle: Bundle, place: int, columns: Verdict
         warning=float(columns.decisions.warning[at]),
         critical=float(columns.decisions.critical[at]),
         common=float(columns.decisions.common[at]),
+        exceeded=tuple(columns.claims.exceeded[at].tolist()),
         p=float(columns.p[at]),
-        floor=columns.floor,
-        calibrated_days=columns.calibrated_days,
+        floor=float(columns.claims.floor[at]),
+        calibrated_days=float(columns.calibrated_days[at]),
         score=score,
         fresh_p=float(columns.newest_rows_p[at]),
         is_onset=bool(columns.decisions.is_onset[at]),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from service.detectors.bundle import Bundle, BundledMember
 from service.detectors.decision import alert_budget, budget_params
+from service.detectors.decision.claims import ClaimParams, Claims, ClaimState, follow
 from service.detectors.decision.ensemble import DetectorState, Ensemble, slots_of
 from service.detectors.decision.static_thresholds import static_decisions
 from service.detectors.features.windows import Features
@@ -24,7 +25,7 @@ from service.domain import F64, I64, MemberScore, MemberState, MetricShare, Seve
 from service.errors import ConfigError
 from service.loudness import loudnesses
 from service.observability.tasks import retrieve_exception
-from service.rarity import rarities
+from service.rarity import claims as claimed_rarities
 from service.settings import DetectionSettings
 from service.verdicts import Verdicts
 
@@ -62,7 +63,8 @@ class WindowScorer:
         self._bounds = bounds or SeverityBounds()
         self._members, self._ensemble = _chosen(bundle, settings.detectors)
         self._budget = settings.budget
-        self._floor_p = self._ensemble.tail([member.name for member in self._members]).floor
+        tail = self._ensemble.tail([member.name for member in self._members])
+        self._floor_p, self._n_eff = tail.floor, tail.n_eff
         self._rule = settings.rule
         self._timeout = settings.timeout_seconds
         self._threads = settings.threads
@@ -102,7 +104,8 @@ class WindowScorer:
         """Take over the states of entities from another process."""
         params = self.budget_params()
         self._states.update(
-            (name, DetectorState(state.row, alert_budget.current(state.tracker, params))) for name, state in states.items()
+            (name, DetectorState(state.row, alert_budget.current(state.tracker, params), state.claims))
+            for name, state in states.items()
         )
 
     def budget_params(self) -> budget_params.BudgetParams:
@@ -169,19 +172,16 @@ class WindowScorer:
         entities = [batch.entities[at] for at in chosen]
         rows = batch.end_rows[chosen]
         surprises = tail.surprise(self._ensemble.combine(raw))
-        decisions, trackers = self._apply_rule(raw, entities, rows, surprises)
-        newest = dict(zip(entities, rows.tolist(), strict=True))  # windows of one entity come in row order
-        self._states.update((name, DetectorState(newest[name], tracker)) for name, tracker in trackers.items())
-        p = np.clip(10.0 ** -rarities(surprises, decisions.common, decisions.level, decisions.shift), tail.floor, 1.0)
+        decisions, claims = self._apply_rule(raw, entities, rows, surprises)
         attributed = np.flatnonzero(decisions.is_anomaly | (surprises > decisions.level - ATTRIBUTED_BELOW)).tolist()
         return VerdictColumns(
             chosen=chosen,
             answers=answers,
             calibrations={name: self._ensemble.member(name).calibration for name in raw},
-            floor=tail.floor,
-            calibrated_days=tail.n_eff * batch.schema.interval_ms * self.bundle.window / 86_400_000,
+            calibrated_days=claims.vouched * batch.schema.interval_ms * self.bundle.window / 86_400_000,
             surprises=surprises,
-            p=p,
+            claims=claims,
+            p=np.clip(10.0 ** -claimed_rarities(surprises, claims.exceeded), claims.floor, 1.0),
             scores=loudnesses(surprises, decisions.level, decisions.warning, decisions.critical),
             bounds=self._bounds,
             newest_rows_p=self.bundle.newest_rows_calibration.p(self.bundle.newest_rows.score(features)),
@@ -191,16 +191,29 @@ class WindowScorer:
 
     def _apply_rule(
         self, raw: Mapping[str, F64], entities: Sequence[str], rows: I64, surprises: F64
-    ) -> tuple[alert_budget.BudgetDecisions, dict[str, alert_budget.BudgetState]]:
+    ) -> tuple[alert_budget.BudgetDecisions, Claims]:
+        """Decide on windows and claim how rare they are; the entities' states then are those after the newest of them."""
         slots, names = slots_of(entities)
         params = self.budget_params()
-        known = (self._states.get(name) for name in names)
+        known = [self._states.get(name) for name in names]
         trackers = [alert_budget.start(params) if state is None else state.tracker for state in known]
+        followed = [ClaimState() if state is None else state.claims for state in known]
         if self._rule == "budget":
             trackers, decisions = alert_budget.steps(trackers, slots, rows, surprises, params)
         else:
             decisions = static_decisions(self._rule, self._ensemble, raw, surprises, params)
-        return decisions, dict(zip(names, trackers, strict=True))
+        # Where each window counts by itself there are no incidents to leave out.
+        incident = np.zeros(len(rows), np.bool_) if params.often else decisions.is_anomaly
+        followed, claims = follow(followed, slots, rows, surprises, incident, self._claim_params(params.day))
+        newest = dict(zip(entities, rows.tolist(), strict=True))  # windows of one entity come in row order
+        self._states.update(
+            (name, DetectorState(newest[name], tracker, state))
+            for name, tracker, state in zip(names, trackers, followed, strict=True)
+        )
+        return decisions, claims
+
+    def _claim_params(self, day: float) -> ClaimParams:
+        return ClaimParams(n_eff=self._n_eff, window=self.bundle.window, stride=self.bundle.stride, day=day)
 
     def _attribute(
         self, batch: WindowBatch, chosen: NDArray[Any], features: Features, names: Container[str], which: Sequence[int]

@@ -43,9 +43,11 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ``surprise``: -log10 of the ensemble's calibrated tail probability, before drift adjustment; ``level``: the surprise
     at which this entity would be called anomalous now (tracked online); ``shift``: how far drift moved that level from its
     calibrated start; ``warning`` and ``critical``: the surprises above which an anomaly is that severe; ``common``: the surprise
-    that one of its windows in ten exceeds now. ``p`` is adjusted for drift (``service/rarity.py``), never below ``floor``, the
-    smallest that the calibration data support: "one in N" follows from it. ``score`` in [0, 1] says how loud the window is
-    (``service/loudness.py``): 0.5 at ``level``, 0.7 at ``warning``, 0.9 at ``critical``; the severity follows from it.
+    that one of its windows in ten exceeds now. ``p`` is what is claimed, "one in N": it follows from ``exceeded``, the surprises
+    that one of its windows in 10, 100 and 1,000 exceeds now (None where these are not followed), and is never below ``floor``,
+    which falls as more windows are scored; ``calibrated_days``: the days of normal operation that it rests on. ``score`` in [0, 1]
+    says how loud the window is (``service/loudness.py``): 0.5 at ``level``, 0.7 at ``warning``, 0.9 at ``critical``; the severity
+    follows from it.
     ``is_onset``: an anomaly begins with this window; what the alert budget counts. ``window``: its length in rows.
     ``fresh_p``: tail probability of the newest ``stride`` rows taken by themselves (disjoint evidence).
     ``not_scored``: why the window has no score (low coverage, no detector); then every number above is neutral.
@@ -63,6 +65,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     warning: float = 0.0
     critical: float = 0.0
     common: float = 1.0
+    exceeded: tuple[float, float, float] | None = None
     p: float = 1.0
     floor: float = 0.0
     score: float = 0.0

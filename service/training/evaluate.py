@@ -168,7 +168,7 @@ def measure(job: Job, bundle: Bundle, scored: Scored, test: Series, train_second
         effective_windows=tail.n_eff,
         rarest=round(1 / tail.floor),
         reliability=metrics.reliability_table(10.0 ** -scored.surprise[due_normal], effective=tail.n_eff),
-        reliability_adjusted=metrics.reliability_table(10.0 ** -scored.rarity[due_normal], effective=tail.n_eff),
+        reliability_adjusted=metrics.reliability_table(10.0 ** -scored.claimed[due_normal], effective=tail.n_eff),
         budgets=_budgets(scored, labels, bundle),
     )
 

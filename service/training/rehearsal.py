@@ -14,7 +14,7 @@ from service.detectors.features.windows import carry_forward
 from service.detectors.window_scorer import WindowScorer
 from service.detectors.windowing.early_windows import MOST_EARLY, early_windows
 from service.domain import F32, F64, I64, Alert, Mask, Series, Status, WindowBatch, phase_of
-from service.rarity import rarity
+from service.rarity import AS_CALIBRATED, claimed
 from service.settings import Settings
 from service.stream.window_buffers import due_mask
 
@@ -23,8 +23,8 @@ CHUNK = 2048  # windows per batch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """The verdict on each test row: ``surprise``, ``level`` and ``rarity`` (-log10 p, adjusted for drift) float64, ``anomaly``
-    (an anomaly begins) bool, all (rows,).
+    """The verdict on each test row: ``surprise``, ``level`` and ``claimed`` (-log10 of what is claimed, without its floor) float64,
+    ``anomaly`` (an anomaly begins) bool, all (rows,).
 
     ``due``: int64, the test rows at which a window was scored (other rows have the values of the last one before); ``alerted``:
     bool (rows,), rows under a fired alert; ``fired``: how many alerts fired; ``seconds``: of scoring, per window.
@@ -32,7 +32,7 @@ class Scored:
 
     surprise: F64
     level: F64
-    rarity: F64
+    claimed: F64
     anomaly: Mask
     due: I64
     alerted: Mask
@@ -51,7 +51,7 @@ async def score_series(bundle: Bundle, settings: Settings, before: Series, test:
     ends = ends[
         np.searchsorted(ends, history - bundle.stride) :
     ]  # the last window before the test gives its first rows their score
-    surprise, level, rarities, flags = np.zeros((4, len(ends)))
+    surprise, level, claims, flags = np.zeros((4, len(ends)))
     alerts: list[Alert] = []
     seconds = 0.0
     try:
@@ -63,7 +63,7 @@ async def score_series(bundle: Bundle, settings: Settings, before: Series, test:
             chosen = slice(start, start + len(verdicts))
             surprise[chosen] = [one.surprise for one in verdicts]
             level[chosen] = [one.level for one in verdicts]
-            rarities[chosen] = [rarity(one.surprise, one.common, one.level, one.shift) for one in verdicts]
+            claims[chosen] = [claimed(one.surprise, *(one.exceeded or AS_CALIBRATED)) for one in verdicts]
             flags[chosen] = [one.is_onset for one in verdicts]
     finally:
         detector.close()
@@ -75,7 +75,7 @@ async def score_series(bundle: Bundle, settings: Settings, before: Series, test:
     return Scored(
         surprise=surprise[newest_window],
         level=level[newest_window],
-        rarity=rarities[newest_window],
+        claimed=claims[newest_window],
         anomaly=anomaly,
         due=at[at >= 0],
         alerted=alerted,

@@ -15,6 +15,7 @@ import pytest
 
 from service.detectors.base import Detector
 from service.detectors.bundle import Bundle
+from service.detectors.decision.claims import ClaimState
 from service.detectors.decision.ensemble import DetectorState
 from service.detectors.features.statistics import WindowStatistics, require_windows
 from service.detectors.features.windows import Features
@@ -22,6 +23,7 @@ from service.detectors.window_scorer import LEAST_SHARE, WindowScorer
 from service.domain import F32, F64, Dataset, Schema, Series, Severity, SeverityBounds, Verdict, WindowBatch
 from service.errors import ConfigError
 from service.progress import Progress, silent
+from service.rarity import AS_CALIBRATED, claimed
 from service.settings import BudgetSettings, DetectionSettings, TrainingSettings
 from service.training.train import train
 
@@ -266,6 +268,7 @@ async def test_a_snapshot_carries_an_entity_to_another_process(bundle: Bundle) -
     second = await verdicts_of(after, batch(values[cut - WINDOW + 1 :], first=cut - WINDOW + 1))
     assert [msgspec.to_builtins(v)["level"] for v in first + second] == [msgspec.to_builtins(v)["level"] for v in whole]
     assert [(v.end_row, v.surprise, v.is_anomaly) for v in first + second] == [(v.end_row, v.surprise, v.is_anomaly) for v in whole]
+    assert [(v.p, v.exceeded, v.floor) for v in first + second] == [(v.p, v.exceeded, v.floor) for v in whole]
     after.forget(["a"])
     assert after.snapshot() == {}
 
@@ -306,7 +309,10 @@ async def test_an_entity_never_seen_in_training_is_scored_from_its_first_window(
 
 async def test_a_short_calibration_claims_nothing_rare_and_can_still_be_loud(bundle: Bundle) -> None:
     verdicts = await verdicts_of(WindowScorer(bundle), batch(faulty()))
-    assert min(verdict.p for verdict in verdicts) == bundle.calibration().floor
+    tail = bundle.calibration()
+    # What is claimed reaches further with every window length scored outside incidents.
+    calm = sum(not verdict.is_anomaly for verdict in verdicts) * bundle.stride / bundle.window
+    assert tail.floor > min(verdict.p for verdict in verdicts) >= 1 / (10 * (tail.n_eff + calm))
     loudest = max(verdicts, key=lambda verdict: verdict.surprise)
     assert loudest.surprise > loudest.critical > loudest.warning > loudest.level
     assert loudest.severity is Severity.CRITICAL
@@ -331,7 +337,8 @@ async def test_the_plain_rules_find_the_fault_and_never_adjust(bundle: Bundle, r
     assert all(verdict.is_anomaly for verdict in verdicts if verdict.end_row >= 310)
     assert sum(verdict.is_anomaly for verdict in verdicts if verdict.end_row < 300) <= 8  # of 56
     assert len({verdict.level for verdict in verdicts}) == 1
-    assert [verdict.p for verdict in verdicts] == pytest.approx([max(10**-one.surprise, one.floor) for one in verdicts])
+    expected = [max(10 ** -claimed(one.surprise, *(one.exceeded or AS_CALIBRATED)), one.floor) for one in verdicts]
+    assert [verdict.p for verdict in verdicts] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("wider", [1.0, 1.6])
@@ -341,7 +348,9 @@ async def test_one_in_ten_is_reported_for_one_window_in_ten_after_drift_too(bund
     if wider > 1:
         assert np.mean([verdict.surprise >= 1 for verdict in verdicts]) > 0.5
     assert 0.07 < np.mean([verdict.p <= 0.1 for verdict in verdicts]) < 0.13
-    assert all((verdict.p >= 0.1) == (verdict.surprise <= min(verdict.common, verdict.level)) for verdict in verdicts)
+    assert all(
+        verdict.exceeded is not None and (verdict.p >= 0.1) == (verdict.surprise <= verdict.exceeded[0]) for verdict in verdicts
+    )
 
 
 async def test_more_sigmas_ask_for_more(bundle: Bundle) -> None:
@@ -366,7 +375,7 @@ async def test_a_budget_of_pages_is_divided_among_the_entities_known_now(bundle:
 
 
 async def test_the_state_of_the_version_before_is_taken_over(bundle: Bundle) -> None:
-    """Its level was a logarithm: it starts anew, the newest row and what is common stay."""
+    """Its level was a logarithm: it starts anew, the newest row and what is common stay. Nothing of its claims was followed."""
     former = msgspec.msgpack.decode(msgspec.msgpack.encode([40, [0.5, 0.25, 40, 0.1]]), type=DetectorState)
     scorer = WindowScorer(bundle, DetectionSettings(budget=OFTEN))
     scorer.restore({"a": former})
@@ -374,4 +383,5 @@ async def test_the_state_of_the_version_before_is_taken_over(bundle: Bundle) -> 
     assert state is not None
     assert state.row == 40
     assert (state.tracker.level, state.tracker.row) == (scorer.budget_params().start, 40)
+    assert state.claims == ClaimState()
     scorer.close()

@@ -32,7 +32,7 @@ from service.alerts.lifecycle.leading_metrics import named, newcomers, rows_sinc
 from service.alerts.times import span_words
 from service.domain import Action, Alert, MetricShare, Severity, Status, Verdict, alert_id
 from service.loudness import loudness
-from service.rarity import rarity
+from service.rarity import claimed, rarity
 from service.settings import EpisodeSettings
 
 TOP_METRICS = 8
@@ -79,6 +79,8 @@ def _assess(
     """The verdict, judged by the level at the ``onset`` instead of the present one. ``last_evidence``: row of the evidence before
     (the onset's, where there was none yet); ``None`` where no alert came before."""
     p = max(10 ** -rarity(verdict.surprise, onset.common, onset.level, onset.shift), verdict.floor, 1e-300)
+    if onset.exceeded is not None:
+        p = max(10 ** -claimed(verdict.surprise, *onset.exceeded), verdict.floor, 1e-300)
     score = loudness(verdict.surprise, onset.level, onset.warning, onset.critical)
     severity = policy.bounds.of(score)
     fresh = verdict.fresh_p <= policy.fresh_p_below
@@ -141,6 +143,7 @@ def _open(
         warning=verdict.warning,
         critical=verdict.critical,
         common=verdict.common,
+        exceeded=verdict.exceeded,
         peak_surprise=verdict.surprise,
         evidence=int(seen.evidence),
         quiet=0,
@@ -194,8 +197,8 @@ def _absorb(episode: Episode, verdict: Verdict, seen: Assessment, policy: Episod
     facts: dict[str, object] = {"updated_at": verdict.timestamp, "score": seen.score, "p": seen.p, "labels": verdict.labels}
     if seen.evidence:
         facts |= {"windows": alert.windows + 1, "last_offset": verdict.last_offset}
-        if seen.score >= alert.peak_score:
-            facts |= {"peak_score": seen.score, "peak_p": seen.p, "every_days": _every_days(seen.p, verdict)}
+        rarest = min(alert.peak_p, seen.p)
+        facts |= {"peak_score": max(alert.peak_score, seen.score), "peak_p": rarest, "every_days": _every_days(rarest, verdict)}
         # By surprise: after a short calibration many windows share the highest score. And only a window with an attribution.
         if verdict.metrics and verdict.surprise >= episode.peak_surprise:
             facts |= {"metrics": verdict.metrics[:TOP_METRICS], "members": verdict.members}

@@ -6,14 +6,17 @@ Wallis 1987) with its shape floored at exponential: a bounded tail (ξ < 0) woul
 calibration score impossible.
 
 Overlapping windows are not independent evidence, so the calibration counts for ``n_eff = rows / window`` observations, and ``p``
-is never below ``1 / (10 · n_eff)``: a short calibration claims nothing rare. ``surprise`` is the same curve without that floor,
-strictly rising in the raw score, so that scores above the calibration maximum do not tie.
+is never below ``1 / (10 · n_eff)``: a short calibration claims nothing rare. ``decades`` is the same curve without that floor,
+strictly rising in the raw score, so that scores above the calibration maximum do not tie; detectors are combined by it.
+``surprise`` is what levels and claims are made of: the same up to ``STRAIGHT`` decades, bent beyond, and below ``MOST_SURPRISE``
+for any raw score.
 
 What happens with unusual calibration sets:
 
 - *Ties*: the tail probability of a value that many calibration windows share is that of being at least that value.
 - *Constant scores*: anything up to the constant has p ≈ 1; anything above it gets the floor, or close to it: the tail's
-  scale is then a thousandth of the constant.
+  scale is then a thousandth of the constant. What begins to move after that is millions of decades out; bent, its surprise stays
+  within reach of the level, and a stronger fault still has a higher one.
 - *Short sets*: fewer than ``LEAST_SCORES`` windows raise ``NotEnoughData``.
 """
 
@@ -38,6 +41,19 @@ TAIL_LEAST = 10
 SHAPE_MOST = 0.9
 # The smallest probability that n independent windows support is 1 / (10 n).
 FLOOR_FACTOR = 10.0
+# Up to so many decades a surprise is what the tail says; beyond, it rises ever more slowly and never reaches the most.
+STRAIGHT, MOST_SURPRISE = 20.0, 40.0
+# Raw scores are cut to this, so that no arithmetic with them overflows.
+LARGEST_RAW = 1e150
+
+
+def bounded(decades: F64) -> F64:
+    """The surprises of tail probabilities given in decades (n,): equal up to ``STRAIGHT``, strictly rising, below
+    ``MOST_SURPRISE``. Twice as many decades are a visibly higher surprise however many there are (decision 0021)."""
+    room = MOST_SURPRISE - STRAIGHT
+    over = np.maximum(decades - STRAIGHT, 0.0) / room
+    bent: F64 = np.where(over > 0.0, MOST_SURPRISE - room / (1.0 + np.log1p(over)), decades)
+    return bent
 
 
 class Calibration:
@@ -56,6 +72,7 @@ class Calibration:
             )
         if not np.isfinite(scores).all():
             raise ValueError("calibration scores must be finite")
+        scores = np.clip(scores, -LARGEST_RAW, LARGEST_RAW)
         self.n_eff = max(float(n_eff), 1.0)
         self.count = len(scores)
         # Knots of the curve: distinct scores, with the probability that a normal window scores at least as high.
@@ -84,7 +101,7 @@ class Calibration:
 
     def log_tail(self, raw: F64) -> F64:
         """Natural log of the tail probability of raw scores (n,), without the floor; strictly falling (to float64's resolution)."""
-        raw = np.asarray(raw, np.float64)
+        raw = np.clip(np.asarray(raw, np.float64), -LARGEST_RAW, LARGEST_RAW)
         inside = np.interp(raw, self._knots, self._log_tail)
         reach = np.maximum(raw - self.threshold, 0.0) / self.sigma
         beyond = -np.log1p(self.shape * reach) / self.shape if self.shape > 0 else -reach
@@ -95,15 +112,17 @@ class Calibration:
         tail: F64 = np.where(raw > self.threshold, self._log_at_threshold + beyond, np.where(raw < lowest, below, inside))
         return tail
 
+    def decades(self, raw: F64) -> F64:
+        """``-log10`` of the tail probability of raw scores (n,), without the floor: strictly rising, without a bound."""
+        decades: F64 = -self.log_tail(raw) / np.log(10.0)
+        return decades
+
     def surprise(self, raw: F64) -> F64:
-        """``-log10`` of the tail probability of raw scores (n,), without the floor: strictly rising, for ranking and level
-        tracking.
-        """
-        surprise: F64 = -self.log_tail(raw) / np.log(10.0)
-        return surprise
+        """``decades`` of raw scores (n,), ``bounded``: for ranking, levels and claims."""
+        return bounded(self.decades(raw))
 
     def evidence(self, raw: F64) -> F64:
-        """``surprise`` of raw scores (n,), reduced because the tail is estimated from ``n_eff`` windows only; detectors are
+        """``decades`` of raw scores (n,), reduced because the tail is estimated from ``n_eff`` windows only; detectors are
         compared by it.
 
         If the scale of an exponential tail was estimated from k independent observations, the next one has the Lomax tail

@@ -22,18 +22,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.detectors.decision import alert_budget
-from service.detectors.decision.calibration import Calibration
+from service.detectors.decision.calibration import LARGEST_RAW, Calibration
+from service.detectors.decision.claims import ClaimState
 from service.domain import F64, I64
 
 
 class DetectorState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The state that detection keeps of one entity, stored in the state topic.
 
-    ``row``: end row of the newest window scored; ``tracker``: the state of its alert budget.
+    ``row``: end row of the newest window scored; ``tracker``: the state of its alert budget; ``claims``: what its claims follow
+    from (as after training in states stored before there were any).
     """
 
     row: int
     tracker: alert_budget.BudgetState
+    claims: ClaimState = ClaimState()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +55,10 @@ Combine = Callable[[Sequence[F64], Sequence[Member]], F64]
 
 def by_scaled_mean(raw: Sequence[F64], members: Sequence[Member]) -> F64:
     """Weighted mean of ``(raw - median) / spread``; the 99 % quantile of the calibration lies 2.33 spreads above its median."""
-    return _weighted_mean([(one - member.centre) / member.spread for one, member in zip(raw, members, strict=True)], members)
+    scaled = [
+        (np.clip(one, -LARGEST_RAW, LARGEST_RAW) - member.centre) / member.spread for one, member in zip(raw, members, strict=True)
+    ]
+    return _weighted_mean(scaled, members)
 
 
 def by_tail(raw: Sequence[F64], members: Sequence[Member]) -> F64:
@@ -100,7 +106,7 @@ class Ensemble:
         if combination not in COMBINATIONS:
             raise ValueError(f"the combination {combination!r} is none of {', '.join(COMBINATIONS)}")
         self.weights = dict(weights)
-        self.matrix = np.asarray(matrix, np.float64)
+        self.matrix = np.clip(np.asarray(matrix, np.float64), -LARGEST_RAW, LARGEST_RAW)
         self.n_eff = float(n_eff)
         self.combination = combination
         self.overrides_by_decades = dict(overrides_by_decades or {})
@@ -126,7 +132,7 @@ class Ensemble:
             combined = COMBINATIONS[self.combination]([raw[name] for name in weighted], members)
             if not evidence:
                 return combined
-            evidence.append(self.tail(weighted).surprise(combined))
+            evidence.append(self.tail(weighted).decades(combined))
         strongest: F64 = np.max(evidence, axis=0)
         return strongest
 

@@ -109,17 +109,17 @@ class StatisticalAnomalyDetector:
         progress(self.name, len(self.weights), len(self.weights), "fitted")
 
     def score(self, features: Features) -> F64:
-        """Float64 (n,): the weighted mean of the votes' surprises."""
+        """Float64 (n,): the weighted mean of the votes' decades (``Calibration.decades``)."""
         points = self._points(features)
         total = np.zeros(len(points))
         for vote, weight in self.weights.items():
-            total += weight * self._scales[vote].surprise(_SCORE[vote](self._models[vote], points))
+            total += weight * self._scales[vote].decades(_SCORE[vote](self._models[vote], points))
         return total / sum(self.weights.values())
 
     def votes(self, features: Features) -> dict[str, F64]:
-        """Each vote's own surprise, float64 (n,)."""
+        """Each vote's own tail probability in decades, float64 (n,)."""
         points = self._points(features)
-        return {vote: self._scales[vote].surprise(_SCORE[vote](self._models[vote], points)) for vote in self.weights}
+        return {vote: self._scales[vote].decades(_SCORE[vote](self._models[vote], points)) for vote in self.weights}
 
     def attribute(self, features: Features) -> F64:
         """Float64 (n, dims): each metric's squared distance, which is the input of all three.

@@ -136,6 +136,20 @@ def test_scores_follow_the_levels_at_onset() -> None:
     assert -math.log10(alert.p) == pytest.approx(1 + 3 * (5 - 2) / (8 - 2))
 
 
+def test_claims_follow_what_was_exceeded_at_onset_and_the_rarest_is_kept() -> None:
+    seen = {"exceeded": (2.0, 4.0, 6.0), "floor": 1e-4, "fresh": True}
+    episodes = Episodes(EpisodeSettings())
+    episodes.observe([verdict(0, 5 / 6, **seen)])
+    (alert,) = episodes.open_alerts()
+    assert alert.p == pytest.approx(10**-2.5)
+    moved = seen | {"exceeded": (9.0, 10.0, 11.0)}
+    episodes.observe([verdict(1, 2.0, **moved), verdict(2, 6.5 / 6, **moved)])
+    (alert,) = episodes.open_alerts()
+    assert alert.p == pytest.approx(10**-3.5)
+    assert alert.peak_p == pytest.approx(1e-4)
+    assert alert.every_days == pytest.approx(STRIDE * INTERVAL_MS * 1e4 / 86_400_000)
+
+
 def test_a_short_calibration_claims_nothing_rare_and_is_loud_all_the_same() -> None:
     # surprises far beyond what calibration can vouch for: the alert claims one in 10,000, at its onset and ever after
     transitions = Episodes(EpisodeSettings()).observe([verdict(slot, 2.0, floor=1e-4, p=1e-4) for slot in range(5)])

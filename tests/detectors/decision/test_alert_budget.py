@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from service.detectors.decision import alert_budget, budget_params
 from service.detectors.decision.alert_budget import AIM, LASTING, STEP
+from service.detectors.decision.calibration import MOST_SURPRISE, Calibration
 from service.domain import F64
 
 WITHIN, ONSET, STILL_ABOVE = alert_budget.REASONS
@@ -149,6 +150,18 @@ def test_a_level_can_always_be_exceeded(bouts: list[tuple[float, int]]) -> None:
     surprises = np.concatenate([np.full(20, 0.3), *(np.concatenate([np.full(n, s), np.full(5, 0.3)]) for s, n in bouts)])
     decisions = decide(surprises, params)
     assert decisions.level.max() <= params.start + STEP * len(bouts) + 1e-9
+
+
+def test_after_a_metric_that_never_moved_has_begun_to_move_the_entity_is_not_deaf() -> None:
+    """Its calibration is a constant: unbounded, each window was millions of decades out, and the level went there for good."""
+    calibration = Calibration(np.zeros(500), 4.0)
+    raw = np.r_[np.zeros(DAY), 5.0 + np.random.default_rng(0).exponential(1.0, 60 * DAY)]
+    surprises, rows = calibration.surprise(raw)[9::10], np.arange(len(raw))[9::10]
+    params = alert_budget.params_for(1.0, 60_000, 10, floor_p=calibration.floor)
+    _, decided = alert_budget.steps([alert_budget.start(params)], np.zeros(len(rows), np.int64), rows, surprises, params)
+    assert decided.level.max() <= MOST_SURPRISE + STEP
+    told = decided.is_onset[rows > 10 * DAY].sum() / 51  # a day
+    assert 0.5 < told < 2.0
 
 
 def test_only_what_lasts_is_accepted_as_the_new_normal_and_it_is_forgotten_again() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from service.detectors.decision.calibration import LEAST_SCORES, Calibration
+from service.detectors.decision.calibration import LEAST_SCORES, MOST_SURPRISE, STRAIGHT, Calibration, bounded
 from service.domain import F64
 from service.errors import NotEnoughData
 
@@ -67,6 +67,45 @@ def test_surprise_never_falls_as_the_raw_score_rises(seen: list[float], asked: l
     assert (p <= 1).all()
 
 
+# Constants, counts, states, scores near each other and whatever float64 holds.
+AWKWARD = st.one_of(
+    st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=LEAST_SCORES, max_size=60),
+    st.lists(st.sampled_from([0.0, 1e-300, 1.0, 3.0]), min_size=LEAST_SCORES, max_size=60),
+    st.floats(allow_nan=False, allow_infinity=False).map(lambda x: [x] * LEAST_SCORES),
+)
+
+
+@settings(max_examples=300)
+@given(
+    AWKWARD,
+    st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=2, max_size=30),
+    st.floats(1.0, 1e6),
+)
+@pytest.mark.filterwarnings("error")
+def test_no_score_is_beyond_the_bound_and_a_stronger_one_is_never_less_surprising(
+    seen: list[float], asked: list[float], n_eff: float
+) -> None:
+    calibration = Calibration(np.array(seen), n_eff)
+    raw = np.sort(np.array([*asked, *seen, -1.7e308, 1.7e308]))
+    for curve in (calibration.surprise, calibration.decades, calibration.evidence):
+        values = curve(raw)
+        assert np.isfinite(values).all()
+        assert (np.diff(values) >= -1e-12 * np.maximum(values[1:], 1.0)).all()  # interpolation rounds
+    surprise = calibration.surprise(raw)
+    assert (surprise >= 0).all()
+    assert (surprise < MOST_SURPRISE).all()
+    assert (calibration.p(raw) >= calibration.floor).all()
+
+
+@given(st.floats(STRAIGHT, 1e160), st.floats(1.01, 1e6))
+def test_what_is_many_decades_out_is_bent_and_more_is_still_visibly_more(decades: float, factor: float) -> None:
+    less, more = bounded(np.array([decades, decades * factor]))
+    assert less < more < MOST_SURPRISE
+    assert more - less > 1e-8  # rounding is 1e-14
+    straight = np.linspace(0, STRAIGHT, 50)
+    np.testing.assert_array_equal(bounded(straight), straight)
+
+
 def test_scores_beyond_the_calibration_maximum_do_not_tie() -> None:
     calibration = Calibration(normal(1000), 10)
     beyond = calibration.surprise(np.linspace(2, 40, 2000))
@@ -78,9 +117,9 @@ def test_evidence_of_few_windows_grows_slower_the_further_out_and_never_ties() -
     few, many = Calibration(normal(1000), 3), Calibration(normal(1000), 30_000)
     for calibration in (few, many):
         assert (np.diff(calibration.evidence(raw)) > 0).all()
-        assert (calibration.evidence(raw) <= calibration.surprise(raw)).all()
-    np.testing.assert_allclose(many.evidence(raw[:200]), many.surprise(raw[:200]), rtol=0.01)
-    assert few.surprise(raw)[-1] > 300
+        assert (calibration.evidence(raw) <= calibration.decades(raw)).all()
+    np.testing.assert_allclose(many.evidence(raw[:200]), many.decades(raw[:200]), rtol=0.01)
+    assert few.decades(raw)[-1] > 300
     assert few.evidence(raw)[-1] < 10
 
 

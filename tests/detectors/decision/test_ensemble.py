@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from service.detectors.decision.calibration import MOST_SURPRISE
 from service.detectors.decision.ensemble import COMBINATIONS, Ensemble
 from service.domain import F64
 
@@ -41,6 +44,38 @@ def test_any_surviving_members_keep_their_false_alarm_rate(combination: str, lef
         assert exceeded < 1.5 * level
         if combination != "votes":  # votes take few values, so most levels cannot be met exactly
             assert exceeded > level / 1.5
+
+
+ANY = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    constant=st.lists(st.sampled_from([0.0, 1.0, 1e-12, 1e300]), min_size=3, max_size=3),
+    moves=st.booleans(),
+    raw=st.tuples(ANY, ANY, ANY),
+    more=st.lists(st.floats(0.0, 1e308), min_size=3, max_size=3),
+    combination=st.sampled_from(sorted(COMBINATIONS)),
+    overrides=st.booleans(),
+)
+@pytest.mark.filterwarnings("error")
+def test_no_scores_of_any_members_are_beyond_the_bound_and_stronger_ones_are_never_less_surprising(
+    constant: list[float], moves: bool, raw: tuple[float, ...], more: list[float], combination: str, overrides: bool
+) -> None:
+    scores = np.tile(constant, (40, 1)) + (matrix(40) if moves else 0.0)
+    made = Ensemble(
+        WEIGHTS | ({"c": 0.0} if overrides else {}),
+        scores,
+        4.0,
+        combination=combination,
+        overrides_by_decades={"c": 1.0} if overrides else None,
+    )
+    stronger = [min(one + change, 1.7e308) for one, change in zip(raw, more, strict=True)]
+    combined = made.combine(columns(np.array([raw, stronger])))
+    assert np.isfinite(combined).all()
+    less, greater = made.tail(list(WEIGHTS)).surprise(combined)
+    assert 0 <= less <= greater + 1e-12
+    assert greater < MOST_SURPRISE
 
 
 def test_units_do_not_matter_and_weights_do() -> None:
