@@ -24,10 +24,10 @@ class VerdictColumns:
     """The n windows that were scored, as columns (n,); ``chosen``: int64 (n,), their indices in the batch.
 
     ``answers``: by member its raw scores (n,), or why it has none; ``calibrations``: of the members with scores. ``surprises``:
-    of the ensemble; ``claims`` and ``p``: what is claimed of them; ``scores``: how loud they are; ``calibrated_days``: days of normal
-    operation that the claims rest on; ``bounds``: the scores at which severities begin; ``newest_rows_p``: tail probability of the
-    newest rows alone; ``metrics``: the metrics with the largest shares, by index into the columns, for windows near or above their
-    level.
+    of the ensemble; ``claims`` and ``p``: what is claimed of them; ``scores``: how loud they are; ``calibrated_days``: days of
+    normal operation that the claims rest on; ``bounds``: the scores at which severities begin; ``newest_rows_p``: tail probability
+    of the newest rows alone; ``metrics``: the metrics with the largest shares, by index into the columns, for windows near or above
+    their level.
     """
 
     chosen: I64

@@ -222,6 +222,22 @@ def reliability_table(
     ]
 
 
+FACTOR = 3.0  # a claim is right within it
+EXPECTED_LEAST = 3.0  # of fewer rows than this, chance alone is more than the factor
+
+
+def within_factor(line: Reliability) -> bool:
+    """Whether normal rows are as rare as claimed, within ``FACTOR``. Where fewer than ``EXPECTED_LEAST`` rows are expected, whether
+    the Poisson interval of those seen reaches into it."""
+    expected = line.nominal * line.rows
+    if expected <= 0.0:
+        return True
+    around = poisson_rate(round(line.observed * line.rows), expected)
+    if expected < EXPECTED_LEAST:
+        return around.low <= FACTOR and around.high >= 1.0 / FACTOR
+    return 1.0 / FACTOR <= around.rate <= FACTOR
+
+
 class Extent(NamedTuple):
     """How alerts overlap with events: ``covered``: share of event rows under an alert; ``outside``: share of alert rows in no
     event.

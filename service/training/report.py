@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from rich.table import Table
 
-from service.training.metrics import Rate, Reliability, poisson_rate
+from service.training.metrics import Rate, Reliability, poisson_rate, within_factor
 
 
 class BudgetResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -230,11 +230,19 @@ def _budget_table(report: Report) -> Table:
 
 def _reliability_table(report: Report) -> Table:
     table = Table(title="Reliability: how often normal windows are this unusual", title_justify="left")
-    _columns(table, "one in", "as calibrated", "after drift adjustment", "windows", "supported by calibration")
-    for raw, adjusted in zip(report.reliability, report.reliability_adjusted, strict=True):
+    _columns(
+        table, "one in", "as calibrated", "as claimed in service", "series right within 3", "windows", "supported by calibration"
+    )
+    for at, (raw, claimed) in enumerate(zip(report.reliability, report.reliability_adjusted, strict=True)):
         seen: Mapping[bool, str] = {True: "yes", False: "no"}
+        right = _mean([float(within_factor(one.reliability_adjusted[at])) for one in report.series])
         table.add_row(
-            f"{1 / raw.nominal:,.0f}", _one_in(raw.observed), _one_in(adjusted.observed), f"{raw.rows:,}", seen[raw.supported]
+            f"{1 / raw.nominal:,.0f}",
+            _one_in(raw.observed),
+            _one_in(claimed.observed),
+            f"{right:.0%}",
+            f"{raw.rows:,}",
+            seen[raw.supported],
         )
     return table
 

@@ -162,3 +162,21 @@ def test_reliability_counts_and_says_what_is_supported() -> None:
     table = metrics.reliability_table(p, effective=150.0, levels=(0.1, 0.01, 0.001))
     assert [line.observed for line in table] == pytest.approx([0.1, 0.01, 0.001])
     assert [line.supported for line in table] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("nominal", "observed", "rows", "right"),
+    [
+        (0.1, 0.25, 1000, True),
+        (0.1, 0.31, 1000, False),
+        (0.1, 0.03, 1000, False),
+        (0.001, 0.0, 1000, True),  # one is expected: none says nothing
+        (0.001, 0.012, 1000, False),  # twelve do
+        (0.001, 0.0, 9000, False),
+        (0.001, math.nan, 0, True),
+    ],
+)
+def test_a_claim_is_right_within_a_factor_of_three_or_within_chance(
+    nominal: float, observed: float, rows: int, right: bool
+) -> None:
+    assert metrics.within_factor(metrics.Reliability(nominal, observed, rows, True)) is right
