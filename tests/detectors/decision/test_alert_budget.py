@@ -157,7 +157,7 @@ def test_after_a_metric_that_never_moved_has_begun_to_move_the_entity_is_not_dea
     calibration = Calibration(np.zeros(500), 4.0)
     raw = np.r_[np.zeros(DAY), 5.0 + np.random.default_rng(0).exponential(1.0, 60 * DAY)]
     surprises, rows = calibration.surprise(raw)[9::10], np.arange(len(raw))[9::10]
-    params = alert_budget.params_for(1.0, 60_000, 10, floor_p=calibration.floor)
+    params = budget_params.params_for(1.0, 60_000, 10, floor_p=calibration.floor)
     _, decided = alert_budget.steps([alert_budget.start(params)], np.zeros(len(rows), np.int64), rows, surprises, params)
     assert decided.level.max() <= MOST_SURPRISE + STEP
     told = decided.is_onset[rows > 10 * DAY].sum() / 51  # a day
