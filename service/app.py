@@ -72,7 +72,7 @@ def make_detector(name: str, options: Mapping[str, Any]) -> Detector:
     made = component(DETECTORS, name, "detector")
     try:
         detector: Detector = made(**options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(
             f"The detector {name!r} does not take these options: {error}.", hint="docs/reference/detectors.md lists its options."
         ) from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 import msgspec
 
@@ -85,3 +86,23 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     partition: int = -1
     first_offset: int = -1
     last_offset: int = -1
+
+    def __getitem__(self, name: str) -> Any:
+        """A field by its name: ``verdict["is_anomaly"]``. Raises ``KeyError`` for a name that is none."""
+        if name not in self.__struct_fields__:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __str__(self) -> str:
+        """One line for people: when, which entity, how loud, and what makes it so."""
+        when = datetime.fromtimestamp(self.timestamp / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        if self.not_scored is not None:
+            return f"{when} {self.entity}: not scored, {self.not_scored}"
+        if not self.is_anomaly:
+            return f"{when} {self.entity}: usual, score {self.score:.2f}"
+        causes = ", ".join(
+            f"{metric.name} {metric.actual:.4g} instead of about {metric.expected:.4g}"
+            for metric in self.metrics[:3]
+            if metric.actual is not None and metric.expected is not None
+        )
+        return f"{when} {self.entity}: {self.severity}, score {self.score:.2f}" + (f": {causes}" if causes else "")

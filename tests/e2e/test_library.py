@@ -20,7 +20,7 @@ from service.alerts.history.reader import AlertHistory
 from service.demo.receivers import HttpReceiver
 from service.domain import phase_of
 from service.errors import ConfigError
-from service.settings import ElasticsearchSettings
+from service.settings import ElasticsearchSettings, TrainingSettings
 from tests.e2e.series import FAULT, METRICS, normal, with_fault
 from tests.security.tls_proxy import Proxy, tls_proxy
 
@@ -63,7 +63,7 @@ async def test_the_snippet_of_the_readme_finds_the_fault_and_names_the_metrics()
     assert inside, "the fault was missed"
     assert inside[0].end_row == FAULT.start, "such a jump is looked at in its first row"
     assert {metric.name for metric in inside[0].metrics[:2]} == {"latency", "errors"}
-    assert {member.name for member in inside[0].members} == {"deep", "statistical"}
+    assert {member.name for member in inside[0].members} == set(TrainingSettings().detectors)
     assert len(found) - len(inside) <= 3, "too many false alarms on a calm series"
 
 

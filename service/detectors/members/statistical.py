@@ -48,6 +48,8 @@ class StatisticalAnomalyDetector:
     Options: ``weights`` by name (``isolation_forest``, ``elliptic_envelope``, ``one_class_svm``; default 0.4, 0.3, 0.3), those
     not named are left out; ``spans``: numbers of newest rows over which means, ranges and standard deviations are taken;
     ``trees``: of the forest; ``nu``: of the SVM, the share of training windows that may lie outside its boundary;
+    ``contamination``: the share of training windows that are taken to be unusual (0): the forest is fitted again without
+    the oddest of them, the envelope's core holds the others only, and ``nu`` is at least that much;
     ``held_out_share``: the newest share of each training series, on which votes are calibrated; ``seed`` (default:
     ``training.seed``).
 
@@ -66,6 +68,7 @@ class StatisticalAnomalyDetector:
         spans: Sequence[int] = (5, 25, 100),
         trees: int = 100,
         nu: float = 0.05,
+        contamination: float = 0.0,
         held_out_share: float = 0.2,
         seed: int = 0,
     ) -> None:
@@ -74,8 +77,11 @@ class StatisticalAnomalyDetector:
         unknown = sorted(set(self.weights) - set(VOTES))
         if unknown or not self.weights:
             raise ValueError(f"{self.name}: weights may name {', '.join(VOTES)}; got {', '.join(unknown) or 'none'}")
+        if not 0.0 <= contamination < 0.5:
+            raise ValueError(f"{self.name}: contamination must be at least 0 and under 0.5; got {contamination:g}")
         self.trees = trees
-        self.nu = nu
+        self.contamination = contamination
+        self.nu = max(nu, contamination)
         self.held_out_share = held_out_share
         self.seed = seed
         self._statistics = WindowStatistics(spans, deviations=True)
@@ -177,8 +183,11 @@ class StatisticalAnomalyDetector:
 
 
 def _fit_forest(points: F32, settings: StatisticalAnomalyDetector) -> Arrays:
-    forest = IsolationForest(n_estimators=settings.trees, random_state=settings.seed)
-    return flatten_forest(forest.fit(points))
+    forest = IsolationForest(n_estimators=settings.trees, random_state=settings.seed).fit(points)
+    if settings.contamination:
+        usual = forest.score_samples(points)
+        forest.fit(points[usual >= np.quantile(usual, settings.contamination)])
+    return flatten_forest(forest)
 
 
 def _fit_envelope(points: F32, settings: StatisticalAnomalyDetector) -> Arrays:
@@ -187,7 +196,8 @@ def _fit_envelope(points: F32, settings: StatisticalAnomalyDetector) -> Arrays:
     chosen = evenly_spaced(points, MOST_ENVELOPE_ROWS).astype(np.float64)
     noise = np.random.default_rng(settings.seed).standard_normal(chosen.shape)
     spread = max(0.1 * np.sqrt(np.mean(np.var(chosen, axis=0))), 1e-3)  # data that never moved still need some spread
-    envelope = MinCovDet(random_state=settings.seed, support_fraction=None).fit(chosen + spread * noise)
+    core = 1.0 - settings.contamination if settings.contamination else None
+    envelope = MinCovDet(random_state=settings.seed, support_fraction=core).fit(chosen + spread * noise)
     values, axes = np.linalg.eigh(envelope.covariance_)
     whitening = axes / np.sqrt(np.maximum(values, spread**2))
     return {"location": envelope.location_.astype(np.float32), "whitening": np.ascontiguousarray(whitening, np.float32)}

@@ -1,0 +1,135 @@
+"""The mapping that the library form is configured by, as settings.
+
+Beside the sections of the settings it takes short forms: layers of the deep detector, weights of the statistical votes, a list of
+addresses and a Slack webhook, and host and port of a store.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+
+from service.errors import ConfigError
+from service.settings import Settings, TrainingSettings, settings_from
+
+KEYS = ("window_size", "stride", "interval_seconds", "metrics", "entity", "bundle", "learn_rows")
+SECTIONS = ("deep_config", "stat_config", "alert_config", "training", "detection", "stream")
+ALERT_KEYS = ("notification", "storage", "episodes")
+FAMILIES = {"deep_config": "deep", "stat_config": "statistical"}
+# In the order in which a list of ``ensemble_weights`` names them.
+VOTES = ("isolation_forest", "elliptic_envelope", "one_class_svm")
+SHORT = {"latent_dim": "latent", "hidden_layers": "hidden", "ensemble_weights": "weights"}
+SMTP_KEYS = ("host", "port", "tls", "sender", "username", "password", "password_file", "ca_file")
+
+
+def settings_of(config: Mapping[str, Any]) -> Settings:
+    """The mapping as settings. Raises ``ConfigError`` for keys that are unknown or wrong."""
+    refuse_unknown(config, (*KEYS, *SECTIONS), "")
+    training = dict(config.get("training") or {})
+    training |= {name: config[key] for key, name in (("window_size", "window"), ("stride", "stride")) if key in config}
+    if "deep_config" in config or "stat_config" in config:
+        training.setdefault("detectors", _detectors(config))
+    alerts = config.get("alert_config") or {}
+    refuse_unknown(alerts, ALERT_KEYS, " in alert_config")
+    sections = {
+        "training": training,
+        "detection": config.get("detection") or {},
+        "stream": config.get("stream") or {},
+        "alerts": alerts.get("episodes") or {},
+        "notifications": _notifications(alerts.get("notification") or {}),
+        "elasticsearch": _storage(alerts.get("storage") or {}),
+    }
+    try:
+        return settings_from(sections)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors(include_input=False)
+        )
+        raise ConfigError(f"The config is wrong: {wrong}.", hint="See the docstring of RealTimeAnomalyDetector.") from error
+
+
+def input_dim(config: Mapping[str, Any]) -> int | None:
+    """How many metrics the config says there are; None where it does not say."""
+    said = (config.get("deep_config") or {}).get("input_dim")
+    return None if said is None else int(said)
+
+
+def refuse_unknown(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    """Raise ``ConfigError`` for the first key that is not known."""
+    unknown = sorted(map(str, set(given) - set(known)))
+    if unknown:
+        raise ConfigError(f"There is no key {unknown[0]!r}{where}.", hint=f"Known: {', '.join(known)}.")
+
+
+def _detectors(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The default detectors, with these options, or without the family whose options are ``None``."""
+    detectors: dict[str, Any] = dict(TrainingSettings().detectors)
+    for key, name in FAMILIES.items():
+        if key not in config:
+            continue
+        if config[key] is None:
+            del detectors[name]
+            continue
+        options = {SHORT.get(option, option): value for option, value in config[key].items() if option != "input_dim"}
+        if "weights" in options and not isinstance(options["weights"], Mapping):
+            options["weights"] = _named_weights(options["weights"])
+        detectors[name] = options
+    return detectors
+
+
+def _named_weights(weights: Any) -> dict[str, float]:
+    if isinstance(weights, str) or not isinstance(weights, Sequence) or len(weights) != len(VOTES):
+        raise ConfigError(
+            f"stat_config.ensemble_weights is {weights!r}.",
+            hint=f"Give {len(VOTES)} numbers, for {', '.join(VOTES)}, or name them.",
+        )
+    return dict(zip(VOTES, map(float, weights), strict=True))
+
+
+def _notifications(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The section ``notifications``: ``email`` and ``slack_webhook`` become receivers."""
+    section = {key: value for key, value in given.items() if key not in ("email", "slack_webhook", "smtp")}
+    receivers = list(section.get("receivers") or [])
+    if given.get("email"):
+        addresses = given["email"]
+        smtp = dict(given.get("smtp") or {})
+        refuse_unknown(smtp, SMTP_KEYS, " in notification.smtp")
+        host = str(smtp.get("host", "localhost"))
+        # A mail server on this machine is spoken to as it usually listens; to any other, credentials and alerts go encrypted.
+        way = {"port": 25, "tls": "none"} if _is_loopback(host) else {"port": 587, "tls": "starttls"}
+        to = [addresses] if isinstance(addresses, str) else list(addresses)
+        receivers.append({"name": "email", "type": "email", "to": to, **way, **smtp, "host": host})
+    elif "smtp" in given:
+        raise ConfigError("notification.smtp says how to send mail, but nobody gets any.", hint="Name addresses in email.")
+    if given.get("slack_webhook"):
+        url = str(given["slack_webhook"])
+        local = _is_loopback(urlsplit(url).hostname or "")
+        receivers.append({"name": "slack", "type": "slack", "url": url, "allow_http": local})
+    return {**section, "receivers": receivers} if receivers else section
+
+
+def _storage(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The section ``elasticsearch``: ``host`` and ``port`` become its URL."""
+    section = {key: value for key, value in given.items() if key not in ("type", "host", "port")}
+    kind = given.get("type", "elasticsearch")
+    if kind != "elasticsearch":
+        raise ConfigError(f"alert_config.storage.type is {kind!r}.", hint="The only store is elasticsearch.")
+    if "host" in given or "port" in given:
+        if "url" in section:
+            raise ConfigError("alert_config.storage has both a url and a host or port.", hint="Give one of them.")
+        host = str(given.get("host", "localhost"))
+        section["url"] = f"http://{f'[{host}]' if ':' in host else host}:{int(given.get('port', 9200))}"
+    return section
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
