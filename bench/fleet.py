@@ -50,10 +50,9 @@ Levels = Callable[[Sequence[Verdict], "Scored"], "Decided"]
 
 @dataclass(frozen=True)
 class Decided:
-    """Level, shift and whether anomalous of each verdict, all (n,)."""
+    """Level and whether anomalous of each verdict, all (n,)."""
 
     level: F64
-    shift: F64
     anomalous: Any
 
 
@@ -129,7 +128,7 @@ def by_budget(pages_a_day: float) -> Levels:
         rows = np.array([one.end_row for one in verdicts], np.int64)
         surprises = np.array([one.surprise for one in verdicts])
         _, decided = alert_budget.steps([alert_budget.start(params)], np.zeros(len(rows), np.int64), rows, surprises, params)
-        return Decided(decided.level, decided.shift, decided.is_anomaly)
+        return Decided(decided.level, decided.is_anomaly)
 
     return levels
 
@@ -139,7 +138,7 @@ def by_threshold(surprise: float) -> Levels:
 
     def levels(verdicts: Sequence[Verdict], _scored: Scored) -> Decided:
         above = np.array([one.surprise > surprise for one in verdicts])
-        return Decided(np.full(len(verdicts), surprise), np.zeros(len(verdicts)), above)
+        return Decided(np.full(len(verdicts), surprise), above)
 
     return levels
 
@@ -152,8 +151,8 @@ def alerts_of(scored: Sequence[Scored], levels: Levels, settings: Settings) -> l
             with_score = [one for one in verdicts if one.not_scored is None]
             decided = levels(with_score, role)
             replaced = [
-                msgspec.structs.replace(one, level=float(level), shift=float(shift), is_anomaly=bool(above))
-                for one, level, shift, above in zip(with_score, decided.level, decided.shift, decided.anomalous, strict=True)
+                msgspec.structs.replace(one, level=float(level), is_anomaly=bool(above))
+                for one, level, above in zip(with_score, decided.level, decided.anomalous, strict=True)
             ]
             for alert in Episodes(settings.alerts).observe(replaced):
                 newest[alert.alert_id] = alert

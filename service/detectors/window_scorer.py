@@ -25,7 +25,7 @@ from service.domain import F64, I64, MemberScore, MemberState, MetricShare, Seve
 from service.errors import ConfigError
 from service.loudness import loudnesses
 from service.observability.tasks import retrieve_exception
-from service.rarity import claims as claimed_rarities
+from service.rarity import rarities
 from service.settings import DetectionSettings
 from service.verdicts import Verdicts
 
@@ -181,7 +181,7 @@ class WindowScorer:
             calibrated_days=claims.vouched * batch.schema.interval_ms * self.bundle.window / 86_400_000,
             surprises=surprises,
             claims=claims,
-            p=np.clip(10.0 ** -claimed_rarities(surprises, claims.exceeded), claims.floor, 1.0),
+            p=np.clip(10.0 ** -rarities(surprises, claims.exceeded), claims.floor, 1.0),
             scores=loudnesses(surprises, decisions.level, decisions.warning, decisions.critical),
             bounds=self._bounds,
             newest_rows_p=self.bundle.newest_rows_calibration.p(self.bundle.newest_rows.score(features)),

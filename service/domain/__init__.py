@@ -13,10 +13,11 @@ from service.domain.dataset import Dataset, Series
 from service.domain.health import DataSnapshot, HealthItem, HealthItems, HealthReport, TrainedModel
 from service.domain.samples import Record, Rejected, Sample, Samples, Schema
 from service.domain.severity import Severity, SeverityBounds
-from service.domain.verdict import MemberScore, MemberState, MetricShare, Verdict
+from service.domain.verdict import AS_CALIBRATED, MemberScore, MemberState, MetricShare, Verdict
 from service.domain.windows import WindowBatch, phase_of
 
 __all__ = [
+    "AS_CALIBRATED",
     "F32",
     "F64",
     "I64",

@@ -12,6 +12,9 @@ from service.domain.severity import Severity
 
 MemberState = Literal["ok", "failed", "timeout", "untrained"]
 
+# What one window in 10, 100 and 1,000 exceeds, where nothing has drifted since calibration.
+AS_CALIBRATED = (1.0, 2.0, 3.0)
+
 
 class MemberScore(msgspec.Struct, frozen=True, gc=False):
     """One detector's result for one window: raw score (higher is stranger) and tail probability, or why it gave none."""
@@ -42,13 +45,11 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The ensemble's result for one window.
 
     ``surprise``: -log10 of the ensemble's calibrated tail probability, before drift adjustment; ``level``: the surprise
-    at which this entity would be called anomalous now (tracked online); ``shift``: how far drift moved that level from its
-    calibrated start; ``warning`` and ``critical``: the surprises above which an anomaly is that severe; ``common``: the surprise
-    that one of its windows in ten exceeds now. ``p`` is what is claimed, "one in N": it follows from ``exceeded``, the surprises
-    that one of its windows in 10, 100 and 1,000 exceeds now (None where these are not followed), and is never below ``floor``,
-    which falls as more windows are scored; ``calibrated_days``: the days of normal operation that it rests on. ``score`` in [0, 1]
-    says how loud the window is (``service/loudness.py``): 0.5 at ``level``, 0.7 at ``warning``, 0.9 at ``critical``; the severity
-    follows from it.
+    at which this entity would be called anomalous now (tracked online); ``warning`` and ``critical``: the surprises above which an
+    anomaly is that severe. ``p`` is what is claimed, "one in N": it follows from ``exceeded``, the surprises that one of its
+    windows in 10, 100 and 1,000 exceeds now, and is never below ``floor``, which falls as more windows are scored;
+    ``calibrated_days``: the days of normal operation that it rests on. ``score`` in [0, 1] says how loud the window is
+    (``service/loudness.py``): 0.5 at ``level``, 0.7 at ``warning``, 0.9 at ``critical``; the severity follows from it.
     ``is_onset``: an anomaly begins with this window; what the alert budget counts. ``window``: its length in rows.
     ``fresh_p``: tail probability of the newest ``stride`` rows taken by themselves (disjoint evidence).
     ``not_scored``: why the window has no score (low coverage, no detector); then every number above is neutral.
@@ -62,11 +63,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     not_scored: str | None = None
     surprise: float = 0.0
     level: float = 0.0
-    shift: float = 0.0
     warning: float = 0.0
     critical: float = 0.0
-    common: float = 1.0
-    exceeded: tuple[float, float, float] | None = None
+    exceeded: tuple[float, float, float] = AS_CALIBRATED
     p: float = 1.0
     floor: float = 0.0
     score: float = 0.0

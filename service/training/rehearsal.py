@@ -14,7 +14,7 @@ from service.detectors.features.windows import carry_forward
 from service.detectors.window_scorer import WindowScorer
 from service.detectors.windowing.early_windows import MOST_EARLY, early_windows
 from service.domain import F32, F64, I64, Alert, Mask, Series, Status, WindowBatch, phase_of
-from service.rarity import AS_CALIBRATED, claimed
+from service.rarity import rarity
 from service.settings import Settings
 from service.stream.window_buffers import due_mask
 
@@ -63,7 +63,7 @@ async def score_series(bundle: Bundle, settings: Settings, before: Series, test:
             chosen = slice(start, start + len(verdicts))
             surprise[chosen] = [one.surprise for one in verdicts]
             level[chosen] = [one.level for one in verdicts]
-            claims[chosen] = [claimed(one.surprise, *(one.exceeded or AS_CALIBRATED)) for one in verdicts]
+            claims[chosen] = [rarity(one.surprise, *one.exceeded) for one in verdicts]
             flags[chosen] = [one.is_onset for one in verdicts]
     finally:
         detector.close()

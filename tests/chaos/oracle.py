@@ -198,15 +198,9 @@ def severity(score: float) -> str:
 
 
 def strength_of(verdict: Verdict, onset: Verdict) -> float:
-    """The score under the levels of the window at which the alert began; calibration vouches for no p below its floor.
-
-    One window in ten exceeds ``common``, and ``level`` as many as its calibrated surprise says; straight lines between and below,
-    a decade for a decade beyond.
-    """
-    calm = onset.level - onset.shift
-    at, rare = (0.0, min(onset.common, onset.level), onset.level), (0.0, min(1.0, calm), calm)
-    rarity = float(np.interp(verdict.surprise, at, rare)) + max(verdict.surprise - onset.level, 0.0)
-    return min(-math.log10(max(10**-rarity, verdict.floor)) / 6, 1.0)
+    """The score under the levels of the window at which the alert began: straight lines between them, and nearer to 1 beyond."""
+    straight = float(np.interp(verdict.surprise, (0.0, onset.level, onset.warning, onset.critical), (0.0, 0.5, 0.7, 0.9)))
+    return straight + 0.1 * -math.expm1(-max(verdict.surprise - onset.critical, 0.0) / 3)
 
 
 def follow(entity: str, verdicts: Sequence[Verdict], policy: EpisodeSettings) -> list[tuple[str, int, str, str]]:

@@ -37,11 +37,17 @@ def values(kind: str) -> list[bytes]:
     ]
 
 
+# What claims followed from before decision 0021; an open alert goes on with claims as calibrated.
+NO_LONGER = {"[1].shift", "[1].common"}
+
+
 def assert_kept(before: Any, now: Any, where: str = "") -> None:
     """Everything that was written is written again, under the same names; new fields may stand beside it."""
     if isinstance(before, Mapping):
         assert isinstance(now, Mapping), where
         for name, value in before.items():
+            if f"{where}.{name}" in NO_LONGER:
+                continue
             assert name in now, f"{where}.{name} is written under another name, so what it held is not read"
             assert_kept(value, now[name], f"{where}.{name}")
     elif isinstance(before, list):

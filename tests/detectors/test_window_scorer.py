@@ -23,7 +23,7 @@ from service.detectors.window_scorer import LEAST_SHARE, WindowScorer
 from service.domain import F32, F64, Dataset, Schema, Series, Severity, SeverityBounds, Verdict, WindowBatch
 from service.errors import ConfigError
 from service.progress import Progress, silent
-from service.rarity import AS_CALIBRATED, claimed
+from service.rarity import rarity
 from service.settings import BudgetSettings, DetectionSettings, TrainingSettings
 from service.training.train import train
 
@@ -337,7 +337,7 @@ async def test_the_plain_rules_find_the_fault_and_never_adjust(bundle: Bundle, r
     assert all(verdict.is_anomaly for verdict in verdicts if verdict.end_row >= 310)
     assert sum(verdict.is_anomaly for verdict in verdicts if verdict.end_row < 300) <= 8  # of 56
     assert len({verdict.level for verdict in verdicts}) == 1
-    expected = [max(10 ** -claimed(one.surprise, *(one.exceeded or AS_CALIBRATED)), one.floor) for one in verdicts]
+    expected = [max(10 ** -rarity(one.surprise, *one.exceeded), one.floor) for one in verdicts]
     assert [verdict.p for verdict in verdicts] == pytest.approx(expected)
 
 
@@ -348,9 +348,7 @@ async def test_one_in_ten_is_reported_for_one_window_in_ten_after_drift_too(bund
     if wider > 1:
         assert np.mean([verdict.surprise >= 1 for verdict in verdicts]) > 0.5
     assert 0.07 < np.mean([verdict.p <= 0.1 for verdict in verdicts]) < 0.13
-    assert all(
-        verdict.exceeded is not None and (verdict.p >= 0.1) == (verdict.surprise <= verdict.exceeded[0]) for verdict in verdicts
-    )
+    assert all((verdict.p >= 0.1) == (verdict.surprise <= verdict.exceeded[0]) for verdict in verdicts)
 
 
 async def test_more_sigmas_ask_for_more(bundle: Bundle) -> None:
@@ -375,7 +373,7 @@ async def test_a_budget_of_pages_is_divided_among_the_entities_known_now(bundle:
 
 
 async def test_the_state_of_the_version_before_is_taken_over(bundle: Bundle) -> None:
-    """Its level was a logarithm: it starts anew, the newest row and what is common stay. Nothing of its claims was followed."""
+    """Its level was a logarithm: it starts anew, the newest row stays. Nothing of its claims was followed."""
     former = msgspec.msgpack.decode(msgspec.msgpack.encode([40, [0.5, 0.25, 40, 0.1]]), type=DetectorState)
     scorer = WindowScorer(bundle, DetectionSettings(budget=OFTEN))
     scorer.restore({"a": former})

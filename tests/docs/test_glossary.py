@@ -12,7 +12,7 @@ import pytest
 PAGE = (Path(__file__).resolve().parent.parent.parent / "docs" / "glossary.md").read_text(encoding="utf-8")
 NAMED = sorted(set(re.findall(r"`(service\.[\w.]+(?::[\w.]+)?)`", PAGE)))
 TERMS = """
-surprise level shift common rarity evidence episode budget bundle early calibration n_eff floor margin widened
+surprise level claim rarity evidence episode budget bundle early calibration n_eff floor margin widened
 attribution whitening departure overrides_by_decades window row stride coverage severity transition seq
 pending group route receiver mute silence maintenance inhibition mark journal dead takeover fencing
 """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from service.domain import Alert, Severity
+from service.domain import AS_CALIBRATED, Alert, Severity
 
 FIRST_UPDATE = 8  # windows; further "updated" transitions at twice the age of the one before, so their number is logarithmic
 
@@ -16,9 +16,9 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
     """One open alert and the state that its next transitions depend on. Rows are grid rows of ``interval_ms``.
 
     ``level``: the surprise to exceed, ``warning`` and ``critical``: those of the severities; scores follow from the three, "one in
-    N" from ``exceeded`` (``Verdict``; from ``level``, ``shift`` and ``common`` where it was stored before there was any); all are
-    frozen at onset. ``named``: the metrics that were told; ``joining``: those that led the newest window that counts besides;
-    ``widened``: how often others joined.
+    N" from ``exceeded`` (``Verdict``; as calibrated where it was stored before there was any); all are frozen at onset. ``named``:
+    the metrics that were told; ``joining``: those that led the newest window that counts besides; ``widened``: how often others
+    joined.
     ``counted_row``: the end of the newest window that counts. Of the windows that count: ``evidence`` has one bit for each, newest
     lowest; ``quiet`` is the number without evidence in a row; ``age`` is the number of all. ``below_windows``: those in a row whose
     score lay below the current severity's bound less the hysteresis; ``below_score``: the highest score among them. ``sustained``:
@@ -32,11 +32,9 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
     evidence_row: int
     counted_row: int = -1
     level: float
-    shift: float
     warning: float = 0.0
     critical: float = 0.0
-    common: float = 1.0
-    exceeded: tuple[float, float, float] | None = None
+    exceeded: tuple[float, float, float] = AS_CALIBRATED
     peak_surprise: float
     evidence: int = 1
     quiet: int = 0

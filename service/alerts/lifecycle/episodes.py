@@ -8,7 +8,7 @@ import msgspec
 
 from service.alerts.lifecycle.episode import EpisodePhase, EpisodeState
 from service.alerts.lifecycle.state_machine import next_transition, resolved_transition, step
-from service.domain import Alert, Verdict
+from service.domain import AS_CALIBRATED, Alert, Verdict
 from service.rarity import rarity
 from service.settings import EpisodeSettings
 from service.verdicts import Verdicts
@@ -23,7 +23,7 @@ class Episodes:
     def __init__(self, policy: EpisodeSettings, config_hash: str = "") -> None:
         self._policy = policy
         self._config_hash = config_hash
-        rarity(0.0, 1.0, 1.0, 0.0)  # compiles
+        rarity(0.0, *AS_CALIBRATED)  # compiles
         self._states: dict[str, EpisodeState] = {}
 
     def observe(self, verdicts: Sequence[Verdict]) -> list[Alert]:

@@ -32,7 +32,7 @@ from service.alerts.lifecycle.leading_metrics import named, newcomers, rows_sinc
 from service.alerts.times import span_words
 from service.domain import Action, Alert, MetricShare, Severity, Status, Verdict, alert_id
 from service.loudness import loudness
-from service.rarity import claimed, rarity
+from service.rarity import rarity
 from service.settings import EpisodeSettings
 
 TOP_METRICS = 8
@@ -78,9 +78,7 @@ def _assess(
 ) -> Assessment:
     """The verdict, judged by the level at the ``onset`` instead of the present one. ``last_evidence``: row of the evidence before
     (the onset's, where there was none yet); ``None`` where no alert came before."""
-    p = max(10 ** -rarity(verdict.surprise, onset.common, onset.level, onset.shift), verdict.floor, 1e-300)
-    if onset.exceeded is not None:
-        p = max(10 ** -claimed(verdict.surprise, *onset.exceeded), verdict.floor, 1e-300)
+    p = max(10 ** -rarity(verdict.surprise, *onset.exceeded), verdict.floor, 1e-300)
     score = loudness(verdict.surprise, onset.level, onset.warning, onset.critical)
     severity = policy.bounds.of(score)
     fresh = verdict.fresh_p <= policy.fresh_p_below
@@ -139,10 +137,8 @@ def _open(
         evidence_row=verdict.end_row,
         counted_row=verdict.end_row,
         level=verdict.level,
-        shift=verdict.shift,
         warning=verdict.warning,
         critical=verdict.critical,
-        common=verdict.common,
         exceeded=verdict.exceeded,
         peak_surprise=verdict.surprise,
         evidence=int(seen.evidence),

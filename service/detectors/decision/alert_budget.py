@@ -15,9 +15,8 @@ A budget rarer than calibration supports starts ``BEYOND_SUPPORT`` above what it
 tail would be a level that no fault of any size exceeds. A budget of an alarm in ``OFTEN`` window lengths or more (1 % of rows)
 leaves no room for excursions: there each window counts by itself, and its quantile is tracked (Gibbs & Candès 2021).
 
-``shift`` is how far the level lies from its start. The surprise that one window in ten exceeds (``common``) is tracked too; the
-"one in N" of a window follows from the two (``service/rarity.py``). Everything runs in event time: the state holds the last row, so
-skipped windows and different strides are accounted for. Decision 0018 has the measurements, decision 0005 those of the tracker
+What is claimed of a window, "one in N", is followed apart (``claims.py``). Everything runs in event time: the state holds the last
+row, so skipped windows and different strides are accounted for. Decision 0018 has the measurements, decision 0005 those of the tracker
 before.
 """
 
@@ -34,7 +33,6 @@ from numpy.typing import NDArray
 from service.compiled import kernel
 from service.detectors.decision.budget_params import LEAST_MARGIN, BudgetParams
 from service.domain import F64, I64
-from service.rarity import COMMON_RARITY
 
 STEP = 0.2  # decades of -log10 p that an excursion leaves behind
 AIM = 1.6  # real faults are onsets too: with 1 the false ones came to half of the budget
@@ -43,9 +41,6 @@ HALF_LIFE_DAYS = 2.0
 ACCEPTED_AFTER_DAYS = 1.0
 QUIET = 3  # windows within the level, a stride apart, that end an excursion
 OFTEN_GAIN, OFTEN_AIM = 0.6, 1.5  # up by a factor 1.8 with each window above it
-COMMON = 10.0**-COMMON_RARITY  # share of windows above ``common``
-COMMON_GAIN = 0.01  # per row, in log surprise: 100 rows in a row above it raise it by a factor 2.5
-LEAST_COMMON = 0.1  # surprise: the least value of ``common``; four calibration windows in five exceed it
 # After a gap the level falls for at most this many strides: rows that were not scored say nothing about what is normal.
 MOST_SKIPPED = 10
 # Strides without a scored window that end an excursion. An alert ends by its own gap, ``alerts.max_gap_seconds``.
@@ -67,10 +62,11 @@ class BudgetState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The tracker of one entity. Surprises unless said otherwise.
 
     ``level``: the level outside an excursion; ``base``: what it falls back to (the calibrated start, or what was accepted);
-    ``row``: newest row seen, -1 before any; ``log_common``: natural log of ``common``. Of the open excursion: ``frozen``, the level
-    at its onset (None where none is open); ``onset``: its first row; ``quiet``: windows within the level in a row; ``counted``: the
-    row of the last one that counted; ``peak``: its highest surprise, falling by one decade a day. ``warning`` and ``critical``: how
-    far above the level these severities begin; ``loudest``: 1 where the open excursion was a warning, 2 where it was critical.
+    ``row``: newest row seen, -1 before any; ``log_common``: what versions before claims followed; read by nothing. Of the open
+    excursion: ``frozen``, the level at its onset (None where none is open); ``onset``: its first row; ``quiet``: windows within the
+    level in a row; ``counted``: the row of the last one that counted; ``peak``: its highest surprise, falling by one decade a day.
+    ``warning`` and ``critical``: how far above the level these severities begin; ``loudest``: 1 where the open excursion was a
+    warning, 2 where it was critical.
     """
 
     level: float
@@ -90,26 +86,21 @@ class BudgetState(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 class BudgetDecision(msgspec.Struct, frozen=True):
     """The decision on one window. ``level``: the surprise above which it is anomalous; ``is_onset``: an excursion begins with it;
-    ``shift``: how far the level lies from its calibrated start; ``common``: the surprise that one window of the entity in ten
-    exceeds now; ``warning`` and ``critical``: the surprises above which it is that severe."""
+    ``warning`` and ``critical``: the surprises above which it is that severe."""
 
     level: float
     is_anomaly: bool
     reason: Reason
-    shift: float = 0.0
-    common: float = COMMON_RARITY
     is_onset: bool = False
     warning: float = 0.0
     critical: float = 0.0
 
 
 class BudgetDecisions(msgspec.Struct, frozen=True):
-    """Decisions on n windows as columns (n,): ``level``, ``shift``, ``common``, ``warning`` and ``critical`` float64,
+    """Decisions on n windows as columns (n,): ``level``, ``warning`` and ``critical`` float64,
     ``is_anomaly`` and ``is_onset`` bool, ``code`` int8, an index into ``REASONS``."""
 
     level: F64
-    shift: F64
-    common: F64
     is_anomaly: NDArray[np.bool_]
     code: NDArray[np.int8]
     warning: F64
@@ -125,10 +116,9 @@ class BudgetDecisions(msgspec.Struct, frozen=True):
         return len(self.level)
 
     def __getitem__(self, at: int) -> BudgetDecision:
-        columns = (self.level, self.shift, self.common, self.warning, self.critical)
-        level, shift, common, warning, critical = (float(column[at]) for column in columns)
+        level, warning, critical = (float(column[at]) for column in (self.level, self.warning, self.critical))
         code = int(self.code[at])
-        return BudgetDecision(level, bool(self.is_anomaly[at]), REASONS[code], shift, common, code == _ONSET, warning, critical)
+        return BudgetDecision(level, bool(self.is_anomaly[at]), REASONS[code], code == _ONSET, warning, critical)
 
 
 def start(params: BudgetParams) -> BudgetState:
@@ -137,13 +127,13 @@ def start(params: BudgetParams) -> BudgetState:
 
 
 def current(state: BudgetState, params: BudgetParams) -> BudgetState:
-    """The state as this version keeps it. One of format 1 knows the row and ``common``, its level starts anew; of one of format 2,
+    """The state as this version keeps it. Of one of format 1 only the row is kept, its level starts anew; of one of format 2,
     severities start anew."""
     if state.format == FORMAT:
         return state
     if state.format == 2:
         return msgspec.structs.replace(state, format=FORMAT, warning=params.warning.start, critical=params.critical.start)
-    return msgspec.structs.replace(start(params), row=state.row, log_common=state.log_common)
+    return msgspec.structs.replace(start(params), row=state.row)
 
 
 def step(state: BudgetState, row: int, surprise: float, params: BudgetParams) -> tuple[BudgetState, BudgetDecision]:
@@ -161,13 +151,13 @@ def steps(
     decisions.
     """
     held = np.array([msgspec.structs.astuple(state) for state in states], np.float64).reshape(len(states), len(_FIELDS))
-    level, common, warning, critical = np.empty((4, len(slots)))
+    level, warning, critical = np.empty((3, len(slots)))
     code = np.empty(len(slots), np.int8)
     surprises = np.asarray(surprises, np.float64)
     constants = (params.stride, params.rate, params.floor, params.day, params.often)
     margins = np.array([msgspec.structs.astuple(margin) for margin in (params.warning, params.critical)])
-    _track(slots, rows, surprises, *constants, margins, held, level, common, code, warning, critical)
-    decisions = BudgetDecisions(level, level - params.start, common, code != _WITHIN, code, level + warning, level + critical)
+    _track(slots, rows, surprises, *constants, margins, held, level, code, warning, critical)
+    decisions = BudgetDecisions(level, code != _WITHIN, code, level + warning, level + critical)
     return [_state(fields) for fields in held.tolist()], decisions
 
 
@@ -183,7 +173,7 @@ _FIELDS = BudgetState.__struct_fields__
     _LEVEL,
     _BASE,
     _ROW,
-    _LOG_COMMON,
+    _,
     _FROZEN,
     _ONSET_ROW,
     _QUIET,
@@ -235,7 +225,6 @@ def _track(
     margins: F64,
     held: F64,
     level: F64,
-    common: F64,
     code: NDArray[np.int8],
     warning: F64,
     critical: F64,
@@ -287,6 +276,3 @@ def _track(
         if not math.isnan(state[_FROZEN]):
             reached = 2.0 if surprise > level[i] + critical[i] else 1.0 if surprise > level[i] + warning[i] else 0.0
             state[_LOUDEST] = max(state[_LOUDEST], reached)
-        common[i] = math.exp(state[_LOG_COMMON])
-        beyond = 1.0 if surprise > common[i] else 0.0
-        state[_LOG_COMMON] = max(state[_LOG_COMMON] + COMMON_GAIN * passed * (beyond - COMMON), math.log(LEAST_COMMON))

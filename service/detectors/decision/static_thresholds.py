@@ -17,7 +17,6 @@ from service.detectors.decision import alert_budget
 from service.detectors.decision.budget_params import BudgetParams
 from service.detectors.decision.ensemble import Ensemble, by_votes
 from service.domain import F64
-from service.rarity import COMMON_RARITY
 
 SIGMAS = {"mean+2sigma": 2.0, "mean+3sigma": 3.0}
 
@@ -49,6 +48,6 @@ def _sigma_level(ensemble: Ensemble, names: Sequence[str], sigmas: float) -> flo
 
 
 def _decisions(above: NDArray[np.bool_], level: float, params: BudgetParams) -> alert_budget.BudgetDecisions:
-    at, common = np.full(len(above), level), np.full(len(above), COMMON_RARITY)
+    at = np.full(len(above), level)
     severities = at + params.warning.start, at + params.critical.start
-    return alert_budget.BudgetDecisions(at, np.zeros(len(above)), common, above, above.astype(np.int8), *severities)
+    return alert_budget.BudgetDecisions(at, above, above.astype(np.int8), *severities)

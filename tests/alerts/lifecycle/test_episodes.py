@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import msgspec
 import pytest
@@ -113,7 +114,7 @@ def test_the_level_is_frozen_at_onset() -> None:
     verdicts = drawn("...ww")
     # the tracker moves up until it no longer calls this anomalous; p follows it
     for slot, level in enumerate((3.0, 4.0, 5.0, 6.0, 7.0), start=5):
-        verdicts.append(verdict(slot, 0.8, level=level, fresh=True, shift=level - 2.0, is_anomaly=level < 4.8))
+        verdicts.append(verdict(slot, 0.8, level=level, fresh=True, is_anomaly=level < 4.8))
     episodes = Episodes(EpisodeSettings())
     assert actions(episodes.observe(verdicts)) == ["opened", "fired"]
     (still,) = episodes.open_alerts()
@@ -122,22 +123,22 @@ def test_the_level_is_frozen_at_onset() -> None:
 
 
 def test_scores_follow_the_levels_at_onset() -> None:
-    # the level has doubled to 8; then it and what is common move on, and the alert does not care
-    drifted = [verdict(slot, 9 / 6, level=8.0, shift=4.0, common=2.0, fresh=True) for slot in range(2)]
-    fading = verdict(2, 5 / 6, level=30.0, shift=26.0, common=20.0, fresh=True)
+    # the level has doubled to 8; then it and what claims follow from move on, and the alert does not care
+    drifted = [verdict(slot, 9 / 6, level=8.0, exceeded=(2.0, 4.0, 7.0), fresh=True) for slot in range(2)]
+    fading = verdict(2, 5 / 6, level=30.0, exceeded=(20.0, 24.0, 28.0), fresh=True)
     episodes = Episodes(EpisodeSettings())
     episodes.observe(drifted)
     (alert,) = episodes.open_alerts()
     assert alert.score == pytest.approx(0.9)  # 1 above the level, where critical begins
-    assert -math.log10(alert.p) == pytest.approx(4 + 9 - 8)
+    assert -math.log10(alert.p) == pytest.approx(3 + 9 - 7)
     episodes.observe([fading])
     (alert,) = episodes.open_alerts()
     assert alert.score == pytest.approx(0.5 * 5 / 8)
-    assert -math.log10(alert.p) == pytest.approx(1 + 3 * (5 - 2) / (8 - 2))
+    assert -math.log10(alert.p) == pytest.approx(2 + (5 - 4) / (7 - 4))
 
 
 def test_claims_follow_what_was_exceeded_at_onset_and_the_rarest_is_kept() -> None:
-    seen = {"exceeded": (2.0, 4.0, 6.0), "floor": 1e-4, "fresh": True}
+    seen: dict[str, Any] = {"exceeded": (2.0, 4.0, 6.0), "floor": 1e-4, "fresh": True}
     episodes = Episodes(EpisodeSettings())
     episodes.observe([verdict(0, 5 / 6, **seen)])
     (alert,) = episodes.open_alerts()

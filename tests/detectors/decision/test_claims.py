@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from service.detectors.decision.calibration import MOST_SURPRISE
 from service.detectors.decision.claims import BEYOND, GAINS, KEPT, MOST_VOUCHED, SHARES, ClaimParams, Claims, ClaimState, follow
 from service.domain import F64, I64
-from service.rarity import AS_CALIBRATED, claimed, claims
+from service.rarity import rarities
 
 WINDOW, DAY = 100, 1440
 SURPRISES = st.one_of(st.floats(0.0, 8.0), st.floats(0.0, MOST_SURPRISE), st.just(0.0))
@@ -133,7 +133,7 @@ def test_a_claim_is_right_as_often_as_it_says_whatever_has_drifted(drift: float,
     independent = np.random.default_rng(2).exponential(drift / math.log(10), 300_000)
     surprises = np.lib.stride_tricks.sliding_window_view(independent, overlap).max(axis=1)
     _, made = one(surprises)
-    said = claims(surprises, made.exceeded)[1000:]
+    said = rarities(surprises, made.exceeded)[1000:]
     seen = [(said >= decades).mean() * 10**decades for decades in (1, 2, 3)]
     assert min(seen) > 1 / 3
     assert max(seen) < 3
@@ -165,15 +165,3 @@ def test_the_rarest_claim_reaches_further_with_every_window_length_and_is_never_
     assert (np.diff(made.floor) <= 0).all()
     vouched = n_eff + (3_000 + 10 * windows) / WINDOW
     assert 1 / made.floor[-1] == pytest.approx(10 * max(n_eff, min(vouched, MOST_VOUCHED)))
-
-
-@given(st.lists(st.floats(0.0, MOST_SURPRISE), min_size=2, max_size=30), st.lists(st.floats(0.02, 60.0), min_size=3, max_size=3))
-def test_a_claim_grows_with_the_surprise_and_its_pieces_meet(surprises: list[float], three: list[float]) -> None:
-    exceeded = sorted(three)
-    ordered = np.sort(surprises)
-    said = claims(ordered, np.tile(exceeded, (len(ordered), 1)))
-    assert np.isfinite(said).all()
-    assert (np.diff(said) >= 0).all()
-    assert [claimed(at, *AS_CALIBRATED) for at in (0.0, 0.5, 2.5, 7.0)] == [0.0, 0.5, 2.5, 7.0]
-    if exceeded[0] < exceeded[1] < exceeded[2]:
-        assert [claimed(at, *exceeded) for at in exceeded] == pytest.approx([1.0, 2.0, 3.0])
