@@ -16,8 +16,8 @@ tail would be a level that no fault of any size exceeds. A budget of an alarm in
 leaves no room for excursions: there each window counts by itself, and its quantile is tracked (Gibbs & Candès 2021).
 
 What is claimed of a window, "one in N", is followed apart (``claims.py``). Everything runs in event time: the state holds the last
-row, so skipped windows and different strides are accounted for. Decision 0018 has the measurements, decision 0005 those of the tracker
-before.
+row, so skipped windows and different strides are accounted for. Decision 0018 has the measurements, decision 0005 those of the
+tracker before.
 """
 
 from __future__ import annotations
