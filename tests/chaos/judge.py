@@ -161,7 +161,7 @@ def _judge_messages(
             lost += 1
             verdict.examples.append(f"notification lost: {number} {did} {said}")
         else:
-            most = 1 + did.count("raised")
+            most = 1 + did.count("raised") + did.count("widened")
             firing, over = said.count("firing"), said.count("resolved")
             surplus = max(0, firing - most) + max(0, over - 1) + ("resolved" in said[:-1])
             extra += surplus

@@ -17,7 +17,7 @@ import numpy as np
 
 from service.detectors.bundle import Bundle
 from service.detectors.window_scorer import WindowScorer
-from service.domain import Schema, Verdict, WindowBatch
+from service.domain import MetricShare, Schema, Verdict, WindowBatch
 from service.settings import EpisodeSettings, Settings
 
 MARGIN = 1e-6  # windows whose surprise (or score) is this near to a bound: their entity is not judged
@@ -203,11 +203,27 @@ def strength_of(verdict: Verdict, onset: Verdict) -> float:
     return straight + 0.1 * -math.expm1(-max(verdict.surprise - onset.critical, 0.0) / 3)
 
 
+def lies_behind(verdict: Verdict, row: float) -> bool:
+    """Whether all rows of a window are newer than the one at which the last evidence ended, and a stride for good measure."""
+    return 0 < verdict.window <= verdict.end_row - row - verdict.stride
+
+
+def names_in(metrics: Sequence[MetricShare]) -> set[str]:
+    """The metrics that a message names."""
+    return {one.name for one in metrics if one.share >= 0.05}
+
+
+def is_unusual(metric: MetricShare) -> bool:
+    """Whether a metric lies four of its spreads or more from what is expected, where that is known."""
+    known = metric.actual is not None and metric.expected is not None and metric.spread
+    return not known or abs(metric.actual - metric.expected) >= 4 * metric.spread  # type: ignore[operator]  # known
+
+
 def follow(entity: str, verdicts: Sequence[Verdict], policy: EpisodeSettings) -> list[tuple[str, int, str, str]]:
     """The transitions of one entity's alerts."""
     told: list[tuple[str, int, str, str]] = []
     now: Any = None
-    shut: dict[str, float] | None = None  # an alert that is over while its rows still lie in the windows
+    shut: dict[str, float] | None = None  # an alert that is over while its rows still lie in the windows; row: of its last evidence
 
     def say(action: str) -> None:
         assert now is not None
@@ -228,30 +244,45 @@ def follow(entity: str, verdicts: Sequence[Verdict], policy: EpisodeSettings) ->
             if not verdict.is_anomaly:
                 shut = None
                 continue
-            if shut is not None and not (fresh and verdict.surprise > shut["above"]):
+            behind = shut is not None and lies_behind(verdict, shut["row"])
+            evidence = fresh or behind
+            if shut is not None and not (evidence and verdict.surprise > shut["above"]):
                 continue
             first = verdict.end_row - verdict.stride + 1
             number = hashlib.sha256(f"{verdict.bundle}\0{first}\0{entity}".encode()).hexdigest()[:32]
             now = {
                 "id": number, "seq": 0, "severity": severity(strength), "peak": severity(strength), "firing": False,
                 "first": first, "last": verdict.end_row, "level": verdict.level, "onset": verdict, "highest": verdict.surprise,
-                "recent": [fresh], "quiet": int(not fresh), "calm": 0, "calmest": 0.0, "age": 1, "update": 8, "swings": 0,
+                "recent": [evidence], "quiet": 0, "sustained": behind, "row": verdict.end_row, "metrics": verdict.metrics[:8],
+                "told": set(), "also": [], "joining": set(), "widened": 0,
+                "calm": 0, "calmest": 0.0, "age": 1, "update": 8, "swings": 0,
                 "counted": verdict.end_row,
             }  # fmt: skip
             say("opened")
-            if fresh and (now["severity"] == "critical" or policy.fire_after <= 1):
+            if evidence and (now["severity"] == "critical" or policy.fire_after <= 1):
                 now["firing"] = True
+                now["told"] = names_in(now["metrics"])
                 say("fired")
             continue
         strength = strength_of(verdict, now["onset"])
-        level, evidence = severity(strength), fresh and verdict.surprise > now["level"]
+        level, above = severity(strength), verdict.surprise > now["level"]
+        now["sustained"] |= above and lies_behind(verdict, now["row"])
+        evidence = above and (fresh or now["sustained"])
+        waits = above and not now["firing"]  # a pending alert whose windows stay anomalous is not quiet
+        joining = now["joining"]
+        new = [one for one in verdict.metrics if one.share >= 0.2 and one.name not in now["told"] and is_unusual(one)]
+        if evidence:
+            now["row"] = verdict.end_row
+            if verdict.metrics and verdict.surprise >= now["highest"]:
+                now["metrics"] = verdict.metrics[:8]
         below = strength < FLOOR[now["severity"]] - policy.severity_hysteresis
         now["last"], now["highest"] = verdict.end_row, max(now["highest"], verdict.surprise)
         # A window that shares fresh rows with the one counted last is counted only as evidence in the place of none.
         counts = verdict.end_row - now["counted"] >= verdict.stride
         if counts:
             now["recent"], now["age"] = (now["recent"] + [evidence])[-policy.fire_within :], now["age"] + 1
-            now["quiet"] = 0 if evidence else now["quiet"] + 1
+            now["quiet"] = 0 if evidence else now["quiet"] + (not waits)
+            now["joining"] = {one.name for one in new} if evidence else set()
         if counts or (evidence and not now["recent"][-1]):
             now["counted"], now["recent"][-1] = verdict.end_row, evidence
             now["quiet"] = 0 if evidence else now["quiet"]
@@ -260,13 +291,14 @@ def follow(entity: str, verdicts: Sequence[Verdict], policy: EpisodeSettings) ->
             now["severity"] = now["peak"] = level
         if (verdict.end_row - now["first"] + 1) * verdict.interval_ms >= policy.max_episode_seconds * 1000:
             say("resolved")
-            now, shut = None, {"above": now["highest"]}
+            now, shut = None, {"above": now["highest"], "row": now["row"]}
         elif now["quiet"] >= policy.resolve_after_windows:
             say("resolved")
-            now, shut = None, {"above": -1.0} if verdict.is_anomaly else None
+            now, shut = None, {"above": -1.0, "row": now["row"]} if verdict.is_anomaly else None
         elif not now["firing"]:
             if evidence and (now["severity"] == "critical" or sum(now["recent"]) >= policy.fire_after):
                 now["firing"] = True
+                now["told"] |= names_in(now["metrics"])
                 say("fired")
         elif (
             evidence
@@ -276,6 +308,10 @@ def follow(entity: str, verdicts: Sequence[Verdict], policy: EpisodeSettings) ->
             now["severity"], now["peak"] = level, max(now["peak"], level, key=RANK.__getitem__)
             now["swings"], now["calm"], now["calmest"] = now["swings"] + 1, 0, 0.0
             say("raised")
+        elif evidence and now["widened"] < 4 and (joined := [one for one in new if one.name in joining]):
+            now["also"] += joined
+            now["widened"], now["told"] = now["widened"] + 1, now["told"] | names_in(now["metrics"]) | names_in(now["also"])
+            say("widened")
         elif (
             now["swings"] < policy.max_severity_changes
             and RANK[now["severity"]] > 0
