@@ -22,6 +22,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from service.alerts.messages.moments import how_often
 from service.progress import Progress
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def bundle_table(bundle: Bundle, path: Path) -> Table:
 def rarest_claim(bundle: Bundle) -> str:
     """The rarest that a bundle calls a window of one entity, in time."""
     days = bundle.stride * bundle.schema.interval_ms / bundle.calibration().floor / 86_400_000
-    return f"once in {days:,.3g} days for one entity"
+    return f"{how_often(days)} for one entity"
 
 
 def left_out_metrics(bundle: Bundle) -> str:

@@ -73,6 +73,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     model_trained_at: int = 0
     calibrated_days: float = 0.0
     resolve_after_ms: int = 0
+    metrics_at: int = 0
 
 
 def alert_id(entity: str, bundle: str, first_row: int) -> str:

@@ -94,7 +94,7 @@ def test_the_open_episode_in_an_entity_s_state_is_read_and_goes_on() -> None:
     through.observe(drawn("..ccw"))
     rest = drawn("..ccw.......")[5:]
     # An alert keeps what was known of it when it was stored, by what scores meant then; everything else is the same.
-    stored = {"interval_ms": 0, "resolve_after_ms": 0, "peak_score": alert.peak_score, "every_days": 0.0}
+    stored = {"interval_ms": 0, "resolve_after_ms": 0, "peak_score": alert.peak_score, "every_days": 0.0, "metrics_at": 0}
     assert episodes.observe(rest) == [msgspec.structs.replace(each, **stored) for each in through.observe(rest)]
     assert episodes.open_alerts() == []
 

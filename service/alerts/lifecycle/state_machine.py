@@ -114,6 +114,7 @@ def _open(
         p=seen.p,
         peak_p=seen.p,
         metrics=verdict.metrics[:TOP_METRICS],
+        metrics_at=verdict.timestamp,
         members=verdict.members,
         bundle=verdict.bundle,
         bundle_version=verdict.bundle_version,
@@ -197,7 +198,7 @@ def _absorb(episode: Episode, verdict: Verdict, seen: Assessment, policy: Episod
         facts |= {"peak_score": max(alert.peak_score, seen.score), "peak_p": rarest, "every_days": _every_days(rarest, verdict)}
         # By surprise: after a short calibration many windows share the highest score. And only a window with an attribution.
         if verdict.metrics and verdict.surprise >= episode.peak_surprise:
-            facts |= {"metrics": verdict.metrics[:TOP_METRICS], "members": verdict.members}
+            facts |= {"metrics": verdict.metrics[:TOP_METRICS], "metrics_at": verdict.timestamp, "members": verdict.members}
             facts |= {"bundle_version": verdict.bundle_version}
         if alert.status is Status.PENDING and seen.severity.rank > alert.severity.rank:
             facts |= {"severity": seen.severity, "peak_severity": seen.severity}

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from service.alerts.messages.circumstances import NOTHING_KNOWN, PLAIN, ByAlert
-from service.alerts.messages.message import compose, moment
+from service.alerts.messages.message import compose
+from service.alerts.messages.moments import moment
 from service.domain import Alert, Severity, Status
 
 NAMED = 3  # of so many new alerts the first is named; more are counted

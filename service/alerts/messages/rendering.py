@@ -49,13 +49,20 @@ def slack_escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+def one_line(text: str) -> str:
+    """Text without line breaks and controls: in a plain text, what comes from outside begins no line of its own."""
+    return " ".join("".join(ch if ch.isprintable() else " " for ch in text).split())
+
+
 @lru_cache(maxsize=4)
 def environment(kind: Kind) -> ImmutableSandboxedEnvironment:
-    """HTML and Slack output is escaped whatever a template says; an undefined name is an error, not an empty string."""
+    """HTML and Slack output is escaped whatever a template says; in plain text, a value is one line. An undefined name is an error,
+    not an empty string."""
+    finalize = {"slack": lambda value: slack_escape(str(value)), "text": lambda value: one_line(str(value))}.get(kind)
     return ImmutableSandboxedEnvironment(
         loader=jinja2.PackageLoader("service.alerts.messages", "templates"),
         autoescape=kind == "html",
-        finalize=(lambda value: slack_escape(str(value))) if kind == "slack" else None,
+        finalize=finalize,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -39,6 +39,11 @@ def sample_alert(now_ms: int) -> tuple[Alert, Alert]:
         bundle="test-message",
         bundle_version="0",
         labels={"purpose": "test"},
+        every_days=21.0,
+        interval_ms=1000,
+        metrics_at=now_ms - 30_000,
+        model_trained_at=now_ms - 3 * 86_400_000,
+        calibrated_days=5.0,
     )
     resolved = msgspec.structs.replace(
         firing, seq=3, action="resolved", reason="the test is over", status=Status.RESOLVED, updated_at=now_ms, ended_at=now_ms

@@ -11,7 +11,7 @@ from email.utils import formatdate
 import aiosmtplib
 
 from service.alerts.messages.charts import described, draw
-from service.alerts.messages.circumstances import NOTHING_KNOWN, ByAlert
+from service.alerts.messages.circumstances import NOTHING_KNOWN, PLAIN, ByAlert
 from service.alerts.messages.groups import rank_first
 from service.alerts.messages.rendering import Template, context
 from service.clock import Clock, SystemClock
@@ -84,7 +84,7 @@ class EmailNotifier:
     def build(self, alerts: Sequence[Alert], key: str, now_ms: int, circumstances: ByAlert = NOTHING_KNOWN) -> EmailMessage:
         """The whole message. CPU work (it draws): call in a thread."""
         first = rank_first(alerts, circumstances)[0]
-        picture = draw(first)
+        picture = draw(first, circumstances.get(first.alert_id, PLAIN))
         values = context(alerts, key, circumstances, ALERTS_SHOWN, self._history_url)
         values |= {"picture": PICTURE if picture else None, "picture_alt": described(first.metrics)}
         mail = EmailMessage()

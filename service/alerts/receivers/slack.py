@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from service.alerts.messages.circumstances import NOTHING_KNOWN, PLAIN, ByAlert
+from service.alerts.messages.facts import Fact
 from service.alerts.messages.groups import opening, rank_first, summary_title
 from service.alerts.messages.message import Message, compose
 from service.alerts.messages.rendering import Template, context, slack_escape
@@ -19,6 +20,8 @@ HEADER_LIMIT = 150
 TEXT_LIMIT = 3000
 BLOCK_LIMIT = 50
 ALERTS_SHOWN = 10
+BRIEF = ("Now", "Now also", "Who else", "Missing", "Runbook", "Owner")  # of an alert among several
+FACTS_A_BLOCK = 6  # so that one long fact does not cut off the others
 SIGNS = {"critical": "🔴", "warning": "🟠", "info": "🔵", "resolved": "✅"}
 
 
@@ -75,23 +78,25 @@ def _single(message: Message) -> list[dict[str, Any]]:
             f"• *{slack_escape(m.name)}* {slack_escape(m.words.removeprefix(m.name).strip())}  `{m.spark}`" for m in message.metrics
         ]
         blocks.append(_section("\n".join([f"*{message.stands_out}*", *lines])))
-    facts = [f"since {message.since}"]
-    if message.unusual:
-        facts.append(f"{message.unusual}, {message.one_in}")
+    lines = [f"*{fact.label}*: {_bold(fact)}" for fact in message.facts]
     if message.voted:
-        facts.append(f"voted: {message.voted}")
-    if message.missing:
-        facts.append(f"*missing: {slack_escape(message.missing)}*")
-    if message.labels:
-        facts.append(message.labels)
-    blocks.append(_context(" · ".join(slack_escape(fact) if not fact.startswith("*") else fact for fact in facts)))
-    link = f"<{_url(message.history_url)}|history> · " if message.history_url else ""
-    blocks.append(_context(f"{link}`{message.more}`"))
+        lines.append(f"*Detectors*: {slack_escape(message.voted)}")
+    blocks += [_context("\n".join(lines[at : at + FACTS_A_BLOCK])) for at in range(0, len(lines), FACTS_A_BLOCK)]
+    link = [f"<{_url(message.history_url)}|history>"] if message.history_url else []
+    blocks.append(_context(" · ".join([*link, *(f"{each.label}: `{slack_escape(each.line)}`" for each in message.commands)])))
     return blocks
+
+
+def _bold(fact: Fact) -> str:
+    text = slack_escape(" ".join(fact.text.split()))
+    return f"*{text}*" if fact.matters else text
 
 
 def _brief(message: Message) -> str:
     line = f"{_sign(message)} *{slack_escape(message.title)}*\n{slack_escape(message.sentence)}"
+    told = [f"{fact.label}: {_bold(fact)}" for fact in message.facts if fact.label in BRIEF]
+    if told:
+        line += "\n" + " · ".join(told)
     if message.metrics and message.metrics[0].spark:
         line += f"\n`{message.metrics[0].spark}` {slack_escape(message.metrics[0].name)}"
     return line

@@ -59,12 +59,14 @@ def payload(
     alerts: Sequence[Alert], key: str, circumstances: ByAlert = NOTHING_KNOWN, history_url: str | None = None
 ) -> dict[str, Any]:
     """``version``, ``key``, ``title``, ``count`` and the most severe ``alerts`` (at most 500), each with its
-    sentence and whole state."""
+    title, sentence, facts (``label``, ``text``), commands and whole state."""
     ordered = rank_first(alerts, circumstances)
     shown = []
     for alert in ordered[:ALERTS_SENT]:
         message = compose(alert, circumstances.get(alert.alert_id, PLAIN), history_url)
-        shown.append({"sentence": message.sentence, "history_url": message.history_url, **msgspec.to_builtins(alert)})
+        said = {"title": message.title, "sentence": message.sentence, "history_url": message.history_url}
+        facts = {"facts": msgspec.to_builtins(message.facts), "commands": msgspec.to_builtins(message.commands)}
+        shown.append({**said, **facts, **msgspec.to_builtins(alert)})
     return {"version": VERSION, "key": key, "title": summary_title(ordered, circumstances), "count": len(ordered), "alerts": shown}
 
 

@@ -20,7 +20,9 @@ KNOWN = {each.alert_id: Circumstances(notified_severity=each.severity) for each 
 
 
 def test_a_new_fault_in_a_group_of_old_ones_names_itself_first() -> None:
-    assert summary_title([*OLD, NEW], KNOWN) == "[WARNING] db-7: cpu_percent 95.4 instead of about 41; 4 older alerts still firing"
+    assert (
+        summary_title([*OLD, NEW], KNOWN) == "[WARNING] db-7: cpu_percent 95.4 % instead of about 41 %; 4 older alerts still firing"
+    )
     assert rank_first([*OLD, NEW], KNOWN)[0] is NEW
     made = context([*OLD, NEW], "key", KNOWN, 10)
     assert made["messages"][0].entity == "db-7"
@@ -33,7 +35,7 @@ def test_what_else_is_new_or_changed_or_over_is_counted_behind_it() -> None:
     over = alert("db-9", status=Status.RESOLVED, seq=3)
     told = summary_title([*OLD, NEW, alert("db-8", severity=Severity.INFO), over], KNOWN | {OLD[0].alert_id: raised})
     assert told == (
-        "[WARNING] db-7: cpu_percent 95.4 instead of about 41, 1 more new, 1 more changed; 3 older alerts still firing, 1 resolved"
+        "[WARNING] db-7: cpu_percent 95.4 % instead of about 41 %, 1 more new, 1 more changed; 3 older alerts still firing, 1 resolved"
     )
     assert summary_title(OLD, KNOWN | {OLD[2].alert_id: raised}).startswith("[CRITICAL] web-2: cpu_percent")
     assert summary_title(OLD, KNOWN) == "[CRITICAL] 4 alerts still firing on 4 entities"

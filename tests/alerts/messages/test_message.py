@@ -108,7 +108,7 @@ def test_the_sentence_of_every_status() -> None:
         "db-7 was unusual for 1 minute 30 seconds from 2025-11-22 00:00:00 UTC (critical at its worst); "
         "closed: 2 of the last 3 windows unusual on their newest rows."
     )
-    assert title(fired) == "[CRITICAL] db-7: cpu_percent 95.4 instead of about 41"
+    assert title(fired) == "[CRITICAL] db-7: cpu_percent 95.4 % instead of about 41 %"
     assert title(resolved) == "[RESOLVED] db-7: back to normal"
     assert title(alert(status=Status.RESOLVED, reason="accepted as the new normal after 1 d")) == (
         "[RESOLVED] db-7: accepted as the new normal after 1 d"
@@ -257,11 +257,11 @@ async def test_receivers_may_have_templates_of_their_own(tmp_path: Path) -> None
         await hook.close()
         first, second = server.requests
     assert first.json["blocks"][0]["text"]["text"].endswith("&lt;!channel&gt;")
-    assert second.json == {"summary": '[CRITICAL] quo"te: cpu_percent 95.4 instead of about 41', "dedup_key": "k"}
+    assert second.json == {"summary": '[CRITICAL] quo"te: cpu_percent 95.4 % instead of about 41 %', "dedup_key": "k"}
     mail = EmailNotifier(EmailReceiver(name="m", to=["a@example.com"], tls="none", text_template=tmp_path / "mail.j2"))
     body = mail.build([alert()], "k", NOW).get_body(("plain",))
     assert body is not None
-    assert body.get_content().strip() == "1 alert(s): [CRITICAL] db-7: cpu_percent 95.4 instead of about 41"
+    assert body.get_content().strip() == "1 alert(s): [CRITICAL] db-7: cpu_percent 95.4 % instead of about 41 %"
 
 
 @pytest.mark.parametrize(
