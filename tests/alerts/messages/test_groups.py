@@ -35,7 +35,8 @@ def test_what_else_is_new_or_changed_or_over_is_counted_behind_it() -> None:
     over = alert("db-9", status=Status.RESOLVED, seq=3)
     told = summary_title([*OLD, NEW, alert("db-8", severity=Severity.INFO), over], KNOWN | {OLD[0].alert_id: raised})
     assert told == (
-        "[WARNING] db-7: cpu_percent 95.4 % instead of about 41 %, 1 more new, 1 more changed; 3 older alerts still firing, 1 resolved"
+        "[WARNING] db-7: cpu_percent 95.4 % instead of about 41 %, 1 more new, 1 more changed; "
+        "3 older alerts still firing, 1 resolved"
     )
     assert summary_title(OLD, KNOWN | {OLD[2].alert_id: raised}).startswith("[CRITICAL] web-2: cpu_percent")
     assert summary_title(OLD, KNOWN) == "[CRITICAL] 4 alerts still firing on 4 entities"
