@@ -21,8 +21,11 @@ from aiokafka.errors import (
 from aiokafka.helpers import create_ssl_context
 
 from service.errors import BrokerUnavailable, ConfigError
+from service.kafka_records import install
 from service.observability.tasks import retrieve_exception
 from service.settings import KafkaSettings, reveal
+
+install()
 
 
 def kafka_client_options(kafka: KafkaSettings) -> dict[str, Any]:

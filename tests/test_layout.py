@@ -18,6 +18,7 @@ SERVICE = ROOT / "service"
 ALLOWED = {
     "aiokafka": {
         "service/kafka_options.py",
+        "service/kafka_records.py",
         "service/sources/kafka.py",
         "service/sources/publisher.py",
         "service/sources/topic_range.py",

@@ -16,6 +16,11 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 # Fine around 50 ms, the longest that our code may hold the loop.
 _LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.25, 0.5, 1.0, 5.0)
 
+# Of the process: Kafka clients are made in many places, and none of them knows an instance of Metrics.
+UNREADABLE = Counter(
+    "tidewatch_records_unreadable", "Records stepped over because the Kafka client cannot read them.", ["topic"], registry=None
+)
+
 
 class Metrics:
     """All of Tidewatch's metrics, in a registry of their own."""
@@ -23,6 +28,8 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         r = self.registry
+        self.unreadable = UNREADABLE
+        r.register(self.unreadable)
         self.consumed = Counter("tidewatch_records_consumed", "Records read from the metrics topic.", registry=r)
         self.dead_letters = Counter(
             "tidewatch_records_dead_lettered", "Records and documents written to the dead-letter topic.", ["reason"], registry=r

@@ -42,7 +42,7 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     partition: int
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: tuple[tuple[str, bytes | None], ...] = ()
 
 
 class FencedProducer:

@@ -111,7 +111,7 @@ class TopicMonitor:
                     if (report := read_report(message.value, topic)) is not None:
                         self._reports.add(report, written_before=message.offset < self._first_new_report)
                     continue
-                headers = {name: value.decode("utf-8", "replace") for name, value in message.headers}
+                headers = {name: (value or b"").decode("utf-8", "replace") for name, value in message.headers}
                 if headers.get(f"{PREFIX}topic") == topic:
                     rejected[headers.get(REASON, "unknown")] += 1
         return dict(rejected)

@@ -19,7 +19,7 @@ from service.errors import BrokerUnavailable, ConfigError
 from service.kafka_options import Commit, connect, kafka_client_options
 from service.observability.logging import get_logger
 from service.settings import KafkaSettings
-from service.state.dead_letter import DeadLetter, dead_letter, truncated
+from service.state.dead_letter import dead_letter, truncated
 from service.state.producer import LARGEST_REQUEST, FencedProducer, Outgoing
 from service.state.takeover import TakenOver, take_over
 from service.state.topics import topic_configs
@@ -130,12 +130,8 @@ class TransactionalOutbox:
 
     def _dead_letter(self, rejected: Rejected) -> Outgoing:
         letter = dead_letter(rejected)
-        if _size(letter) > min(self._largest_dead_letter, LARGEST_REQUEST):
-            letter = truncated(letter, self._largest_dead_letter - OVERHEAD)
+        limit = min(self._largest_dead_letter, LARGEST_REQUEST) - OVERHEAD
+        if letter.nbytes > limit:
+            letter = truncated(letter, limit)
         partition = max(rejected.record.partition, 0) % self._dead_letter_partitions
         return Outgoing(self._kafka.topics.dead_letter, partition, letter.key, letter.value, letter.headers)
-
-
-def _size(letter: DeadLetter) -> int:
-    headers = sum(len(name) + len(value) + 10 for name, value in letter.headers)
-    return len(letter.key or b"") + len(letter.value or b"") + headers + OVERHEAD

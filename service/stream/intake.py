@@ -4,18 +4,21 @@ meanwhile."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import msgspec
 
-from service.domain import Rejected, WindowBatch
+from service.domain import Record, Rejected, Sample, WindowBatch
 from service.kafka_options import Commit
+from service.observability.logging import get_logger
 from service.sources.base import Codec, RecordBatch
 from service.stream.models import Model, Models
 
 Result = TypeVar("Result")
+
+log = get_logger("intake")
 
 
 class IntakeResult(msgspec.Struct, frozen=True):
@@ -52,7 +55,7 @@ class Intake:
         self._thread.shutdown(wait=False)
 
     def _process(self, batch: RecordBatch) -> IntakeResult:
-        samples, rejected = self._codec.decode(batch.records)
+        samples, rejected = self._decode(batch.records)
         due: list[tuple[Model, WindowBatch]] = []
         for model, part in self._models.split(samples):
             windows, refused = model.processor.add(part, batch.resume_at)
@@ -61,6 +64,20 @@ class Intake:
         new = [item for item in rejected if _is_new(item, batch)]
         expired = [(model, *one) for model in self._models.all for one in model.processor.take_expired()]
         return IntakeResult(due, new, self._commits(batch), expired)
+
+    def _decode(self, records: Sequence[Record]) -> tuple[Sequence[Sample], list[Rejected]]:
+        """A codec never raises; should it do so, the record at fault is found and refused."""
+        try:
+            return self._codec.decode(records)
+        except Exception as error:
+            if len(records) > 1:
+                (first, refused), (second, also) = (
+                    self._decode(records[: len(records) // 2]),
+                    self._decode(records[len(records) // 2 :]),
+                )
+                return [*first, *second], [*refused, *also]
+            log.exception("a record cannot be decoded", partition=records[0].partition, offset=records[0].offset)
+            return [], [Rejected(records[0], "undecodable", f"The record cannot be decoded: {error!r}.")]
 
     def _commits(self, batch: RecordBatch) -> dict[int, Commit]:
         """By partition: the next offset, and the oldest one that windows still need; left out while the partition is refilled."""

@@ -83,7 +83,10 @@ async def test_through_kafka_exactly_the_refused_records_lie_in_the_dead_letter_
         batches, unusable = processor.add(samples, {})
         refused += [(item.record.offset, item.reason) for item in (*undecodable, *unusable)]
         due += [entity_row for batch in batches for entity_row in zip(batch.entities, batch.end_rows.tolist(), strict=True)]
-    letters = [dict(letter.headers) for letter in await read_all(kafka_servers, told.kafka.topics.dead_letter)]
+    letters = [
+        {name: content or b"" for name, content in letter.headers}
+        for letter in await read_all(kafka_servers, told.kafka.topics.dead_letter)
+    ]
     found = [(int(told["__streams.errors.offset"]), told["tidewatch.reason"].decode()) for told in letters]
     assert Counter(found) == Counter(refused)
     assert sorted(due) == sorted((entity, row + NOW // 1000) for entity, row in worker.due)

@@ -218,6 +218,9 @@ class AlertTopicReader:
                         read.append(deliveries.decode(message.value))
                 except InvalidMessage as error:
                     self._on_poison(Rejected(_record(message), error.reason, str(error)))
+                except Exception as error:
+                    log.exception("a record cannot be decoded", topic=tp.topic, offset=message.offset)
+                    self._on_poison(Rejected(_record(message), "undecodable", f"The record cannot be decoded: {error!r}."))
         return AlertBatch(transitions, next_offsets, turn, read)
 
     def _rewind(self, fetched: dict[Any, list[Any]]) -> None:
