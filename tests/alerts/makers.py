@@ -98,7 +98,11 @@ def alert(
         "fired_at": None if status is Status.PENDING else started_at + 10_000,
         "ended_at": started_at + 90_000 if status is Status.RESOLVED else None,
         # as alerts were recorded before they carried these; a test that is about them gives them
-        **{"every_days": 0.0, "interval_ms": 0, "metrics_at": 0, "model_trained_at": 0, "calibrated_days": 0.0},
+        "every_days": 0.0,
+        "interval_ms": 0,
+        "metrics_at": 0,
+        "model_trained_at": 0,
+        "calibrated_days": 0.0,
     }
     return msgspec.structs.replace(firing, **(facts | changes))
 
