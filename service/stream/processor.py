@@ -11,6 +11,7 @@ from service.clock import Clock, SystemClock
 from service.detectors.windowing.early_windows import EarlyWindows
 from service.domain import I64, Rejected, Sample, Samples, Schema, WindowBatch, phase_of
 from service.settings import StreamSettings
+from service.stream.recency import Recency
 from service.stream.samples import select
 from service.stream.window_buffers import DUPLICATE, EMPTY, LATE, LOW_COVERAGE, NEWEST, PARTITION, RESETS, START
 from service.stream.windows import Due, Shape, Windows
@@ -75,6 +76,7 @@ class StreamProcessor:
         self._labels: dict[str, Mapping[str, str]] = {}
         self._newest_row: dict[int, int] = {}  # by partition: partitions may be replayed at different speeds
         self._swept_at: dict[int, int] = {}
+        self._recency = Recency()
         self._expired_count = 0
         self._expired_entities: list[tuple[int, str]] = []
 
@@ -138,6 +140,7 @@ class StreamProcessor:
 
     def _feed(self, columns: Samples, partitions: I64, resume_at: Mapping[int, int]) -> tuple[list[WindowBatch], list[Rejected]]:
         slots, rejected = self._find_slots(columns, partitions)
+        self._recency.note(slots, partitions)
         accepted = slots >= 0
         if not accepted.all():
             columns, partitions, slots = select(columns, accepted), partitions[accepted], slots[accepted]
@@ -156,6 +159,7 @@ class StreamProcessor:
             dropped += self._close(np.flatnonzero(self._windows.heads[:, PARTITION] == partition).tolist())
             self._newest_row.pop(partition, None)
             self._swept_at.pop(partition, None)
+            self._recency.drop(partition)
         return dropped
 
     def labels_of(self, entity: str) -> Mapping[str, str]:
@@ -222,16 +226,19 @@ class StreamProcessor:
         all slots are in use, also those that fell silent before they filled a window.
 
         Samples from the future do not move the partition's newest row: a producer whose clock is wrong would make all other
-        entities look silent.
+        entities look silent. Live, the future begins now. While old records are read, it begins behind what most entities say.
         """
         now = self._clock.now_ms() // self.schema.interval_ms
         latest = now + int(self._settings.max_ahead_seconds * 1000) // self.schema.interval_ms
         for partition in np.unique(partitions).tolist():
-            newest = max(min(int(rows[partitions == partition].max()), now), self._newest_row.get(partition, EMPTY))
-            self._newest_row[partition] = newest
-            if not self._full and newest - self._swept_at.setdefault(partition, newest) < max(1, self._idle_rows // 10):
+            told = max(min(int(rows[partitions == partition].max()), now), self._newest_row.get(partition, EMPTY))
+            self._newest_row[partition] = told
+            step = max(1, self._idle_rows // 10)
+            if not self._full and told - self._swept_at.setdefault(partition, told) < step:
                 continue
-            self._swept_at[partition] = newest
+            agreed = min(self._recency.agreed_row(self._windows.heads, partition, told), now)
+            newest = told if now - agreed <= step else agreed
+            self._newest_row[partition] = self._swept_at[partition] = newest
             head = self._windows.heads
             silent = head[:, NEWEST] < newest - self._idle_rows
             if self._full:

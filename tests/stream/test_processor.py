@@ -117,6 +117,34 @@ def test_one_clock_that_is_ahead_makes_nobody_else_look_silent() -> None:
     assert one.take_expired() == []
 
 
+@pytest.mark.parametrize("behind", [0, 3 * 3600, 30 * 86_400])
+@pytest.mark.parametrize("first", [False, True])
+def test_a_clock_that_is_ahead_makes_nobody_look_silent_also_while_old_records_are_read(behind: int, first: bool) -> None:
+    names = [f"good-{at}" for at in range(5)]
+    start, ahead = 1_000_000, 7200
+    clock = ManualClock((start + behind) * 1000)
+    one = StreamProcessor(SCHEMA, window=3, stride=1, settings=StreamSettings(idle_after_seconds=600), clock=clock)
+    if first:
+        one.add([sample("ahead", start + ahead)], {})
+    ended = []
+    for row in range(start, start + 900):
+        for moved in ([sample(name, row) for name in names], [sample("ahead", row + ahead)]):
+            ended += ends(one.add(moved, {})[0])
+    assert [end for end in ended if end[0] != "ahead"] == [(name, row) for row in range(start + 2, start + 900) for name in names]
+    assert {name for _, name in one.take_expired()} <= {"ahead"}
+
+
+def test_while_old_records_are_read_those_that_stopped_expire_also_when_they_are_most() -> None:
+    clock = ManualClock(10_000_000)
+    one = StreamProcessor(SCHEMA, window=3, stride=1, settings=StreamSettings(idle_after_seconds=60), clock=clock)
+    gone = [f"gone-{at}" for at in range(20)]
+    for row in range(10):
+        one.add([sample(name, row) for name in (*gone, "stays")], {})
+    for row in range(10, 300):
+        one.add([sample("stays", row)], {})
+    assert sorted(one.take_expired()) == sorted((0, name) for name in gone)
+
+
 def test_names_from_the_future_do_not_keep_the_places() -> None:
     settings = StreamSettings(max_entities=2)
     one = StreamProcessor(SCHEMA, window=3, stride=1, settings=settings, clock=ManualClock(200_000))
