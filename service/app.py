@@ -197,7 +197,7 @@ def build_store(settings: Settings, metrics: Metrics, health: Health) -> Part:
     annotator = MuteAnnotator(
         settings.kafka, settings.notifications, health=health, clock=SystemClock(), keep_ms=round(keep_seconds * 1000)
     )
-    store = build_alert_store(settings, muted=annotator.reason, on_refused=lambda document, why: part.refused(document, why))
+    store = build_alert_store(settings, muted=annotator.reason, on_refused=lambda operation, why: part.refused(operation, why))
     letters = DeadLetterWriter(settings.kafka, on_written=metrics.count_dead_letters)
     part: StorePart = StorePart(settings.kafka, store, metrics=metrics, health=health, annotator=annotator, letters=letters)
     return part

@@ -27,6 +27,18 @@ def iso(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+LIKELY_PAST_MS = 731 * 86_400_000
+LIKELY_FUTURE_MS = 86_400_000
+
+
+def index_month(milliseconds: int, now: int, *, likely_only: bool = False) -> str:
+    """The index suffix for something of this time: its month if that is at most two years ago and a day ahead, else the current
+    one (``likely_only``: else nothing). A pair of indices for every month that a clock claims would fill the cluster."""
+    if now - LIKELY_PAST_MS <= milliseconds <= now + LIKELY_FUTURE_MS:
+        return month(milliseconds)
+    return "" if likely_only else month(now)
+
+
 def month(milliseconds: int) -> str:
     """``YYYY.MM`` in UTC, the suffix of an index."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y.%m")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from service.settings import Settings
 from service.terminal import console, listing, print_json, print_text
 
 if TYPE_CHECKING:
+    from service.alerts.history.elasticsearch_client import Operation
     from service.state.dead_letter import StoredDeadLetter
 
 Reason = Annotated[str | None, typer.Option(help="Only those rejected for this reason; * is a wildcard.", show_default=False)]
@@ -87,23 +89,44 @@ def replay_letters(
     yes: Annotated[bool, typer.Option("--yes", help="Do it. Without it, only shows what would be done.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Write rejected metrics messages back to their partition, once the cause is fixed.
+    """Write rejected metrics messages back to their partition, and refused documents to Elasticsearch, once the cause is fixed.
 
     Rows older than stream.allowed_lateness_seconds are counted and dropped, as always. The dead letters stay.
     """
+    from service.alerts.history.letters import DOCUMENT_REFUSED, operation_of
     from service.state.dead_letter_writer import send_again
 
     settings = read_settings(config, quiet=True)
     letters = run_async(_find(settings, reason, key, since))
     topic = settings.kafka.topics.metrics
-    able = [letter for letter in letters if letter.record.topic == topic and letter.record.partition >= 0 and not letter.truncated]
-    left = len(letters) - len(able)
+    whole = [letter for letter in letters if not letter.truncated]
+    able = [letter.record for letter in whole if letter.record.topic == topic and letter.record.partition >= 0]
+    stored = (operation_of(letter.record) for letter in whole if letter.reason == DOCUMENT_REFUSED)
+    documents = [operation for operation in stored if operation is not None]
+    left = len(letters) - len(able) - len(documents)
     also = f" {left:,} cannot be written back: they were truncated, or came from another topic." if left else ""
     if not yes:
-        print_text(f"{len(able):,} messages would be written back to {topic}.{also} Add --yes to do it.")
+        store = f" and {len(documents):,} documents to Elasticsearch" if documents else ""
+        print_text(f"{len(able):,} messages would be written back to {topic}{store}.{also} Add --yes to do it.")
         return
-    run_async(send_again(settings.kafka, [letter.record for letter in able]))
-    print_text(f"Wrote {len(able):,} messages back to {topic}.{also}")
+    run_async(send_again(settings.kafka, able))
+    refused = run_async(_store_again(settings, documents)) if documents else 0
+    store = f" and {len(documents) - refused:,} documents to Elasticsearch" if documents else ""
+    again = f" Elasticsearch still refuses {refused:,}; `tidewatch dead-letter list` says why." if refused else ""
+    print_text(f"Wrote {len(able):,} messages back to {topic}{store}.{also}{again}")
+
+
+async def _store_again(settings: Settings, documents: Sequence[Operation]) -> int:
+    """Write documents to the store; how many it still refuses."""
+    from service.alerts.history.elasticsearch import ElasticsearchAlertStore
+
+    refused: list[str] = []
+    store = ElasticsearchAlertStore(settings.elasticsearch, on_refused=lambda _operation, why: refused.append(why))
+    try:
+        await store.write_again(documents)
+    finally:
+        await store.close()
+    return len(refused)
 
 
 async def _find(settings: Settings, reason: str | None, key: str | None, since: str | None) -> list[StoredDeadLetter]:

@@ -45,6 +45,7 @@ class Metrics:
         )
         self.transitions = Counter("tidewatch_alert_transitions", "Alert transitions emitted.", ["action"], registry=r)
         self.stored = Counter("tidewatch_alert_transitions_stored", "Alert transitions written to the store.", registry=r)
+        self.store_retries = Counter("tidewatch_store_retries", "Writes to the store that are tried again later.", registry=r)
         self.notifications = Counter(
             "tidewatch_notifications",
             "By receiver: messages due, sent, refused, gave_up, handed_over; tries that failed (retried); alerts muted, dropped.",

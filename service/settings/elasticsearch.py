@@ -22,5 +22,6 @@ class ElasticsearchSettings(Section):
     ca_file: Path | None = None
     index_prefix: str = "tidewatch"
     request_timeout_seconds: Seconds = 10.0
+    bulk_max_bytes: Annotated[int, Field(ge=10_000)] = 500_000
     shards: Positive = 1
     replicas: Annotated[int, Field(ge=0)] = 0

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from service.domain import Record, Rejected
+from service.errors import ConfigError
 from service.settings import KafkaSettings
-from service.state.dead_letter import dead_letter
+from service.state.dead_letter import DeadLetter, dead_letter, truncated
 from service.state.producer import Outgoing
 from service.state.writer import Writer
+
+TRUNCATED_BYTES = 100_000
 
 
 class DeadLetterWriter:
@@ -29,13 +32,20 @@ class DeadLetterWriter:
         """Write what is kept. Raises ``BrokerUnavailable`` (unwritten records stay kept) or ``ConfigError``."""
         for rejected in list(self._kept):  # one by one: each may be as large as a topic allows
             letter = dead_letter(rejected)
-            await self._writer.write([Outgoing(self._topic, 0, letter.key, letter.value, letter.headers)])
+            try:
+                await self._writer.write([_outgoing(self._topic, letter)])
+            except ConfigError:  # Kafka takes no record of this size: its beginning and the reason are worth keeping
+                await self._writer.write([_outgoing(self._topic, truncated(letter, TRUNCATED_BYTES))])
             self._kept.remove(rejected)
             self._on_written([rejected.reason])
 
     async def close(self) -> None:
         """Disconnect; bounded in time."""
         await self._writer.close()
+
+
+def _outgoing(topic: str, letter: DeadLetter) -> Outgoing:
+    return Outgoing(topic, 0, letter.key, letter.value, letter.headers)
 
 
 async def send_again(kafka: KafkaSettings, records: Sequence[Record]) -> None:

@@ -82,10 +82,15 @@ def document(alert: Alert, muted_by: str | None = None) -> dict[str, Any]:
         "rule": {"name": alert.bundle or "unnamed model", "version": alert.bundle_version, "ruleset": "tidewatch"},
         "host": {"name": alert.entity},
         "service": {"name": alert.entity},
-        "labels": dict(alert.labels),
+        "labels": storable(alert.labels),
         "tags": ["tidewatch", str(alert.severity)],
         "tidewatch": ours,
     }
+
+
+def storable(labels: Mapping[str, str]) -> dict[str, str]:
+    """Labels that a ``flattened`` field takes: it refuses the whole document for U+0000 in a name."""
+    return {name.replace("\0", "\ufffd"): value.replace("\0", "\ufffd") for name, value in labels.items()}
 
 
 def event_document(whole: Mapping[str, Any], alert: Alert) -> dict[str, Any]:

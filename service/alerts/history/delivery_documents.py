@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.alerts.history.alert_documents import ECS_VERSION
+from service.alerts.history.alert_documents import ECS_VERSION, storable
 from service.alerts.times import iso
 from service.alerts.topics.deliveries import Delivery
 
@@ -48,7 +48,7 @@ def delivery_document(delivery: Delivery) -> dict[str, Any]:
             "attempts": delivery.attempts,
             "problem": delivery.problem,
             "updated_at": iso(delivery.at),
-            "group": delivery.labels,
+            "group": storable(delivery.labels),
         },
     }
 

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-import stamina
+from collections import OrderedDict
+from collections.abc import Sequence
 
 from service.alerts.control.commands import Command
 from service.alerts.control.mutes import MuteReason
 from service.alerts.history.alert_documents import MAPPINGS, document, event_document, event_id
+from service.alerts.history.bulk import BulkWriter, Refused
 from service.alerts.history.command_documents import COMMAND_MAPPINGS, command_document, command_document_id
 from service.alerts.history.delivery_documents import DELIVERY_MAPPINGS, delivery_document, version
 from service.alerts.history.elasticsearch_client import ElasticsearchClient, Operation
-from service.alerts.times import month
+from service.alerts.times import index_month
 from service.alerts.topics.deliveries import Delivery
+from service.clock import Clock, SystemClock
 from service.domain import Alert
-from service.errors import ConfigError, StoreUnavailable
+from service.errors import ConfigError
 from service.observability.logging import get_logger
 from service.settings import ElasticsearchSettings
 
 log = get_logger("store")
 
-Refused = Callable[[Mapping[str, Any], str], None]
 BULK_DOCUMENTS = 500
 BULK_DELIVERIES = 20  # one of them may name fifty thousand alerts
 
 
-def log_refused(document: Mapping[str, Any], reason: str) -> None:
+MAX_PLACES = 10_000  # alerts of an unlikely time whose index is remembered
+
+
+def log_refused(operation: Operation, reason: str) -> None:
     """Default of ``on_refused``: one error line with the document's id."""
-    log.error("document refused for good", id=document["event"]["id"], why=reason)
+    log.error("document refused for good", id=operation[1]["event"]["id"], why=reason)
 
 
 def never_muted(_alert: Alert) -> str | None:
@@ -40,8 +42,8 @@ def never_muted(_alert: Alert) -> str | None:
 class ElasticsearchAlertStore:
     """``AlertStore`` on Elasticsearch.
 
-    ``on_refused(document, reason)`` is called for a document that the server will never take (a mapping error, for instance);
-    the others of the same write are stored all the same. ``muted(alert)``: why nobody was notified, for the document.
+    ``on_refused(operation, reason)`` is called for a document that is alone at fault (``bulk.py``); the others of the same write
+    are stored all the same, and this one without its labels. ``muted(alert)``: why nobody was notified, for the document.
     """
 
     def __init__(
@@ -51,12 +53,14 @@ class ElasticsearchAlertStore:
         on_refused: Refused = log_refused,
         muted: MuteReason = never_muted,
         attempts: int = 4,
+        clock: Clock | None = None,
     ) -> None:
         self._settings = settings
         self._client = ElasticsearchClient(settings)
-        self._on_refused = on_refused
+        self._bulk = BulkWriter(self._client.bulk, on_refused, max_bytes=settings.bulk_max_bytes, attempts=attempts)
         self._muted = muted
-        self._attempts = attempts
+        self._clock = clock or SystemClock()
+        self._places: OrderedDict[str, str] = OrderedDict()  # alert id → month, of alerts of an unlikely time
         self._alerts = f"{settings.index_prefix}-alerts"
         self._events = f"{settings.index_prefix}-alert-events"
         self._audit = f"{settings.index_prefix}-audit"
@@ -95,7 +99,9 @@ class ElasticsearchAlertStore:
         Raises ``StoreUnavailable`` when the server (or some shard) does not take them after a few tries; nothing is lost
         by writing the same transitions again.
         """
-        await self._write([operation for alert in alerts for operation in self._operations(alert)], BULK_DOCUMENTS)
+        months = await self._months(alerts)
+        pending = [operation for alert in alerts for operation in self._operations(alert, months[alert.alert_id])]
+        await self._bulk.write(pending, BULK_DOCUMENTS)
 
     async def write_commands(self, commands: Sequence[Command]) -> None:
         """Store commands in the audit log, an event each. Safe to repeat. Raises ``StoreUnavailable`` as ``write`` does."""
@@ -103,18 +109,18 @@ class ElasticsearchAlertStore:
         former = await self._in_former_audit([command_document_id(command) for command in commands])
         for command in commands:
             if (name := command_document_id(command)) not in former:
-                target = {"_index": f"{self._audit}-{month(command.at)}", "_id": name}
+                target = {"_index": f"{self._audit}-{index_month(command.at, self._clock.now_ms())}", "_id": name}
                 # a command never changes, so any version will do to make a repetition a 409
                 pending.append(({"index": {**target, "version": 1, "version_type": "external"}}, command_document(command)))
-        await self._write(pending, BULK_DOCUMENTS)
+        await self._bulk.write(pending, BULK_DOCUMENTS)
 
     async def write_deliveries(self, deliveries: Sequence[Delivery]) -> None:
         """Store how messages fared, a document each; the newest state stays. Raises ``StoreUnavailable`` as ``write`` does."""
         pending = []
         for each in deliveries:
-            target = {"_index": f"{self._notifications}-{month(each.owed_at)}", "_id": each.key}
+            target = {"_index": f"{self._notifications}-{index_month(each.owed_at, self._clock.now_ms())}", "_id": each.key}
             pending.append(({"index": {**target, "version": version(each), "version_type": "external"}}, delivery_document(each)))
-        await self._write(pending, BULK_DELIVERIES)
+        await self._bulk.write(pending, BULK_DELIVERIES)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -133,35 +139,38 @@ class ElasticsearchAlertStore:
             found |= {hit["_id"] for hit in hits}
         return found
 
-    async def _write(self, pending: list[Operation], at_once: int) -> None:
-        for start in range(0, len(pending), at_once):
-            await self._write_chunk(pending[start : start + at_once])
+    async def write_again(self, operations: Sequence[Operation]) -> None:
+        """Store documents that were set aside, once the cause is fixed. Safe to repeat; a newer state stays."""
+        pending = []
+        for action, kept in operations:
+            # "gte": the plain form of the same document is there with the same version, and is replaced
+            pending.append(({"index": {**action["index"], "version_type": "external_gte"}}, kept))
+        await self._bulk.write(pending, BULK_DELIVERIES)
 
-    async def _write_chunk(self, pending: list[Operation]) -> None:
-        async for attempt in stamina.retry_context(on=StoreUnavailable, attempts=self._attempts, timeout=None, wait_max=2.0):
-            with attempt:
-                pending = await self._send(pending)
-                if pending:
-                    raise StoreUnavailable(f"Elasticsearch asks to slow down: {len(pending)} documents not yet taken.")
+    async def _months(self, alerts: Sequence[Alert]) -> dict[str, str]:
+        """The index suffix of each alert. One that claims an unlikely time stays where it was first stored: an alert that began
+        "in 1973" would otherwise have a document in every month in which something happens to it."""
+        now = self._clock.now_ms()
+        found = {alert.alert_id: index_month(alert.started_at, now, likely_only=True) for alert in alerts}
+        odd = [name for name, month in found.items() if not month and name not in self._places]
+        for start in range(0, len(odd), BULK_DOCUMENTS):
+            some = odd[start : start + BULK_DOCUMENTS]
+            held: dict[str, str] = {}
+            try:
+                hits = await self._client.search(self._alerts, {"ids": {"values": some}}, size=len(some), without=["*"])
+                held = {hit["_id"]: hit["_index"].removeprefix(f"{self._alerts}-") for hit in hits}
+            except ConfigError as error:  # these credentials need not read
+                log.warning("where alerts of an unlikely time are stored cannot be read", why=str(error))
+            self._places.update({name: held.get(name) or index_month(now, now) for name in some})
+        months = {name: month or self._places[name] for name, month in found.items()}
+        while len(self._places) > MAX_PLACES:
+            self._places.popitem(last=False)
+        return months
 
-    async def _send(self, operations: list[Operation]) -> list[Operation]:
-        """Send once; returns the operations to try again, in order."""
-        again = []
-        for operation, result in zip(operations, await self._client.bulk(operations), strict=True):
-            status = int(result["status"])
-            if status < 300 or status == 409:  # 409: a newer state is there already, so this one has nothing to add
-                continue
-            if status == 429 or status >= 500:
-                again.append(operation)
-            else:
-                problem = result.get("error", {})
-                self._on_refused(operation[1], f"{problem.get('type', status)}: {problem.get('reason', '')}")
-        return again
-
-    def _operations(self, alert: Alert) -> list[Operation]:
-        started, whole = month(alert.started_at), document(alert, self._muted(alert))
-        state = {"_index": f"{self._alerts}-{started}", "_id": alert.alert_id}
-        event = {"_index": f"{self._events}-{started}", "_id": event_id(alert)}
+    def _operations(self, alert: Alert, month: str) -> list[Operation]:
+        whole = document(alert, self._muted(alert))
+        state = {"_index": f"{self._alerts}-{month}", "_id": alert.alert_id}
+        event = {"_index": f"{self._events}-{month}", "_id": event_id(alert)}
         return [
             ({"index": {**state, "version": alert.seq, "version_type": "external"}}, whole),
             # Also versioned, so that writing the same event again is a 409 and not a new revision.

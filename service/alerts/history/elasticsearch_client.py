@@ -24,6 +24,10 @@ BUSY_SECONDS = 5.0  # how long a search is tried again while the server is busy
 Operation = tuple[dict[str, Any], dict[str, Any]]  # of a bulk request: the action, and its document
 
 
+class RequestTooLarge(StoreUnavailable):
+    """The server, or a proxy before it, takes no request of this size (413)."""
+
+
 class ElasticsearchClient:
     """The calls that the alert history needs. Every method raises ``StoreUnavailable`` or ``ConfigError``."""
 
@@ -38,7 +42,10 @@ class ElasticsearchClient:
             health = await self._client.cluster.health()
         except (ApiError, AnyTransportError) as error:
             raise self._translated(error) from error
-        return f"cluster {health['cluster_name']} is {health['status']}"
+        try:
+            return f"cluster {health['cluster_name']} is {health['status']}"
+        except (KeyError, TypeError) as error:
+            raise self._unlike(error) from error
 
     async def put_template(self, name: str, pattern: str, template: Mapping[str, Any]) -> None:
         """Create or replace an index template."""
@@ -58,12 +65,24 @@ class ElasticsearchClient:
                 raise self._translated(error) from error
 
     async def bulk(self, operations: Sequence[Operation]) -> list[Mapping[str, Any]]:
-        """Send ``index`` operations in one request; the result of each, in order."""
+        """Send ``index`` operations in one request; the result of each, in order, with an integer ``status``.
+
+        Whatever is answered otherwise is ``StoreUnavailable``: the settings were good when the process began, so they may be
+        good again. Raises ``RequestTooLarge`` for a 413.
+        """
         try:
             answer = await self._client.bulk(operations=[line for operation in operations for line in operation])
+            results = [item["index"] for item in answer["items"]]
+            if len(results) != len(operations) or not all(isinstance(result["status"], int) for result in results):
+                raise TypeError("not one result for each document")
         except (ApiError, AnyTransportError) as error:
-            raise self._translated(error) from error
-        return [item["index"] for item in answer["items"]]
+            if isinstance(error, ApiError) and error.status_code == 413:
+                raise RequestTooLarge(f"Elasticsearch at {self._url} takes no request of this size (413).") from error
+            problem = self._translated(error)
+            raise StoreUnavailable(f"{problem} {getattr(problem, 'hint', '')}".rstrip()) from error
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise self._unlike(error) from error
+        return results
 
     async def search(
         self,
@@ -94,7 +113,10 @@ class ElasticsearchClient:
                     )
                 except (ApiError, AnyTransportError) as error:
                     raise self._translated(error) from error
-        hits: list[dict[str, Any]] = answer["hits"]["hits"]
+        try:
+            hits: list[dict[str, Any]] = answer["hits"]["hits"]
+        except (KeyError, TypeError, IndexError) as error:
+            raise self._unlike(error) from error
         return hits
 
     async def refresh(self, indices: Sequence[str]) -> None:
@@ -107,6 +129,9 @@ class ElasticsearchClient:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
+
+    def _unlike(self, error: Exception) -> StoreUnavailable:
+        return StoreUnavailable(f"What answers at {self._url} does not answer as Elasticsearch does: {type(error).__name__}.")
 
     def _translated(self, error: Exception) -> StoreUnavailable | ConfigError:
         """The client's exception as one of ours, with what to do next; it names the server, never a secret."""

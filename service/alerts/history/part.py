@@ -6,7 +6,7 @@ It commits only what is stored.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -14,11 +14,13 @@ import stamina
 
 from service.alerts.control.commands import Command
 from service.alerts.history.base import AlertStore, DeadLetterSink
+from service.alerts.history.elasticsearch_client import Operation
+from service.alerts.history.letters import DOCUMENT_REFUSED, target
 from service.alerts.history.mute_annotator import MuteAnnotator
 from service.alerts.topics.deliveries import Delivery
 from service.alerts.topics.reader import AlertBatch, AlertTopicReader
 from service.domain import Alert, Record, Rejected
-from service.errors import BrokerUnavailable, StoreUnavailable
+from service.errors import BrokerUnavailable, ConfigError, StoreUnavailable
 from service.observability.health import Health
 from service.observability.logging import get_logger
 from service.observability.metrics import Metrics
@@ -26,6 +28,9 @@ from service.runtime import close_all
 from service.settings import KafkaSettings
 
 log = get_logger("store")
+
+# ``ConfigError`` too: what a server refuses while we run (a key that expired, a proxy that answers with a page) may be good again.
+TROUBLE = (StoreUnavailable, BrokerUnavailable, ConfigError)
 
 
 class StorePart:
@@ -51,6 +56,7 @@ class StorePart:
         self._letters = letters
         self._read: dict[tuple[str, int], int] = {}  # not committed yet
         self._ownership = -1
+        self._trouble = ""  # of the store or Kafka, as last logged
         self._metrics = metrics
         self._health = health
         self._stopping = asyncio.Event()
@@ -79,6 +85,7 @@ class StorePart:
             if self._letters is not None and not await self._reader.alongside(self._until_taken(self._letters.flush)):
                 return
             await self._commit(batch)
+            self._trouble = ""
             self._health.beat(self.name, ready=True, detail="up to date" if not alerts else f"stored {len(alerts)}")
 
     def request_stop(self) -> None:
@@ -113,13 +120,17 @@ class StorePart:
             async for attempt in stamina.retry_context(on=self._still_wanted, attempts=None, timeout=None, wait_max=5.0):
                 with attempt:
                     await call(*args)
-        except (StoreUnavailable, BrokerUnavailable):
+        except TROUBLE:
             return False
         return True
 
     def _still_wanted(self, error: Exception) -> bool:
-        if not isinstance(error, (StoreUnavailable, BrokerUnavailable)) or self._stopping.is_set():
+        if not isinstance(error, TROUBLE) or self._stopping.is_set():
             return False
+        if str(error) != self._trouble:  # told once, not at every try
+            self._trouble = str(error)
+            log.error("the store takes nothing now; it is tried again", cause=self._trouble, hint=getattr(error, "hint", ""))
+        self._metrics.store_retries.inc()
         self._health.beat(self.name, ready=False, detail=str(error))
         return True
 
@@ -128,10 +139,11 @@ class StorePart:
         if self._letters is not None:
             self._letters.keep(rejected)
 
-    def refused(self, document: Mapping[str, Any], reason: str) -> None:
-        """Keep a document that the store will never take as a dead letter; the others are stored."""
+    def refused(self, operation: Operation, reason: str) -> None:
+        """Keep a document that alone is at fault as a dead letter, with where it belongs; the others are stored."""
+        action, document = operation
         name = str(document["event"]["id"])  # of an alert, a command or a message
         log.error("document refused for good", id=name, why=reason)
         if self._letters is not None:
-            record = Record(self._topic, 0, -1, 0, name.encode(), msgspec.json.encode(document))
-            self._letters.keep(Rejected(record, "document-refused", reason))
+            record = Record(self._topic, 0, -1, 0, name.encode(errors="replace"), msgspec.json.encode(document), target(action))
+            self._letters.keep(Rejected(record, DOCUMENT_REFUSED, reason))

@@ -83,7 +83,7 @@ async def test_a_document_the_server_will_never_take_is_handed_back_and_the_othe
     settings: ElasticsearchSettings, history: AlertHistory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused: list[tuple[Mapping[str, Any], str]] = []
-    store = ElasticsearchAlertStore(settings, on_refused=lambda doc, reason: refused.append((doc, reason)))
+    store = ElasticsearchAlertStore(settings, on_refused=lambda operation, reason: refused.append((operation[1], reason)))
     await store.install_templates()
 
     def broken(each: Any, muted_by: str | None) -> dict[str, Any]:

@@ -293,7 +293,7 @@ async def test_what_will_never_be_stored_lies_in_the_dead_letter_before_anything
     await admin.close()
     kafka = kafka.model_copy(update={"topics": kafka.topics.model_copy(update={"dead_letter": dead})})
     settings, metrics = ElasticsearchSettings(url=elasticsearch_url, index_prefix=kafka.topics.alerts), Metrics()
-    store = ElasticsearchAlertStore(settings, on_refused=lambda document, why: part.refused(document, why))
+    store = ElasticsearchAlertStore(settings, on_refused=lambda operation, why: part.refused(operation, why))
     letters_writer = DeadLetterWriter(kafka, on_written=metrics.count_dead_letters)
     part: StorePart = StorePart(kafka, store, metrics=metrics, health=Health(SystemClock()), letters=letters_writer)
     await part.start()
