@@ -29,7 +29,7 @@ def target(action: Mapping[str, Any]) -> tuple[tuple[str, bytes], ...]:
 def operation_of(record: Record) -> Operation | None:
     """The operation that stores the document of this letter; ``None`` when the letter does not say where it belongs."""
     try:
-        at = msgspec.json.decode(dict(record.headers).get(_TARGET, b""), type=_Target)
+        at = msgspec.json.decode(dict(record.headers).get(_TARGET) or b"", type=_Target)
         document = msgspec.json.decode(record.value or b"", type=dict[str, Any])
     except msgspec.DecodeError:
         return None

@@ -159,6 +159,7 @@ def test_a_letter_says_where_its_document_belongs() -> None:
     record = Record("tidewatch.alerts", 0, -1, 0, b"a", msgspec.json.encode(made[1]), target(made[0]))
     assert operation_of(record) == made
     assert operation_of(Record("tidewatch.alerts", 0, -1, 0, b"a", b"{}")) is None
+    assert operation_of(Record("tidewatch.alerts", 0, -1, 0, b"a", b"{}", (("document-target", None),))) is None
 
 
 class Real:
