@@ -14,7 +14,7 @@ from service.detectors.bundle import Bundle, save_bundle
 from service.domain import Dataset, Samples, Schema, Series, Verdict
 from service.errors import ConfigError
 from service.library import frames
-from service.library.config import input_dim, settings_of
+from service.library.config import input_dim, settings_of, stores
 from service.progress import Progress, silent
 from service.sources.grid import to_dataset
 from service.stream.models import Model
@@ -49,11 +49,11 @@ class RealTimeAnomalyDetector:
         self._config = dict(config or {})
         self._settings = settings_of(self._config)
         self._entity = str(self._config.get("entity", "stream"))
-        self._alerts = build_alert_manager(self._settings, store="storage" in (self._config.get("alert_config") or {}))
+        self._alerts = build_alert_manager(self._settings, store=stores(self._config))
         self._next_row = 0
         self._bundle: Bundle | None = None
         self._model: Model | None = None
-        if "bundle" in self._config:
+        if self._config.get("bundle") is not None:
             self._use(open_bundle(Path(self._config["bundle"])))
 
     def fit(self, history: Any, *, progress: Progress = silent) -> Bundle:
@@ -64,12 +64,7 @@ class RealTimeAnomalyDetector:
         ``input_dim``.
         """
         dataset = self._dataset(history)
-        expected = input_dim(self._config)
-        if expected is not None and expected != dataset.schema.dims:
-            raise ConfigError(
-                f"deep_config.input_dim is {expected}, but the data have {dataset.schema.dims} metrics.",
-                hint="Set it to their number, or leave it out.",
-            )
+        self._check(dataset.schema)
         bundle = train(
             dataset,
             self._settings.training,
@@ -151,7 +146,7 @@ class RealTimeAnomalyDetector:
 
     async def _learn_from(self, data_stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """Train on the first rows; returns the rest of the stream."""
-        wanted = int(self._config.get("learn_rows", 30 * self._settings.training.window))
+        wanted = int(self._config.get("learn_rows") or 30 * self._settings.training.window)
         seen: list[Any] = []
         rows = 0
         async for item in data_stream:
@@ -164,6 +159,15 @@ class RealTimeAnomalyDetector:
         self.fit(frames.joined(seen) if frames.is_frame(seen[0]) else np.concatenate(seen))
         return data_stream
 
+    def _check(self, schema: Schema) -> None:
+        expected = input_dim(self._config)
+        if expected is not None and expected != schema.dims:
+            raise ConfigError(
+                f"deep_config.input_dim is {expected}, but the data have {schema.dims} metrics.",
+                hint="Set it to their number, or leave it out.",
+            )
+
     def _use(self, bundle: Bundle) -> None:
+        self._check(bundle.schema)
         self._bundle = bundle
         self._model = build_model(bundle, self._settings)

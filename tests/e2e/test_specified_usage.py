@@ -143,6 +143,18 @@ def test_mail_to_another_machine_is_encrypted_unless_told_otherwise() -> None:
         ({"alert_config": {"storage": {"type": "mongodb"}}}, "mongodb"),
         ({"alert_config": {"storage": {"url": "http://a:1", "port": 9}}}, "both a url and a host or port"),
         ({"alert_config": {"notification": {"smtp": {"host": "a"}}}}, "nobody gets any"),
+        ({"alert_config": {"storage": {"port": "abc"}}}, "storage.port"),
+        ({"alert_config": {"storage": {"host": "http://es", "port": 9200}}}, "storage.host"),
+        ({"alert_config": {"notification": {"slack_webhook": "http://[::1"}}}, "slack_webhook"),
+        ({"alert_config": []}, "alert_config"),
+        ({"stat_config": {"ensemble_weights": ["a", "b", "c"]}}, "ensemble_weights"),
+        ({"stat_config": {"ensemble_weights": [0, 0, 0]}}, "ensemble_weights"),
+        ({"deep_config": {"input_dim": "six"}}, "deep_config.input_dim"),
+        ({"deep_config": [64, 32]}, "deep_config"),
+        ({"training": [1]}, "training"),
+        ({"metrics": "cpu"}, "metrics"),
+        ({"learn_rows": 0}, "learn_rows"),
+        ({"interval_seconds": -1}, "interval_seconds"),
         ({"alert_config": {"notification": {"email": ["a@b.c"], "smtp": {"hostname": "a"}}}}, "hostname"),
     ],
 )
@@ -154,6 +166,34 @@ def test_a_mistake_in_a_short_form_is_named(wrong: dict[str, Any], said: str) ->
 def test_another_number_of_metrics_than_input_dim_is_refused() -> None:
     with pytest.raises(ConfigError, match=f"input_dim is 99, but the data have {len(METRICS)} metrics"):
         RealTimeAnomalyDetector({"deep_config": {"input_dim": 99}}).fit(normal(500, seed=1))
+
+
+def test_a_bundle_of_another_number_of_metrics_than_input_dim_is_refused(tmp_path: Path) -> None:
+    detector = RealTimeAnomalyDetector(QUICK)
+    detector.fit(normal(2000, seed=1))
+    path = detector.save(tmp_path / "bundle")
+    with pytest.raises(ConfigError, match=f"input_dim is 99, but the data have {len(METRICS)} metrics"):
+        RealTimeAnomalyDetector({"bundle": path, "deep_config": {"input_dim": 99}})
+
+
+def test_contamination_and_weights_change_what_the_statistical_members_learn() -> None:
+    def learned(**options: Any) -> dict[str, np.ndarray]:
+        config = {"deep_config": None, "stat_config": options, "window_size": 40, "stride": 5}
+        config["training"] = {"detectors": {"statistical": config_of_statistical(config)}}
+        bundle = RealTimeAnomalyDetector(config).fit(normal(2000, seed=1))
+        (member,) = bundle.members
+        return dict(member.detector.state()[1])
+
+    plain, contaminated = learned(), learned(contamination=0.1)
+    for vote in ("isolation_forest", "elliptic_envelope", "one_class_svm"):
+        arrays = [name for name in plain if name.startswith(vote) and not name.startswith(f"{vote}-scale")]
+        assert arrays
+        assert any(not np.array_equal(plain[name], contaminated[name]) for name in arrays), vote
+    assert not [name for name in learned(ensemble_weights={"isolation_forest": 1.0}) if name.startswith("one_class_svm")]
+
+
+def config_of_statistical(config: dict[str, Any]) -> Any:
+    return settings_of(config).training.detectors["statistical"]
 
 
 def test_a_contamination_that_cannot_be_is_refused() -> None:
