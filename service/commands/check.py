@@ -146,6 +146,9 @@ async def _check_topics(settings: Settings) -> str:
     missing = [topic.name for topic in topics if topic.outcome == "missing"]
     if missing:
         raise Stop(f"These topics are missing: {', '.join(missing)}.", hint="Run: tidewatch setup")
+    for topic in topics:
+        if topic.outcome == "too-few":
+            raise Stop(f"{topic.name}: {topic.detail}; those without a counterpart cannot be read.", hint="Run: tidewatch setup")
     differs = [f"{topic.name}: {topic.detail}" for topic in topics if topic.outcome == "differs"]
     return "; ".join([f"all {len(topics)} topics exist", *differs])
 

@@ -62,6 +62,11 @@ class Source(Protocol):
         """True while the assigned partitions are read; False while they are taken over, or the server is away."""
         ...
 
+    @property
+    def trouble(self) -> str | None:
+        """What keeps records from being read although the server answers, as a sentence; None: nothing does."""
+        ...
+
     def lag(self) -> Mapping[int, int]:
         """Records each assigned partition is behind, where that is known."""
         ...

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping
+import time
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError
 
 from service.domain import Record
@@ -28,12 +29,15 @@ from service.kafka_options import Commit, connect, disconnect, kafka_client_opti
 from service.observability.logging import get_logger
 from service.settings import Settings
 from service.sources.base import Owner, RecordBatch
+from service.sources.rebalances import RebalanceListener, unless_set
 from service.sources.topic_range import require_topic
 
 log = get_logger("source")
 
 POLL_MS = 200  # longest wait of a poll; the first record ends it
 POLL_RECORDS = 4000  # per poll: aiokafka unpacks them on the event loop, in about 12 ms
+METADATA_MS = 5_000  # how soon new partitions, and a topic made anew, are seen
+TRY_AGAIN_SECONDS = 10.0  # to take over partitions that nobody can own yet
 FETCH_BYTES = 4 << 20  # per partition and fetch, enough for a full batch; a larger message is fetched alone
 
 
@@ -48,13 +52,15 @@ class KafkaSource:
         self._topic = settings.kafka.topics.metrics
         self.group = f"{settings.kafka.group_prefix}.scoring"
         self._consumer: Any = None
-        self._listener: _Listener | None = None
+        self._listener: RebalanceListener | None = None
         self._stop = asyncio.Event()
         self._assignment = 0  # number of the newest assignment
         self._positioned = 0  # number of the assignment whose partitions were taken over and positioned
         self._revoking = False
         self._owned: set[int] = set()  # partitions the owner has taken over and not released
         self._lost: set[int] = set()
+        self._unowned: list[int] = []  # assigned, and the owner cannot own them now
+        self._try_again_at = 0.0
         self._delivered: dict[int, int] = {}  # by partition: the offset behind the last delivered record
         self._finished: dict[int, int] = {}  # the same, of the batches that the owner has finished
         self._resume_at: dict[int, int] = {}
@@ -78,11 +84,12 @@ class KafkaSource:
             session_timeout_ms=session_ms,
             heartbeat_interval_ms=session_ms // 3,
             max_partition_fetch_bytes=FETCH_BYTES,
+            metadata_max_age_ms=METADATA_MS,
             **kafka_client_options(self._kafka),
         )
         if self._listener is not None:
             self._listener.detach()  # of the consumer that could not start
-        self._listener = _Listener(self._on_assigned, self._on_revoked)
+        self._listener = RebalanceListener(self._on_assigned, self._on_revoked)
         self._consumer.subscribe([self._topic], listener=self._listener)
         return self._consumer
 
@@ -101,6 +108,12 @@ class KafkaSource:
             fetched = await self._fetch()
             if self._lost or self._revoking or assignment != self._assignment or assignment != self._positioned:
                 continue  # rebalanced meanwhile: _take_over sets every position again, so nothing fetched is lost
+            if anew := {tp.partition for tp, messages in fetched.items() if messages[0].offset < self._delivered[tp.partition]}:
+                log.warning(
+                    "the topic was made anew; its partitions are taken over again", topic=self._topic, partitions=sorted(anew)
+                )
+                self._lost |= anew
+                continue
             # aiokafka's records have every field of a Record; copying each would take a tenth of this thread's time.
             records: list[Record] = [message for messages in fetched.values() for message in messages]
             self._delivered.update({tp.partition: messages[-1].offset + 1 for tp, messages in fetched.items() if messages})
@@ -157,6 +170,15 @@ class KafkaSource:
         """True while the assigned partitions are read; False while they are taken over, or Kafka is away."""
         return self._positioned == self._assignment and self._assignment > 0 and not self._lost
 
+    @property
+    def trouble(self) -> str | None:
+        """What keeps records from being read although Kafka answers, as a sentence; None: nothing does."""
+        if self._consumer is not None and not self._consumer.partitions_for_topic(self._topic):
+            return f"the topic {self._topic} does not exist; run `tidewatch setup`"
+        if self._unowned:
+            return f"partitions {self._unowned} of {self._topic} are not read: the state topic has too few; run `tidewatch setup`"
+        return None
+
     def refilled(self) -> dict[int, int]:
         """By partition whose windows are refilled: the offset behind the last delivered record."""
         delivered = self._delivered.items() if self.reading else ()
@@ -189,26 +211,16 @@ class KafkaSource:
         """Whether the assigned partitions can be read. False, after a short wait, while Kafka is away."""
         try:
             if self._lost:
-                await self._until_stopped(self._rejoin())
+                await unless_set(self._stop, self._rejoin())
+            if self._unowned and time.monotonic() >= self._try_again_at:
+                self._positioned = -1
             if self._assignment != self._positioned and not self._revoking:
-                await self._until_stopped(self._take_over(owner))
+                await unless_set(self._stop, self._take_over(owner))
         except (KafkaError, OSError, BrokerUnavailable) as error:
             log.warning("partitions cannot be taken over yet", error=str(error))
-            await self._until_stopped(asyncio.sleep(POLL_MS / 1000))
+            await unless_set(self._stop, asyncio.sleep(POLL_MS / 1000))
             return False
         return not self._stop.is_set()
-
-    async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await ``work``; ``request_stop`` cancels it."""
-        task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self._stop.wait())
-        try:
-            await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stop.cancel()
-            if not task.done():
-                task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
     async def _rejoin(self) -> None:
         """Join the group as a new member. A fenced process may have been expelled from the group while it was stopped; the group,
@@ -235,15 +247,21 @@ class KafkaSource:
                 offsets.pop(at, None)
         await owner.release(sorted(revoked))
         self._owned = kept | new
-        starts = await self._start_offsets(await owner.take_over(sorted(new)), assigned) if new else {}
+        taken = await owner.take_over(sorted(new)) if new else {}
+        starts = await self._start_offsets(taken, assigned) if taken else {}
         if assignment != self._assignment:
             return  # rebalanced meanwhile
         for at, (rewind_to, resume_at) in starts.items():
             self._delivered[at], self._resume_at[at] = rewind_to, resume_at
-        for at, tp in assigned.items():
+        self._unowned, self._try_again_at = sorted(new - set(taken)), time.monotonic() + TRY_AGAIN_SECONDS
+        self._owned -= set(self._unowned)
+        owned = {at: tp for at, tp in assigned.items() if at in self._owned}
+        for at, tp in owned.items():
             self._consumer.seek(tp, self._delivered[at])
-        self._consumer.resume(*assigned.values())
+        self._consumer.resume(*owned.values())
         self._positioned = assignment
+        if self._unowned:
+            log.warning("partitions cannot be owned", why=self.trouble)
         refill = sum(resume_at - rewind_to for rewind_to, resume_at in starts.values())
         log.info("partitions taken over", partitions=sorted(new), kept=sorted(kept), refill_records=refill)
 
@@ -276,24 +294,3 @@ class KafkaSource:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), self._kafka.session_timeout_seconds / 3)
         self._assignment += 1
-
-
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
-    """Passes rebalances on until ``detach``: a consumer that is being stopped still reports some."""
-
-    def __init__(self, on_assigned: Callable[[Collection[Any]], None], on_revoked: Callable[[], Awaitable[None]]) -> None:
-        self._on_assigned = on_assigned
-        self._on_revoked = on_revoked
-        self._attached = True
-
-    def detach(self) -> None:
-        """Ignore every later rebalance."""
-        self._attached = False
-
-    async def on_partitions_revoked(self, revoked: Collection[Any]) -> None:
-        if revoked and self._attached:
-            await self._on_revoked()
-
-    async def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
-        if self._attached:
-            self._on_assigned(assigned)

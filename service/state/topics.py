@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import msgspec
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
@@ -36,10 +36,13 @@ class TopicPlan(msgspec.Struct, frozen=True):
 
 
 class TopicOutcome(msgspec.Struct, frozen=True):
-    """The result for one topic; ``detail`` says how an existing topic differs from its plan."""
+    """The result for one topic; ``detail`` says how an existing topic differs from its plan.
+
+    ``raised``: it has got partitions; ``too-few``: it needs more.
+    """
 
     name: str
-    outcome: Literal["created", "exists", "differs", "missing"]
+    outcome: Literal["created", "raised", "exists", "differs", "missing", "too-few"]
     detail: str = ""
 
 
@@ -62,7 +65,9 @@ def plan_topics(kafka: KafkaSettings) -> list[TopicPlan]:
 
 
 async def create_topics(kafka: KafkaSettings) -> list[TopicOutcome]:
-    """Create missing topics and compare existing ones with the plan; existing ones are never altered.
+    """Create missing topics and compare existing ones with the plan.
+
+    Of existing ones only the state topic is altered: it gets as many partitions as the metrics topic has.
 
     Raises ``BrokerUnavailable``, or ``ConfigError`` when Kafka denies it.
     """
@@ -104,7 +109,24 @@ async def _create(admin: Any, plan: TopicPlan, kafka: KafkaSettings) -> TopicOut
                 f"Kafka did not create the topic {name!r}: {next(filter(None, messages), error.__name__)}.",
                 hint="Check kafka.topics.replication_factor and the user's rights.",
             )
-    return await _inspect(admin, plan, kafka)
+    found = await _inspect(admin, plan, kafka)
+    if found.outcome != "too-few":
+        return found
+    wanted = await partitions_of(admin, kafka.topics.metrics)
+    response = await admin.create_partitions({plan.name: NewPartitions(wanted)})
+    name, code, *messages = response.topic_errors[0]
+    if code:
+        raise ConfigError(
+            f"Kafka did not give {name!r} {wanted} partitions: {next(filter(None, messages), for_code(code).__name__)}.",
+            hint="Check the user's rights.",
+        )
+    await _wait_until_led(admin, plan.name)
+    return TopicOutcome(plan.name, "raised", f"{wanted} partitions, as {kafka.topics.metrics} has")
+
+
+async def partitions_of(admin: Any, topic: str) -> int:
+    """How many partitions a topic has."""
+    return len((await admin.describe_topics([topic]))[0]["partitions"])
 
 
 async def _wait_until_led(admin: Any, topic: str) -> None:
@@ -117,10 +139,16 @@ async def _wait_until_led(admin: Any, topic: str) -> None:
     raise BrokerUnavailable(f"The topic {topic!r} was created, but no broker leads it yet.")
 
 
-async def _inspect(admin: Any, plan: TopicPlan, kafka: KafkaSettings) -> TopicOutcome:  # noqa: ARG001 - one shape for both acts
-    if plan.name not in await admin.list_topics():
+async def _inspect(admin: Any, plan: TopicPlan, kafka: KafkaSettings) -> TopicOutcome:
+    existing = await admin.list_topics()
+    if plan.name not in existing:
         return TopicOutcome(plan.name, "missing")
-    return _compare(plan, len((await admin.describe_topics([plan.name]))[0]["partitions"]), await topic_configs(admin, plan.name))
+    partitions = await partitions_of(admin, plan.name)
+    if plan.name == kafka.topics.state and kafka.topics.metrics in existing:
+        metrics = await partitions_of(admin, kafka.topics.metrics)
+        if partitions < metrics:
+            return TopicOutcome(plan.name, "too-few", f"it has {partitions} partitions, {kafka.topics.metrics} has {metrics}")
+    return _compare(plan, partitions, await topic_configs(admin, plan.name))
 
 
 def _compare(plan: TopicPlan, partitions: int, configs: dict[str, str]) -> TopicOutcome:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 
 from service.domain import Alert, Rejected
 from service.errors import BrokerUnavailable, ConfigError
@@ -22,7 +23,7 @@ from service.settings import KafkaSettings
 from service.state.dead_letter import dead_letter, truncated
 from service.state.producer import LARGEST_REQUEST, FencedProducer, Outgoing
 from service.state.takeover import TakenOver, take_over
-from service.state.topics import topic_configs
+from service.state.topics import partitions_of, topic_configs
 
 log = get_logger("outbox")
 
@@ -56,6 +57,7 @@ class TransactionalOutbox:
         self._group = f"{kafka.group_prefix}.scoring"
         self._producers: dict[int, FencedProducer] = {}
         self._dead_letter_partitions = 1
+        self._state_partitions = 0
         self._largest_dead_letter = 1_000_000
 
     async def start(self) -> None:
@@ -78,8 +80,9 @@ class TransactionalOutbox:
             if state < metrics:
                 raise ConfigError(
                     f"The topic {topics.state!r} has {state} partitions, {topics.metrics!r} has {metrics}.",
-                    hint=f"Give {topics.state} as many partitions: each keeps the state of one.",
+                    hint="Run `tidewatch setup`, which gives it as many: each keeps the state of one.",
                 )
+            self._state_partitions = state
             self._dead_letter_partitions = dead
             configs = await topic_configs(admin, topics.dead_letter)
             self._largest_dead_letter = int(configs.get("max.message.bytes", self._largest_dead_letter))
@@ -87,14 +90,29 @@ class TransactionalOutbox:
             await admin.close()
 
     async def take_over(self, partitions: Collection[int]) -> dict[int, TakenOver]:
-        """Fence the former owners of these partitions and read what Kafka holds of them (see ``takeover.take_over``)."""
+        """Fence the former owners of these partitions and read what Kafka holds of them (see ``takeover.take_over``).
+
+        Partitions without a counterpart in the state topic are left out: somebody gave the metrics topic more while we run.
+        """
         await self.release(partitions)
         topics = self._kafka.topics
+        if partitions and max(partitions) >= self._state_partitions:
+            self._state_partitions = await self._count_state_partitions()
+        partitions = [at for at in partitions if at < self._state_partitions]
         producers = {at: FencedProducer(self._kafka, group=self._group, topic=topics.metrics, partition=at) for at in partitions}
         self._producers.update(producers)
         if not producers:
             return {}
         return await take_over(self._kafka, producers, group=self._group, topic=topics.metrics, state_topic=topics.state)
+
+    async def _count_state_partitions(self) -> int:
+        admin: Any = await connect(lambda: AIOKafkaAdminClient(**kafka_client_options(self._kafka)), self._kafka)
+        try:
+            return await partitions_of(admin, self._kafka.topics.state)
+        except KafkaError as error:
+            raise BrokerUnavailable(f"Kafka could not be asked about {self._kafka.topics.state}: {error!r}.") from error
+        finally:
+            await admin.close()
 
     async def release(self, partitions: Collection[int]) -> None:
         """Close the producers of these partitions."""

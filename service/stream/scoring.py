@@ -98,9 +98,9 @@ class ScoringPart:
                     await asyncio.wait([under_way[-1]])
                 while under_way and under_way[0].done():
                     await under_way.popleft()
-                reading = self._source.reading
+                reading, trouble = self._source.reading, self._source.trouble
                 detail = f"lag {behind} records" if reading else "taking over partitions, or waiting for Kafka"
-                self._health.beat(self.name, ready=reading, detail=detail)
+                self._health.beat(self.name, ready=reading and trouble is None, detail=trouble or detail)
         finally:
             await asyncio.gather(*under_way, return_exceptions=True)
         for task in under_way:

@@ -262,3 +262,40 @@ def test_the_fast_path_and_the_plain_one_agree(value: bytes, key: bytes | None) 
             + [(item.reason, item.message) for item in rejected]
         )
     assert results[0] == results[1]
+
+
+NUMBERS = st.sampled_from(
+    [b"1", b"-0.5e2", b"1e400", b"-1e999", b"null", b"1e39", b"01", b"NaN", b"true", b'"x"', b"[]", b"1" * 30]
+)
+NAMES = st.sampled_from(
+    [b"cpu", b"mem", b"disk io/s", b"other", b"\xff", b"\xc3\xa9", b"\xed\xa0\x80", b"a\\u0062", b"\\ud800", b""]
+)
+STRINGS = st.sampled_from([b'"host-1"', b'"\xff"', b'"\\ud800"', b'"7"', b'""', b'"\x01"', b'"\xc3\xa9"'])
+OBJECTS = st.lists(st.tuples(NAMES, NUMBERS), max_size=4).map(lambda all_: b"{%s}" % b",".join(b'"%s":%s' % one for one in all_))
+LABELS = st.lists(st.tuples(NAMES, STRINGS), max_size=3).map(lambda all_: b"{%s}" % b",".join(b'"%s":%s' % one for one in all_))
+PARTS = st.one_of(
+    st.tuples(st.just(b"entity"), STRINGS),
+    st.tuples(st.just(b"timestamp"), st.sampled_from([b"%d" % T0, b"%d" % (T0 + 1), b"1e400", b"-1", b"0", b"null"])),
+    st.tuples(st.just(b"values"), OBJECTS | st.lists(NUMBERS, min_size=3, max_size=3).map(lambda all_: b"[%s]" % b",".join(all_))),
+    st.tuples(st.just(b"labels"), LABELS | st.just(b"null")),
+    st.tuples(NAMES, NUMBERS | STRINGS | OBJECTS),
+)
+
+
+@given(st.lists(PARTS, max_size=4), st.booleans(), st.binary(max_size=2))
+@example([(b"values", b'{"cpu":1,"\xff":1}')], True, b"")
+@example([(b"values", b'{"cpu":1,"other":1e400}')], True, b"")
+@example([(b"note", b'"\xff"')], True, b"")
+@example([(b"note", b"1e400")], True, b"")
+@example([(b"labels", b'{"a":"\xff"}'), (b"labels", b'{"a":"7"}')], True, b"")
+def test_every_reader_takes_and_refuses_what_the_plain_one_does(parts: list[tuple[bytes, bytes]], whole: bool, tail: bytes) -> None:
+    common = [(b"entity", b'"host-1"'), (b"timestamp", b"%d" % T0), (b"values", b'{"cpu":1,"mem":2}')] if whole else []
+    sent = record(b"{%s}%s" % (b",".join(b'"%s":%s' % one for one in common + parts), tail))
+    samples, refused = codec().decode([sent])
+    warm = codec()
+    warm.decode([WARM])
+    again, also = warm.decode([sent])
+    assert [(item.reason, item.message) for item in also] == [(item.reason, item.message) for item in refused]
+    assert [(one.entity, one.timestamp, one.labels, one.values.tobytes()) for one in again] == [
+        (one.entity, one.timestamp, one.labels, one.values.tobytes()) for one in samples
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,8 +20,8 @@ ROWS, IDLE = 150, 60
     st.integers(2, 6), st.lists(st.integers(-(10**6), 10**6), max_size=2), st.integers(0, 10**7), st.randoms(use_true_random=False)
 )
 def test_entities_whose_clocks_are_wrong_expire_nobody_whose_clock_is_right(
-    right: int, shifts: list[int], behind: int, chance
-) -> None:  # type: ignore[no-untyped-def]
+    right: int, shifts: list[int], behind: int, chance: random.Random
+) -> None:
     start, shifts = 10**8, shifts[: right - 1]
     clock = ManualClock((start + ROWS + behind) * 1000)
     one = StreamProcessor(SCHEMA, window=3, stride=1, settings=StreamSettings(idle_after_seconds=IDLE), clock=clock)

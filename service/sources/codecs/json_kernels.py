@@ -67,6 +67,15 @@ def equal_bytes(text: Bytes, begin: int, end: int, other: Bytes, other_begin: in
 
 
 @kernel
+def is_ascii(text: Bytes, begin: int, end: int) -> bool:
+    """Whether a range of bytes is ASCII."""
+    for i in range(begin, end):  # noqa: SIM110  # as above
+        if text[i] >= 128:
+            return False
+    return True
+
+
+@kernel
 def is_null(text: Bytes, at: int, end: int) -> bool:
     """Whether ``null`` stands at ``at``."""
     return at + 4 <= end and text[at] == 110 and text[at + 1] == 117 and text[at + 2] == 108 and text[at + 3] == 108

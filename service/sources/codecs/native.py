@@ -10,8 +10,9 @@ missing metric is ``null`` or absent; metrics the schema does not know are ignor
 key, ``entity`` may be left out.
 
 Three readers, each for the messages that the one before leaves: ``scanner`` reads whole batches of the common form in compiled
-code; msgspec with types generated from the schema reads all of JSON, message by message; a plain reader takes the rest. Only
-the plain reader rejects a message, so every rejection has its own reason and sentence.
+code; msgspec with types generated from the schema reads the fields it knows, message by message; a plain reader takes the rest, also
+messages with further fields, whose content msgspec would skip unread. Only the plain reader rejects a message, so every rejection
+has its own reason and sentence.
 """
 
 from __future__ import annotations
@@ -59,14 +60,18 @@ class _Reader:
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
         names = {f"m{at}": name for at, name in enumerate(schema.metrics)}
-        values = msgspec.defstruct("Values", [(name, float | None, math.nan) for name in names], rename=names, gc=False)
+        values = msgspec.defstruct(
+            "Values", [(name, float | None, math.nan) for name in names], rename=names, gc=False, forbid_unknown_fields=True
+        )
         fields: list[Any] = [
             ("timestamp", Annotated[int, msgspec.Meta(ge=0, le=2**62)] | str),
             ("values", values | list[float | None]),
             ("entity", str, ""),
             ("labels", dict[str, str] | None, None),
         ]
-        self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(msgspec.defstruct("Message", fields, gc=False)).decode
+        self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(
+            msgspec.defstruct("Message", fields, gc=False, forbid_unknown_fields=True)
+        ).decode
         self.scanner = Scanner(schema.metrics)
         self._pack = struct.Struct(f"{schema.dims}d").pack
 

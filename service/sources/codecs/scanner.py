@@ -19,6 +19,7 @@ from service.sources.codecs.json_kernels import (
     POWERS,
     Bytes,
     equal_bytes,
+    is_ascii,
     is_null,
     packed,
     read_integer,
@@ -110,6 +111,8 @@ def _read_values(text: Bytes, at: int, end: int, names: Bytes, name_ends: I64, p
                 if quote < 0:
                     return -1
                 index = _find_name(text, at + 1, quote, names, name_ends, index)
+                if index == dims and not is_ascii(text, at + 1, quote):  # may not be UTF-8; a name of ours is
+                    return -1
             at = quote + 1
             if text[at] <= 32:
                 at = skip_space(text, at, end)
@@ -204,6 +207,8 @@ def _read_message(
             at = _read_values(text, at, end, names, name_ends, powers, matrix[row])
             seen_values = True
         elif equal_bytes(text, begin + 1, quote, _LABELS, 0, 6):
+            if labels[row, 1]:  # only the last ones are decoded, and those before could be anything
+                return False
             labels[row, 0] = at
             at = _labels_end(text, at, end) if text[at] == 123 else -1
             labels[row, 1] = at
