@@ -235,8 +235,6 @@ def _check_consistency(path: Path, bundle: Bundle) -> None:
         raise unusable(path, f"its metric activity is of {bundle.metric_activity.dims} metrics and its schema has {dims}")
     if bundle.early_change is not None and not 0 <= bundle.early_change < MOST_CHANGE:
         raise unusable(path, f"its early windows ask for a change of {bundle.early_change:g}, which no row can reach")
-    if bundle.window < 1 or bundle.stride < 1 or bundle.schema.interval_ms < 1:
-        raise unusable(path, "its window, stride or interval is not positive")
 
 
 def _digest(file: Path) -> str:

@@ -7,6 +7,7 @@ read newer bundles.
 from __future__ import annotations
 
 import json
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ from service.errors import BundleError
 FORMAT = 6
 MANIFEST = "bundle.json"
 MOST_MANIFEST_BYTES = 64 * 1024 * 1024
+MOST_ROWS = 100_000  # of a window
+MOST_NUMBERS = 10_000_000  # of a window: rows × metrics
+MOST_INTERVAL_MS = 31 * 86_400_000
+MOST_NAME = 256
+LATEST_MS = 100_000_000_000_000
+_DIGEST = re.compile(r"[0-9a-f]{64}").fullmatch
 # Scores depend on these; a bundle trained with another major version is refused.
 LIBRARIES = ("numpy", "scikit-learn", "safetensors")
 
@@ -83,6 +90,7 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = msgspec.json.decode(content, type=Manifest)
     except msgspec.MsgspecError as error:
         raise unusable(folder, f"its {MANIFEST} is damaged ({error})") from error
+    _check_fields(folder, manifest)
     for name, trained in manifest.libraries.items():
         if name in LIBRARIES and trained.split(".")[0] != version(name).split(".")[0]:
             raise BundleError(
@@ -90,6 +98,30 @@ def read_manifest(folder: Path) -> Manifest:
                 hint=f"Install {name} {trained.split('.')[0]}.x, or train the bundle again.",
             )
     return manifest
+
+
+def _check_fields(folder: Path, manifest: Manifest) -> None:
+    """The digest covers the arrays and not this file: what is not compared with the arrays is bounded here."""
+    metrics, name = manifest.schema.metrics, manifest.name
+    if manifest.window < 1 or manifest.stride < 1 or manifest.schema.interval_ms < 1:
+        raise unusable(folder, "its window, stride or interval is not positive")
+    if manifest.window > MOST_ROWS or manifest.window * max(1, len(metrics)) > MOST_NUMBERS:
+        raise unusable(folder, f"its window of {manifest.window:,} rows is larger than any that can be kept")
+    if manifest.stride > manifest.window:
+        raise unusable(folder, f"its stride of {manifest.stride:,} rows is longer than its window of {manifest.window:,}")
+    if manifest.schema.interval_ms > MOST_INTERVAL_MS:
+        raise unusable(folder, f"its interval of {manifest.schema.interval_ms:,} ms is longer than a month")
+    if not name or len(name) > MOST_NAME or not name.isprintable() or "/" in name or "\\" in name or name.startswith("."):
+        raise unusable(folder, f"its name {name[:MOST_NAME]!r} is not a plain name")
+    if not metrics or len(set(metrics)) != len(metrics) or not all(0 < len(metric) <= MOST_NAME for metric in metrics):
+        raise unusable(folder, "its metrics have no names, the same names, or very long ones")
+    members = [member.name for member in manifest.members]
+    if len(set(members)) != len(members):
+        raise unusable(folder, "it has a detector twice")
+    if not 0 <= manifest.trained_at <= LATEST_MS:
+        raise unusable(folder, "its date is impossible")
+    if not _DIGEST(manifest.arrays_sha256):
+        raise unusable(folder, "its digest of the arrays is not a SHA-256")
 
 
 def unusable(folder: Path, why: str) -> BundleError:

@@ -195,6 +195,16 @@ CHANGES: dict[str, tuple[Callable[[dict[str, object]], object], str]] = {
     "another schema": (lambda manifest: manifest["schema"].update(metrics=["cpu"]), "its scaler has 3 metrics and its schema 1"),  # type: ignore[attr-defined]
     "another major version": (lambda manifest: manifest["libraries"].update(numpy="1.26"), "trained with numpy 1.26"),  # type: ignore[attr-defined]
     "a member gone": (lambda manifest: manifest["members"].pop(), "calibration is not of its members"),  # type: ignore[attr-defined]
+    "a huge window": (lambda manifest: manifest.update(window=1_000_000_000), "larger than any"),
+    "a stride above the window": (lambda manifest: manifest.update(stride=10_000), "longer than its window"),
+    "a huge stride": (lambda manifest: manifest.update(stride=2**62), "longer than its window"),
+    "an interval of years": (lambda manifest: manifest["schema"].update(interval_ms=10**12), "longer than a month"),  # type: ignore[attr-defined]
+    "a path for a name": (lambda manifest: manifest.update(name="../../x"), "not a plain name"),
+    "no name": (lambda manifest: manifest.update(name=""), "not a plain name"),
+    "a name with escapes": (lambda manifest: manifest.update(name="a\x1b[2J"), "not a plain name"),
+    "a metric twice": (lambda manifest: manifest["schema"].update(metrics=["load"] * 3), "the same names"),  # type: ignore[attr-defined]
+    "an impossible date": (lambda manifest: manifest.update(trained_at=-1), "date"),
+    "a digest that is none": (lambda manifest: manifest.update(arrays_sha256="x"), "not a SHA-256"),
     "a negative window": (lambda manifest: manifest.update(window=-5), "not positive"),
     "an unknown key": (lambda manifest: manifest.update(run="rm -rf"), "damaged"),
     "a missing part": (lambda manifest: manifest.pop("scaler"), "damaged"),

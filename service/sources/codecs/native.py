@@ -10,9 +10,9 @@ missing metric is ``null`` or absent; metrics the schema does not know are ignor
 key, ``entity`` may be left out.
 
 Three readers, each for the messages that the one before leaves: ``scanner`` reads whole batches of the common form in compiled
-code; msgspec with types generated from the schema reads the fields it knows, message by message; a plain reader takes the rest, also
-messages with further fields, whose content msgspec would skip unread. Only the plain reader rejects a message, so every rejection
-has its own reason and sentence.
+code; msgspec with types generated from the schema reads the fields it knows, message by message; a plain reader takes the rest,
+also messages with further fields, whose content msgspec would skip unread. Only the plain reader rejects a message, so every
+rejection has its own reason and sentence.
 """
 
 from __future__ import annotations
