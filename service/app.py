@@ -134,6 +134,7 @@ def build_service(settings: Settings, parts: Sequence[str] = PARTS) -> list[Part
     from service.observability.http_part import HttpPart
     from service.observability.metrics import Metrics
     from service.observability.watchdog import Watchdog, WatchdogPart
+    from service.runtime import RestartedPart
 
     clock, http = SystemClock(), settings.http
     metrics, health = Metrics(), Health(clock)
@@ -144,7 +145,8 @@ def build_service(settings: Settings, parts: Sequence[str] = PARTS) -> list[Part
     if settings.notifications.heartbeat is not None:
         built.append(build_heartbeat(settings.notifications.heartbeat, health))
     builders = {"scoring": build_scoring, "store": build_store, "notify": build_notify}
-    return [*built, *(builders[part](settings, metrics, health) for part in parts)]
+    makers = (partial(builders[part], settings, metrics, health) for part in parts)
+    return [*built, *(RestartedPart(maker, health, clock) for maker in makers)]
 
 
 def build_scoring(settings: Settings, metrics: Metrics, health: Health) -> Part:

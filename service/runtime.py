@@ -10,9 +10,13 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Protocol
 
+from service.clock import Clock
+from service.observability.health import Health
 from service.observability.logging import get_logger
 
 log = get_logger("run")
+
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a part that failed is started again
 
 Closer = Callable[[], Awaitable[object] | None]
 
@@ -37,6 +41,82 @@ class Part(Protocol):
     async def close(self) -> None:
         """Leave groups and close connections; called once, also after a failure."""
         ...
+
+
+class RestartedPart:
+    """A part whose failure costs only itself: it is closed, built anew and started again, while the others go on.
+
+    What is wrong at the first ``build`` or ``start`` is raised, and ends the process: a wrong setting is told at once. Later
+    failures make the part not ready, with the cause, and are tried again after a wait that doubles up to ``LONGEST_WAIT``. It is
+    built anew because its connections and its memory may be what broke; what it had not committed is read again.
+    """
+
+    def __init__(self, build: Callable[[], Part], health: Health, clock: Clock) -> None:
+        self._build = build
+        self._health = health
+        self._clock = clock
+        self._stop = asyncio.Event()
+        self._part: Part | None = build()
+        self.name = self._part.name
+
+    async def start(self) -> None:
+        """Start it for the first time; raises what is wrong."""
+        assert self._part is not None
+        await self._part.start()
+
+    async def run(self) -> None:
+        """Run it, again and again, until ``request_stop``."""
+        wait = FIRST_WAIT
+        while not self._stop.is_set():
+            began = self._clock.monotonic()
+            try:
+                await self._run_once()
+                if self._stop.is_set():
+                    return
+                error: Exception = RuntimeError("it ended although nothing stopped it")
+            except Exception as caught:  # noqa: BLE001 - whatever it is, it costs this part only
+                error = caught
+            if self._stop.is_set():
+                raise error  # a failure while draining is told by ``run_parts``
+            wait = FIRST_WAIT if self._clock.monotonic() - began > LONGEST_WAIT else min(2 * wait, LONGEST_WAIT)
+            cause = f"{type(error).__name__}: {error} {getattr(error, 'hint', '')}".rstrip()
+            log.error("part failed; it is started again", part=self.name, cause=cause, seconds=wait, exc_info=error)
+            self._health.failing(self.name, "run", cause[:300])
+            await self._discard()
+            await _unless(self._stop, self._rest(wait))
+
+    def request_stop(self) -> None:
+        """Have it finish its current work, and start it no more."""
+        self._stop.set()
+        if self._part is not None:
+            self._part.request_stop()
+
+    async def close(self) -> None:
+        """Close what runs now."""
+        part, self._part = self._part, None
+        if part is not None:
+            await part.close()
+
+    async def _run_once(self) -> None:
+        if self._part is None:
+            self._part = self._build()
+            await _unless(self._stop, self._part.start())
+            if self._stop.is_set():
+                return
+            self._health.recovered(self.name, "run")
+            log.info("part started again", part=self.name)
+        await self._part.run()
+
+    async def _discard(self) -> None:
+        try:
+            await self.close()
+        except Exception as error:
+            log.exception("a part that failed did not close", part=self.name, cause=str(error))
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleep; the part waits on purpose, so that it still counts as alive and not as stuck."""
+        self._health.beat(self.name, ready=False, detail="waits to be started again")
+        await self._clock.sleep(seconds)
 
 
 async def run_parts(parts: Sequence[Part], stop: asyncio.Event, *, grace: float = 30.0) -> None:

@@ -6,8 +6,10 @@ import asyncio
 
 import pytest
 
+from service.clock import ManualClock
 from service.errors import BrokerUnavailable, ConfigError
-from service.runtime import close_all, run_parts
+from service.observability.health import Health
+from service.runtime import RestartedPart, close_all, run_parts
 
 
 class RecordedPart:
@@ -149,3 +151,65 @@ async def test_close_all_closes_everything_and_raises_the_first_failure() -> Non
     with pytest.raises(RuntimeError, match="cancelled"):
         await close_all(awaits_a_cancelled_task, fails, lambda: closed.append("last"))
     assert closed == ["awaits", "fails", "last"]
+
+
+class Failing(RecordedPart):
+    """Fails in ``run`` as long as ``failures`` holds one."""
+
+    def __init__(self, log: list[str], failures: list[Exception]) -> None:
+        super().__init__("b", log)
+        self._failures = failures
+        self._made = log
+
+    async def run(self) -> None:
+        if self._failures:
+            raise self._failures.pop(0)
+        self._made.append("b works")
+        await super().run()
+
+
+@pytest.mark.parametrize("error", [BrokerUnavailable("away"), ConfigError("refused"), TypeError("a mistake"), KeyError("items")])
+async def test_a_part_that_fails_is_built_anew_and_the_others_go_on(error: Exception) -> None:
+    log: list[str] = []
+    clock, stop = ManualClock(), asyncio.Event()
+    health = Health(clock)
+    failures = [error, error]
+    restarted = RestartedPart(lambda: Failing(log, failures), health, clock)
+    running = asyncio.create_task(run_parts([RecordedPart("a", log), restarted], stop))
+    seen: list[str] = []
+    while "b works" not in log:
+        await asyncio.sleep(0)
+        seen += [str(part["detail"]) for name, part in health.describe().items() if name == "b" and not part["ready"]]
+    assert any(str(error) in detail for detail in seen)
+    assert "a drained" not in log
+    assert health.tasks_work()
+    stop.set()
+    await running
+    assert log.count("b start") == log.count("b close") == 3
+    assert log.count("a close") == 1
+
+
+async def test_what_is_wrong_at_the_first_start_ends_the_process() -> None:
+    log: list[str] = []
+    clock = ManualClock()
+    restarted = RestartedPart(lambda: RecordedPart("b", log, fails_at="start"), Health(clock), clock)
+    with pytest.raises(ConfigError, match="wrong password"):
+        await run_parts([RecordedPart("a", log), restarted], asyncio.Event())
+
+
+async def test_a_part_that_waits_for_its_next_start_stops_at_once() -> None:
+    log: list[str] = []
+
+    class Standing(ManualClock):
+        async def sleep(self, seconds: float) -> None:
+            await asyncio.Event().wait()
+
+    clock, stop = Standing(), asyncio.Event()
+    health = Health(clock)
+    restarted = RestartedPart(lambda: RecordedPart("b", log, fails_at="run"), health, clock)
+    running = asyncio.create_task(run_parts([restarted], stop))
+    while health.tasks_work():
+        await asyncio.sleep(0)
+    stop.set()
+    await running
+    assert log.count("b start") == log.count("b close")

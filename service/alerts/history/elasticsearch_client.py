@@ -142,7 +142,7 @@ class ElasticsearchClient:
             )
         if isinstance(error, ApiError) and error.status_code not in (408, 429) and error.status_code < 500:
             return ConfigError(
-                f"Elasticsearch at {self._url} refuses the request: {error.message}.", hint="Is this Elasticsearch 8 or later?"
+                f"Elasticsearch at {self._url} refuses the request: {str(error.message)[:200]}.", hint="Is this Elasticsearch 8 or later?"
             )
         cause = error.__cause__
         if isinstance(cause, aiohttp.ClientConnectorCertificateError):
