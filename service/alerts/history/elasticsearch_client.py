@@ -141,8 +141,10 @@ class ElasticsearchClient:
                 hint="Check elasticsearch.api_key, or username and password, and that they may write the indices.",
             )
         if isinstance(error, ApiError) and error.status_code not in (408, 429) and error.status_code < 500:
+            why = str(error.message)[:200]  # a proxy's whole page may stand there
             return ConfigError(
-                f"Elasticsearch at {self._url} refuses the request: {str(error.message)[:200]}.", hint="Is this Elasticsearch 8 or later?"
+                f"Elasticsearch at {self._url} refuses the request: {why}.",
+                hint="Is this Elasticsearch 8 or later?",
             )
         cause = error.__cause__
         if isinstance(cause, aiohttp.ClientConnectorCertificateError):
