@@ -17,6 +17,7 @@ from service.domain import Alert, Status
 
 NEIGHBOURS_NAMED = 5
 NOTE_LIMIT = 200
+LIVE_MS = 86_400_000
 
 
 class Fact(msgspec.Struct, frozen=True):
@@ -73,7 +74,9 @@ def _facts(alert: Alert, known: Circumstances, missing: str, labels: str) -> Ite
 
 
 def _now(alert: Alert, known: Circumstances) -> int:
-    return known.now_ms or alert.updated_at
+    # No open alert is without a transition for a day (``alerts.max_episode_seconds``): where one is, old data are being read, and
+    # their time counts.
+    return known.now_ms if 0 < known.now_ms - alert.updated_at <= LIVE_MS else alert.updated_at
 
 
 def _since(alert: Alert, known: Circumstances) -> str:
@@ -156,6 +159,7 @@ def _model(alert: Alert, known: Circumstances) -> str:
     if alert.kind != "anomaly" or not alert.bundle:
         return ""
     version = f" {alert.bundle_version}" if alert.bundle_version else ""
-    if not alert.model_trained_at:
+    age = _now(alert, known) - alert.model_trained_at
+    if not alert.model_trained_at or age < 0:  # old data are being read
         return f"{alert.bundle}{version}"
-    return f"{alert.bundle}{version}, trained {span_words(max(0, _now(alert, known) - alert.model_trained_at))} ago"
+    return f"{alert.bundle}{version}, trained {span_words(age)} ago"

@@ -271,3 +271,9 @@ def _context(each: Alert, known: Circumstances) -> dict[str, Any]:
     from service.alerts.messages.rendering import context
 
     return context([each], "k", {each.alert_id: known}, 10)
+
+
+def test_of_data_read_late_the_time_of_the_data_counts() -> None:
+    each = an_alert()
+    (since, *_) = facts_of(each, msgspec.structs.replace(KNOWN, now_ms=NOW + 264 * 86_400_000), missing="", labels="")
+    assert since.text.endswith("for 20 seconds")
