@@ -23,6 +23,14 @@ STRANGE_NUMBERS = st.sampled_from(
 STRANGE_TEXT = st.sampled_from(
     ["", "\x00", "\ud800", "host-1", "bad-1", "../../etc/passwd", "{{ 7 * 7 }}", "<!channel>", "\u202e", "a" * 300]
 )
+HEADERS: list[tuple[tuple[str, bytes | None], ...]] = [
+    (),
+    (("h", None),),
+    (("", b""), ("", None)),
+    (("tidewatch.reason", b"none"), ("__streams.errors.topic", None)),
+    (("__streams.errors.offset", b"x" * 5000),),
+    (("\ufffd", b"\xff"),) * 50,
+]
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | STRANGE_NUMBERS | STRANGE_TEXT
 ANYTHING = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4), max_leaves=8
@@ -134,7 +142,7 @@ def _object(value: bytes) -> dict[str, Any] | None:
 def hostile(seed: int, count: int, made: int, limits: StreamSettings) -> Iterator[Record]:
     """``count`` records on partition 0: ``made`` values from hypothesis as they are, then mutations of them; and a few that are
     nested too deeply or too large."""
-    chance = random.Random(seed)
+    chance, odd = random.Random(seed), random.Random(seed + 1)
     base = examples(seed, min(made, count))
     objects = [told for value in base if (told := _object(value))]
     large = b'{"entity":"bad-1","x":"' + b"a" * limits.max_message_bytes + b'"}'
@@ -155,4 +163,4 @@ def hostile(seed: int, count: int, made: int, limits: StreamSettings) -> Iterato
         else:
             value = mutated(chance, chance.choice(base))
         key = chance.choice(KEYS) if chance.random() < 0.5 else _named(value)
-        yield Record("metrics", 0, number, chance.choice(RECORD_TIMES), key, value)
+        yield Record("metrics", 0, number, chance.choice(RECORD_TIMES), key, value, odd.choice(HEADERS))

@@ -46,7 +46,11 @@ async def _publish(servers: str, topic: str, records: list[Record]) -> None:
         waiting = list(reversed(records))
         while waiting:
             batch = producer.create_batch()
-            while waiting and batch.append(key=waiting[-1].key, value=waiting[-1].value, timestamp=None) is not None:
+            while (
+                waiting
+                and batch.append(key=waiting[-1].key, value=waiting[-1].value, timestamp=None, headers=list(waiting[-1].headers))
+                is not None
+            ):
                 waiting.pop()
             await (await producer.send_batch(batch, topic, partition=0))
     finally:

@@ -43,6 +43,7 @@ class Feed:
     """Instead of the Kafka source: these batches, as fast as they are taken, with ``lag`` records behind each."""
 
     reading = True
+    trouble: str | None = None
 
     def __init__(self, batches: Sequence[RecordBatch], *, lag: int) -> None:
         self._batches = batches
