@@ -12,14 +12,19 @@ from service.errors import ConfigError
 def reveal(secret: SecretStr | None, file: Path | None) -> str | None:
     """The text of a secret given directly or through a file; ``None`` when neither is set.
 
-    Raises ``ConfigError`` when the file cannot be read.
+    Raises ``ConfigError`` when the file cannot be read or holds no secret: without one, what it protects would be open.
     """
     if secret is not None:
         return secret.get_secret_value()
     if file is None:
         return None
     try:
-        return file.read_text(encoding="utf-8").strip()
+        secret_text = file.read_text(encoding="utf-8").strip()
     except OSError as error:
         why = f"The secret file {file} cannot be read: {error.strerror}."
         raise ConfigError(why, hint="Check its path and permissions.") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"The secret file {file} is not UTF-8 text.", hint="Write the secret into it as text.") from None
+    if not secret_text:
+        raise ConfigError(f"The secret file {file} is empty.", hint="Write the secret into it, or remove the setting.")
+    return secret_text

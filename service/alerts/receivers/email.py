@@ -106,8 +106,9 @@ class EmailNotifier:
 
 
 def _one_line(text: str) -> str:
-    """A header value: entity names come from outside, and a line break in one would forge headers."""
-    clean = " ".join("".join(ch if ch.isprintable() else " " for ch in text).split())
+    """A header value: entity names come from outside. A line break in one would forge headers, and so would an encoded word
+    (``=?utf-8?b?…?=``), which the mail library decodes; a blank in its opening leaves it as text."""
+    clean = " ".join("".join(ch if ch.isprintable() else " " for ch in text).split()).replace("=?", "= ?")
     return clean if len(clean) <= SUBJECT_LIMIT else clean[: SUBJECT_LIMIT - 1] + "…"
 
 
