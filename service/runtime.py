@@ -8,11 +8,13 @@ import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from service.clock import Clock
-from service.observability.health import Health
 from service.observability.logging import get_logger
+
+if TYPE_CHECKING:
+    from service.observability.health import Health  # loads the web server, which the command line does without
 
 log = get_logger("run")
 

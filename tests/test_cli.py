@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -125,36 +126,7 @@ def test_columns_that_are_left_out_are_named(tmp_path: Path) -> None:
     (tmp_path / "tidewatch.yaml").write_text("models: [{match: '*', bundle: b}]")
     checked = tidewatch("check", "--config", "tidewatch.yaml", cwd=tmp_path, COLUMNS="500", **NOWHERE)
     assert "left out: 11 metrics" in checked.stdout
-    assert "which supports scores up to 0.17 (info); warning needs 158,490 held-out rows" in checked.stdout
-    assert "critical needs 2,511,887 held-out rows, or alerts.warning_above under 0.17" in checked.stdout
-
-
-def test_check_says_what_no_anomaly_will_match(tmp_path: Path) -> None:
-    train = np.random.default_rng(0).normal(size=(600, 3)).astype(np.float32)
-    np.savez(tmp_path / "few.npz", train=train, test=train[:200], label=np.zeros(200, np.uint8))
-    assert tidewatch("train", "few.npz", "--out", "b", "--detector", "mahalanobis", cwd=tmp_path).returncode == 0
-    (tmp_path / "tidewatch.yaml").write_text("""
-models: [{match: '*', bundle: b}]
-notifications:
-  receivers:
-    - {name: pager, type: webhook, url: 'https://pager.invalid/', min_severity: warning}
-    - {name: all, type: webhook, url: 'https://all.invalid/'}
-  routes:
-    - {match: {severity: '!info'}, receivers: [pager]}
-    - {match: {severity: critical, entity: 'db-*'}, receivers: [all]}
-    - {receivers: [all]}
-""")
-    checked = tidewatch("check", "--config", "tidewatch.yaml", cwd=tmp_path, COLUMNS="500", **NOWHERE)
-    assert "wants at least warning, but no bundle supports more than info: it would never be notified" in checked.stdout
-    assert "matches severity !info, but no bundle supports more than info: no anomaly will match" in checked.stdout
-    assert "matches severity critical, but" in checked.stdout
-    assert "route 3" not in checked.stdout
-
-    config = (tmp_path / "tidewatch.yaml").read_text()
-    (tmp_path / "tidewatch.yaml").write_text(config + "alerts: {warning_above: 0.1, critical_above: 0.15}\n")
-    checked = tidewatch("check", "--config", "tidewatch.yaml", cwd=tmp_path, COLUMNS="500", **NOWHERE)
-    assert "which supports scores up to 0.17 (critical)" in checked.stdout
-    assert "no bundle supports more than" not in checked.stdout
+    assert re.search(r"claims at most one window in \d+, about once in .+ for one entity", checked.stdout)
 
 
 def test_long_work_shows_its_progress_without_a_terminal(tmp_path: Path) -> None:

@@ -190,6 +190,11 @@ async def _show(settings: Settings, alert_id: str) -> Any:
         await history.close()
 
 
+def in_a_cell(value: Any) -> Any:
+    """A value as a spreadsheet may have it: text that would be a formula there begins with an apostrophe instead."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
 async def _export(settings: Settings, filters: dict[str, Any], form: Format) -> None:
     from service.app import build_history
 
@@ -200,7 +205,7 @@ async def _export(settings: Settings, filters: dict[str, Any], form: Format) -> 
     try:
         async for alert in history.scan(**filters):
             if form is Format.CSV:
-                rows.writerow(flat(alert))
+                rows.writerow({name: in_a_cell(value) for name, value in flat(alert).items()})
             else:
                 sys.stdout.write(msgspec.json.encode(alert).decode() + "\n")
     finally:

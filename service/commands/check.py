@@ -12,7 +12,7 @@ import typer
 
 from service.commands.common import ConfigOption, JsonOption, read_settings, run_async
 from service.errors import Stop, TidewatchError
-from service.settings import EmailReceiver, Settings, reveal
+from service.settings import EmailReceiver, Settings, reveal, without_password
 from service.terminal import console, left_out_metrics, listing, print_json, print_text, rarest_claim, tick
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ async def _check_servers(settings: Settings) -> list[CheckResult]:
     kafka = settings.kafka
     results = [
         await _result(f"Kafka at {kafka.bootstrap_servers}", lambda: _check_topics(settings)),
-        await _result(f"Elasticsearch at {settings.elasticsearch.url}", lambda: _check_store(settings)),
+        await _result(f"Elasticsearch at {without_password(settings.elasticsearch.url)}", lambda: _check_store(settings)),
     ]
     try:
         for notifier in build_notifiers(settings).values():

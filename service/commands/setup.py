@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from service.commands.common import ConfigOption, read_settings, run_async
-from service.settings import Settings
+from service.settings import Settings, without_password
 from service.terminal import console, listing
 
 
@@ -34,4 +34,4 @@ async def _setup(settings: Settings) -> list[tuple[str, str, str]]:
     finally:
         await store.close()
     prefix = settings.elasticsearch.index_prefix
-    return [*rows, (f"index templates {prefix}-*", "installed", settings.elasticsearch.url)]
+    return [*rows, (f"index templates {prefix}-*", "installed", without_password(settings.elasticsearch.url))]

@@ -25,7 +25,7 @@ from service.settings.notifications import (
     UnitSettings,
 )
 from service.settings.receivers import EmailReceiver, HeartbeatSettings, Receiver, SlackReceiver, WebhookReceiver
-from service.settings.secrets import reveal
+from service.settings.secrets import reveal, without_password
 from service.settings.stream import ModelRule, StreamSettings
 from service.settings.training import TrainingSettings
 
@@ -61,4 +61,5 @@ __all__ = [
     "load_settings",
     "reveal",
     "settings_from",
+    "without_password",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
@@ -12,9 +13,12 @@ from service.errors import ConfigError
 def reveal(secret: SecretStr | None, file: Path | None) -> str | None:
     """The text of a secret given directly or through a file; ``None`` when neither is set.
 
-    Raises ``ConfigError`` when the file cannot be read or holds no secret: without one, what it protects would be open.
+    Raises ``ConfigError`` when the file cannot be read, and when there is no secret in it or in the setting: without one, what it
+    protects would be open.
     """
     if secret is not None:
+        if not secret.get_secret_value().strip():
+            raise ConfigError("A secret in the settings is empty.", hint="Give it a value (is its variable set?), or remove it.")
         return secret.get_secret_value()
     if file is None:
         return None
@@ -28,3 +32,9 @@ def reveal(secret: SecretStr | None, file: Path | None) -> str | None:
     if not secret_text:
         raise ConfigError(f"The secret file {file} is empty.", hint="Write the secret into it, or remove the setting.")
     return secret_text
+
+
+def without_password(url: str) -> str:
+    """An address as it may be told: user and password in it are left out."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

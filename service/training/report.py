@@ -8,6 +8,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 import msgspec
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from service.training.metrics import Rate, Reliability, poisson_rate, within_factor
 
@@ -178,7 +179,7 @@ def _series_table(report: Report) -> Table:
     for one in report.series:
         alarms = one.alerts_per_entity_day
         table.add_row(
-            f"{one.set}/{one.series}",
+            Text(f"{one.set}/{one.series}"),  # names of files: no markup
             *(_shown(value) for value in (one.vus_pr, one.vus_pr_random, one.auc_pr)),
             str(one.events),
             *(
@@ -200,12 +201,12 @@ def _series_table(report: Report) -> Table:
 def _sets_table(report: Report) -> Table:
     table = Table("set", "VUS-PR", title="Sets (macro: the mean of the sets' means)", title_justify="left")
     for name, value in report.sets.items():
-        table.add_row(name, _shown(value, 3))
+        table.add_row(Text(name), _shown(value, 3))
     table.add_section()
     table.add_row("macro", _shown(report.macro_vus_pr, 3))
     if len(report.sets) > 1:
         for name, value in report.macro_vus_pr_without.items():
-            table.add_row(f"macro without {name}", _shown(value, 3))
+            table.add_row(Text(f"macro without {name}"), _shown(value, 3))
     table.add_row("macro of random scores", _shown(report.macro_vus_pr_random, 3))
     return table
 

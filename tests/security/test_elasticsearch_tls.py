@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from service.alerts.history.elasticsearch import ElasticsearchAlertStore
 from service.alerts.history.reader import AlertHistory
-from service.errors import ConfigError
+from service.errors import ConfigError, StoreUnavailable
 from service.settings import ElasticsearchSettings
 from tests.alerts.makers import life
 from tests.security.tls_proxy import Proxy, tls_proxy
@@ -48,13 +48,15 @@ async def refused(told: ElasticsearchSettings) -> ConfigError:
     try:
         with pytest.raises(ConfigError) as first:
             await store.install_templates()
-        with pytest.raises(ConfigError) as second:
+        with pytest.raises(StoreUnavailable) as second:  # while running it may be the server's bad day: tried again
             await store.write(life())
         with pytest.raises(ConfigError) as third:
             await store.check()
     finally:
         await store.close()
-    assert str(first.value) == str(second.value) == str(third.value)
+    assert str(first.value) == str(third.value)
+    assert str(second.value).startswith(str(first.value))
+    assert KEY not in str(second.value)
     assert KEY not in f"{first.value} {first.value.hint}"
     return first.value
 

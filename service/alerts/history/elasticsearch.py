@@ -159,8 +159,8 @@ class ElasticsearchAlertStore:
             try:
                 hits = await self._client.search(self._alerts, {"ids": {"values": some}}, size=len(some), without=["*"])
                 held = {hit["_id"]: hit["_index"].removeprefix(f"{self._alerts}-") for hit in hits}
-            except ConfigError as error:  # these credentials need not read
-                log.warning("where alerts of an unlikely time are stored cannot be read", why=str(error))
+            except ConfigError:
+                pass  # these credentials need not read; if they may not write either, the write that follows says so
             self._places.update({name: held.get(name) or index_month(now, now) for name in some})
         months = {name: month or self._places[name] for name, month in found.items()}
         while len(self._places) > MAX_PLACES:

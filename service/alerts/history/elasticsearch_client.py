@@ -17,7 +17,7 @@ from elastic_transport import TransportError as AnyTransportError
 from elasticsearch import ApiError, AsyncElasticsearch
 
 from service.errors import ConfigError, StoreUnavailable
-from service.settings import ElasticsearchSettings, reveal
+from service.settings import ElasticsearchSettings, reveal, without_password
 
 BUSY_SECONDS = 5.0  # how long a search is tried again while the server is busy
 
@@ -33,7 +33,7 @@ class ElasticsearchClient:
 
     def __init__(self, settings: ElasticsearchSettings) -> None:
         """Raises ``ConfigError`` for an unusable address or secret."""
-        self._url = settings.url
+        self._url = without_password(settings.url)
         self._client = _connect(settings)
 
     async def check(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import msgspec
@@ -49,19 +50,22 @@ class Retries:
 
     def failed(self, group: str, now: float, retry_after: float | None) -> float | None:
         """A try failed: seconds until the next, or ``None`` when the message is given up. Waits double from the first to the
-        longest, with some chance in them so that many do not come back at once. ``retry_after``: the receiver's own wish, for
-        all of its messages."""
+        longest, with some chance in them so that many do not come back at once, and never beyond the deadline. ``retry_after``:
+        the receiver's own wish, for all of its messages; a shorter one than these waits changes nothing."""
         before = self._failed.get(group)
         since = now if before is None else before.since
         times = 1 if before is None else before.times + 1
-        if retry_after is not None:
-            self._silent_until = max(self._silent_until, now + min(retry_after, LONGEST_SILENCE))
-        if now - since >= self._tries.deadline:
+        left = since + self._tries.deadline - now
+        asked = None if retry_after is None or math.isnan(retry_after) else min(max(retry_after, 0.0), LONGEST_SILENCE)
+        if asked is not None:
+            self._silent_until = max(self._silent_until, now + asked)
+        if left <= 0.0:
             return None
         wait: float = min(self._tries.first_wait * 2 ** min(times - 1, 30), self._tries.longest_wait)
         wait = min(wait + random.uniform(0.0, self._tries.first_wait), self._tries.longest_wait)  # noqa: S311 - no secret
-        if retry_after is not None:
-            wait = min(retry_after, LONGEST_SILENCE)
+        if asked is not None:  # never sooner than it would be without: a receiver that says 0 is not asked without a pause
+            wait = max(wait, asked)
+        wait = min(wait, left)  # the last try comes at the deadline, not long after it
         self._failed[group] = _Failed(times, since, now + wait)
         return wait
 

@@ -7,10 +7,13 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from service.alerts.notify.dispatcher import NotificationService
 from service.alerts.notify.journal import Journal
+from service.alerts.notify.retries import Retries, Tries
 from service.alerts.receivers.webhook import WebhookNotifier
 from service.clock import SystemClock
 from service.domain import Severity, Status
@@ -27,7 +30,7 @@ FIRING, RESOLVED = Status.FIRING, Status.RESOLVED
 async def test_one_message_that_is_not_taken_holds_back_no_other_group(behaviour: Behaviour) -> None:
     outcomes: Counter[str] = Counter()
     async with http_receiver() as server:
-        server.by_body[b"poison"] = behaviour
+        server.by_body[b'"entity":"poison"'] = behaviour
         receiver = WebhookReceiver(name="hook", url=SecretStr(server.url), allow_http=True)
         route = RouteSettings(receivers=["hook"], group_by=["entity"], group_wait_seconds=0)
         sending = NotificationService(
@@ -50,7 +53,7 @@ async def test_one_message_that_is_not_taken_holds_back_no_other_group(behaviour
         assert await sending.drained(30)
         await sending.close()
     assert outcomes["due"] == outcomes["sent"] == 4
-    keys = [request.headers["idempotency-key"] for request in server.requests if b"poison" in request.body]
+    keys = [request.headers["idempotency-key"] for request in server.requests if b'"entity":"poison"' in request.body]
     assert len(keys) > 2
     assert len(set(keys)) == 1
 
@@ -139,3 +142,20 @@ async def test_failed_messages_take_turns_at_a_receiver_that_names_a_time() -> N
     assert len(order) >= 9
     assert order == [["db-1", "db-2", "db-3"][n % 3] for n in range(len(order))]
     await world.stop()
+
+
+@given(
+    asked=st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True)),
+    at=st.lists(st.floats(0.0, 200.0), min_size=1, max_size=20),
+)
+def test_whatever_a_receiver_asks_there_is_a_pause_and_the_deadline_holds(asked: float | None, at: list[float]) -> None:
+    tries = Tries(deadline=100.0, first_wait=0.5, longest_wait=60.0)
+    retries = Retries(tries)
+    first = min(at)
+    for now in sorted(at):
+        wait = retries.failed("group", now, asked)
+        if wait is None:
+            assert now - first >= tries.deadline
+            break
+        assert 0.0 < wait <= tries.deadline - (now - first) + 1e-6
+        assert wait >= min(tries.first_wait, tries.deadline - (now - first)) - 1e-6
