@@ -20,7 +20,7 @@ class EpisodeSettings(Section):
 
     fire_after: Positive = 2
     fire_within: Annotated[int, Field(gt=0, le=63)] = 3
-    # Scores above which an anomaly is that severe; `tidewatch check` says how high the scores of a bundle can go.
+    # Scores above which an anomaly is that severe.
     warning_above: Annotated[float, Field(gt=0, lt=1)] = SeverityBounds().warning
     critical_above: Annotated[float, Field(gt=0, lt=1)] = SeverityBounds().critical
     min_severity: Literal["info", "warning", "critical"] = "info"
