@@ -50,9 +50,11 @@ Levels = Callable[[Sequence[Verdict], "Scored"], "Decided"]
 
 @dataclass(frozen=True)
 class Decided:
-    """Level and whether anomalous of each verdict, all (n,)."""
+    """Level, where severities begin, and whether anomalous of each verdict, all (n,)."""
 
     level: F64
+    warning: F64
+    critical: F64
     anomalous: Any
 
 
@@ -120,25 +122,23 @@ def by_budget(pages_a_day: float) -> Levels:
     """The serving tracker at a budget for the whole role."""
 
     def levels(verdicts: Sequence[Verdict], scored: Scored) -> Decided:
-        bundle = scored.bundle
-        per_day = pages_a_day / len(scored.entities)
-        params = budget_params.params_for(
-            per_day, bundle.schema.interval_ms, bundle.stride, floor_p=bundle.calibration().floor, window=bundle.window
-        )
+        params = scored.bundle.budget(pages_a_day / len(scored.entities))
         rows = np.array([one.end_row for one in verdicts], np.int64)
         surprises = np.array([one.surprise for one in verdicts])
         _, decided = alert_budget.steps([alert_budget.start(params)], np.zeros(len(rows), np.int64), rows, surprises, params)
-        return Decided(decided.level, decided.is_anomaly)
+        return Decided(decided.level, decided.warning, decided.critical, decided.is_anomaly)
 
     return levels
 
 
 def by_threshold(surprise: float) -> Levels:
-    """A level that never moves."""
+    """A level that never moves, and severities as far above it as where the default budget begins."""
 
-    def levels(verdicts: Sequence[Verdict], _scored: Scored) -> Decided:
+    def levels(verdicts: Sequence[Verdict], scored: Scored) -> Decided:
+        params = scored.bundle.budget(BUDGETS[0] / len(scored.entities))
         above = np.array([one.surprise > surprise for one in verdicts])
-        return Decided(np.full(len(verdicts), surprise), above)
+        at = np.full(len(verdicts), surprise)
+        return Decided(at, at + params.warning.start, at + params.critical.start, above)
 
     return levels
 
@@ -151,8 +151,12 @@ def alerts_of(scored: Sequence[Scored], levels: Levels, settings: Settings) -> l
             with_score = [one for one in verdicts if one.not_scored is None]
             decided = levels(with_score, role)
             replaced = [
-                msgspec.structs.replace(one, level=float(level), is_anomaly=bool(above))
-                for one, level, above in zip(with_score, decided.level, decided.anomalous, strict=True)
+                msgspec.structs.replace(
+                    one, level=float(level), warning=float(warning), critical=float(critical), is_anomaly=bool(above)
+                )
+                for one, level, warning, critical, above in zip(
+                    with_score, decided.level, decided.warning, decided.critical, decided.anomalous, strict=True
+                )
             ]
             for alert in Episodes(settings.alerts).observe(replaced):
                 newest[alert.alert_id] = alert
