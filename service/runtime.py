@@ -8,7 +8,7 @@ import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from service.clock import Clock
 from service.observability.logging import get_logger
@@ -85,7 +85,7 @@ class RestartedPart:
             log.error("part failed; it is started again", part=self.name, cause=cause, seconds=wait, exc_info=error)
             self._health.failing(self.name, "run", cause[:300])
             await self._discard()
-            await _unless(self._stop, self._rest(wait))
+            await unless_set(self._stop, self._rest(wait))
 
     def request_stop(self) -> None:
         """Have it finish its current work, and start it no more."""
@@ -102,7 +102,7 @@ class RestartedPart:
     async def _run_once(self) -> None:
         if self._part is None:
             self._part = self._build()
-            await _unless(self._stop, self._part.start())
+            await unless_set(self._stop, self._part.start())
             if self._stop.is_set():
                 return
             self._health.recovered(self.name, "run")
@@ -133,7 +133,7 @@ async def run_parts(parts: Sequence[Part], stop: asyncio.Event, *, grace: float 
     try:
         for part in parts:
             started.append(part)
-            await _unless(stop, part.start())
+            await unless_set(stop, part.start())
             if stop.is_set():
                 break
             log.info("part started", part=part.name)
@@ -205,18 +205,17 @@ async def _drain(tasks: Sequence[asyncio.Task[None]], grace: float) -> list[Exce
     return [result for result in results if isinstance(result, Exception)]
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[object, object, None]) -> None:
-    """Await ``work``, or cancel it when ``stop`` is set first: a server that is away must not keep a process from stopping."""
-    task = asyncio.create_task(work)
-    waiting = asyncio.create_task(stop.wait())
-    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-    if not task.done():
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        return
-    await task
+async def unless_set(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Await ``work``; ``stop`` cancels it: a server that is away must not keep a process from stopping."""
+    task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+        if not task.done():
+            task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 def settle_interpreter() -> None:

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.alerts.messages.moments import how_often
+from service.alerts.times import every_days
 from service.progress import Progress
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def bundle_table(bundle: Bundle, path: Path) -> Table:
 
 def rarest_claim(bundle: Bundle) -> str:
     """The rarest that a bundle calls a window of one entity, in time."""
-    days = bundle.stride * bundle.schema.interval_ms / bundle.calibration().floor / 86_400_000
+    days = every_days(bundle.calibration().floor, bundle.stride, bundle.schema.interval_ms)
     return f"{how_often(days)} for one entity"
 
 

@@ -95,7 +95,6 @@ TASKS = {
     ),
     "service/supervisor.py": (1, "waits for the first of two, cancels and awaits both"),
     "service/kafka_options.py": (1, "disconnect waits for the client's stop, bounded, and retrieves what it raised"),
-    "service/sources/rebalances.py": (2, "unless_set waits for the first of two and awaits both"),
     "service/sources/agent.py": (2, "the sampling loop ends with its sender, and raises what that raised"),
     "service/alerts/topics/reader.py": (1, "alongside polls until the work is done, and returns or raises its result"),
     "service/stream/scoring.py": (1, "run awaits each batch; the next batch raises what ended the one before"),

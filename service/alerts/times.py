@@ -22,6 +22,11 @@ def span_words(milliseconds: int, style: Literal["short", "long"] = "short") -> 
     return " ".join(words)
 
 
+def every_days(p: float, stride: int, interval_ms: int) -> float:
+    """Days between two windows of one entity that are claimed to be this rare: windows are a stride of rows apart."""
+    return stride * interval_ms / p / 86_400_000
+
+
 def iso(milliseconds: int) -> str:
     """ISO 8601 in UTC with milliseconds."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

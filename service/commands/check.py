@@ -93,13 +93,8 @@ def _describe(bundle: Bundle) -> str:
 
 def _budget_beyond_support(bundle: Bundle, settings: Settings) -> str:
     """Says so where the alert budget is rarer than the calibration supports, and where levels start instead."""
-    from service.detectors.decision.budget_params import params_for
-
     per_day = settings.detection.budget.per_entity_day(len(bundle.scaler.entities))
-    tail, interval_ms = bundle.calibration(), bundle.schema.interval_ms
-    asked, starts = (
-        params_for(per_day, interval_ms, bundle.stride, floor_p=floor_p, window=bundle.window) for floor_p in (0.0, tail.floor)
-    )
+    asked, starts = bundle.budget(per_day, floor_p=0.0), bundle.budget(per_day)
     if starts.start >= asked.start:
         return ""
     supported = per_day * 10 ** (asked.start - starts.start)

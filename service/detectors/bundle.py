@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save, save_file
 
 from service.detectors.base import Detector
+from service.detectors.decision.budget_params import SEVERE_PER_DAY, BudgetParams, params_for
 from service.detectors.decision.calibration import Calibration
 from service.detectors.decision.ensemble import Ensemble
 from service.detectors.decision.newest_rows import NewestRows
@@ -79,6 +80,20 @@ class Bundle:
     def calibration(self) -> Calibration:
         """The calibration of the combined score of all members."""
         return self.ensemble.tail([member.name for member in self.members])
+
+    def budget(
+        self, alarms_per_day: float, *, floor_p: float | None = None, severe_per_day: tuple[float, float] = SEVERE_PER_DAY
+    ) -> BudgetParams:
+        """What a budget of alarms per entity and day means for this model. ``floor_p``: the smallest tail probability that is
+        supported, where it is not that of all members together; ``severe_per_day`` as in ``params_for``."""
+        return params_for(
+            alarms_per_day,
+            self.schema.interval_ms,
+            self.stride,
+            floor_p=self.calibration().floor if floor_p is None else floor_p,
+            window=self.window,
+            severe_per_day=severe_per_day,
+        )
 
 
 def sealed(bundle: Bundle) -> Bundle:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.detectors.bundle import Bundle, BundledMember
-from service.detectors.decision import alert_budget, budget_params
+from service.detectors.decision import alert_budget
+from service.detectors.decision.budget_params import BudgetParams
 from service.detectors.decision.claims import ClaimParams, Claims, ClaimState, follow
 from service.detectors.decision.ensemble import DetectorState, Ensemble, slots_of
 from service.detectors.decision.static_thresholds import static_decisions
@@ -108,19 +109,12 @@ class WindowScorer:
             for name, state in states.items()
         )
 
-    def budget_params(self) -> budget_params.BudgetParams:
+    def budget_params(self) -> BudgetParams:
         """What the budget means for each entity now. A budget of all entities together is divided among those that the bundle
         was trained on, or among those scored here where they are more."""
         entities = max(len(self.bundle.scaler.entities), len(self._states))
         per_day = self._budget.per_entity_day(entities)
-        return budget_params.params_for(
-            per_day,
-            self.bundle.schema.interval_ms,
-            self.bundle.stride,
-            floor_p=self._floor_p,
-            window=self.bundle.window,
-            severe_per_day=self._budget.severe_per_entity_day,
-        )
+        return self.bundle.budget(per_day, floor_p=self._floor_p, severe_per_day=self._budget.severe_per_entity_day)
 
     def forget(self, entities: Iterable[str]) -> None:
         """Drop the states of the entities."""

@@ -40,6 +40,13 @@ class MetricShare(msgspec.Struct, frozen=True, gc=False):
     spread: float | None = None
     recent: tuple[float | None, ...] = ()
 
+    @property
+    def deviation(self) -> float | None:
+        """How far the actual value lies from the expected one, in robust standard deviations; ``None`` where that is not known."""
+        if self.actual is None or self.expected is None or self.spread is None or not self.spread > 0:
+            return None
+        return abs(self.actual - self.expected) / self.spread
+
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The ensemble's result for one window.

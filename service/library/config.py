@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import AnyHttpUrl, BaseModel, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
 
 from service.errors import ConfigError
-from service.settings import Settings, TrainingSettings, settings_from
+from service.settings import Settings, TrainingSettings, settings_from, wrong_keys
 
 KEYS = ("window_size", "stride", "interval_seconds", "metrics", "entity", "bundle", "learn_rows")
 SECTIONS = ("deep_config", "stat_config", "alert_config", "training", "detection", "stream")
@@ -75,10 +75,9 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
         _Given.model_validate(dict(config))
         return settings_from(_sections(config))
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors(include_input=False)
-        )
-        raise ConfigError(f"The config is wrong: {wrong}.", hint="See the docstring of RealTimeAnomalyDetector.") from error
+        raise ConfigError(
+            f"The config is wrong: {wrong_keys(error)}.", hint="See the docstring of RealTimeAnomalyDetector."
+        ) from error
 
 
 def _sections(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from service.settings.detection import BudgetSettings, DetectionSettings
 from service.settings.elasticsearch import ElasticsearchSettings
 from service.settings.http import ApiSettings, HttpSettings
 from service.settings.kafka import KafkaSettings, TopicSettings
-from service.settings.loading import CONFIG_VARIABLE, Settings, load_settings, settings_from
+from service.settings.loading import CONFIG_VARIABLE, Settings, load_settings, settings_from, wrong_keys
 from service.settings.log import LogSettings
 from service.settings.notifications import (
     InhibitRuleSettings,
@@ -62,4 +62,5 @@ __all__ = [
     "reveal",
     "settings_from",
     "without_password",
+    "wrong_keys",
 ]

@@ -103,6 +103,13 @@ def settings_from(sections: Mapping[str, Any]) -> Settings:
     return _GivenSettings(**sections)
 
 
+def wrong_keys(error: ValidationError) -> str:
+    """The keys that are wrong, each with why; no values, which may be secrets."""
+    return "; ".join(
+        f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors(include_input=False)
+    )
+
+
 def load_settings(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
     """Read the settings from ``config`` (or the file named by ``TIDEWATCH_CONFIG``), the environment and ``overrides``.
 
@@ -116,10 +123,9 @@ def load_settings(config: Path | None = None, overrides: Mapping[str, Any] | Non
     try:
         return Settings(**dict(overrides or {}))
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors(include_input=False)
-        )
-        raise ConfigError(f"The settings are wrong: {wrong}.", hint="config.example.yaml documents every key.") from error
+        raise ConfigError(
+            f"The settings are wrong: {wrong_keys(error)}.", hint="config.example.yaml documents every key."
+        ) from error
     except (ValueError, yaml.YAMLError) as error:  # a TOML error is a ValueError
         flat = " ".join(str(error).split())
         raise ConfigError(f"The settings file {named} cannot be read: {flat}.", hint="Check its syntax.") from error

@@ -27,9 +27,10 @@ from service.domain import Record
 from service.errors import BrokerUnavailable, ConfigError
 from service.kafka_options import Commit, connect, disconnect, kafka_client_options
 from service.observability.logging import get_logger
+from service.runtime import unless_set
 from service.settings import Settings
 from service.sources.base import Owner, RecordBatch
-from service.sources.rebalances import RebalanceListener, unless_set
+from service.sources.rebalances import RebalanceListener
 from service.sources.topic_range import require_topic
 
 log = get_logger("source")

@@ -1,10 +1,8 @@
-"""Hears of rebalances for ``kafka.py``, and ends its waits."""
+"""Hears of rebalances for ``kafka.py``."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from aiokafka import ConsumerRebalanceListener
@@ -29,16 +27,3 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
     async def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
         if self._attached:
             self._on_assigned(assigned)
-
-
-async def unless_set(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Await ``work``; ``stop`` cancels it."""
-    task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stopped.cancel()
-        if not task.done():
-            task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task

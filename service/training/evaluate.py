@@ -180,9 +180,7 @@ def _budgets(scored: Scored, labels: object, bundle: Bundle) -> dict[str, Budget
     rates = SHARES | {name: per_day * interval / budget_params.MS_PER_DAY for name, per_day in PER_DAY.items()}
     out = {}
     for name, rate in rates.items():
-        params = budget_params.params_at(
-            rate, bundle.stride, floor_p=bundle.calibration().floor, window=bundle.window, interval_ms=interval
-        )
+        params = bundle.budget(rate * budget_params.MS_PER_DAY / interval)
         slots = np.zeros(len(scored.due), np.int64)
         _, decisions = alert_budget.steps([alert_budget.start(params)], slots, scored.due, scored.surprise[scored.due], params)
         flags = np.zeros(len(truth), np.bool_)

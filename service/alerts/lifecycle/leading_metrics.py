@@ -46,6 +46,4 @@ def rows_since_onset(metrics: Sequence[MetricShare], newest: int) -> int:
 
 
 def _is_unusual(metric: MetricShare) -> bool:
-    if metric.actual is None or metric.expected is None or not metric.spread:
-        return True
-    return abs(metric.actual - metric.expected) >= UNUSUAL * metric.spread
+    return metric.deviation is None or metric.deviation >= UNUSUAL

@@ -29,7 +29,7 @@ import msgspec
 
 from service.alerts.lifecycle.episode import Assessment, ClosedEpisode, Episode, EpisodePhase
 from service.alerts.lifecycle.leading_metrics import named, newcomers, rows_since_onset
-from service.alerts.times import span_words
+from service.alerts.times import every_days, span_words
 from service.domain import Action, Alert, MetricShare, Severity, Status, Verdict, alert_id
 from service.loudness import loudness
 from service.rarity import rarity
@@ -128,7 +128,7 @@ def _open(
         model_trained_at=verdict.model_trained_at,
         calibrated_days=verdict.calibrated_days,
         resolve_after_ms=policy.resolve_after_windows * verdict.stride * verdict.interval_ms,
-        every_days=_every_days(seen.p, verdict),
+        every_days=every_days(seen.p, verdict.stride, verdict.interval_ms),
     )
     episode = Episode(
         alert=alert,
@@ -149,19 +149,21 @@ def _open(
     fired = _fire(episode, 1, policy) if seen.evidence else None
     if fired is None:
         return EpisodePhase(episode), (alert,)
-    return EpisodePhase(msgspec.structs.replace(episode, alert=fired, named=named(fired.metrics))), (alert, fired)
+    return EpisodePhase(_told(episode, fired)), (alert, fired)
 
 
-def _every_days(p: float, verdict: Verdict) -> float:
-    """How often the entity has such a window, in days between two: windows are a stride apart."""
-    return verdict.stride * verdict.interval_ms / p / 86_400_000
+def _told(episode: Episode, alert: Alert) -> Episode:
+    """The episode once people are told of this state of its alert: later only other metrics are new to them."""
+    names = {*episode.named, *named(alert.metrics), *named(alert.also)}
+    return msgspec.structs.replace(episode, alert=alert, named=tuple(sorted(names)))
 
 
 def _continue(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> tuple[EpisodePhase, tuple[Alert, ...]]:
     above = verdict.surprise > episode.level
     seen = _assess(episode, verdict, policy, anomalous=above, last_evidence=episode.evidence_row)
-    joining = episode.joining
-    episode = _absorb(episode, verdict, seen, policy)
+    leading = newcomers(verdict.metrics, episode.named) if seen.evidence else ()
+    joined = tuple(metric for metric in leading if metric.name in episode.joining)
+    episode = _absorb(episode, verdict, seen, policy, leading)
     alert = episode.alert
     lasted = (verdict.end_row - episode.first_row + 1) * episode.interval_ms
     if lasted >= policy.max_episode_seconds * 1000:
@@ -178,24 +180,25 @@ def _continue(episode: Episode, verdict: Verdict, policy: EpisodeSettings) -> tu
     if alert.status is Status.PENDING:
         changed = _fire(episode, policy.fire_within, policy) if seen.evidence else None
     else:
-        joined = tuple(metric for metric in newcomers(verdict.metrics, episode.named) if metric.name in joining)
-        episode, changed = _change(episode, seen, policy, verdict, joined if seen.evidence else ())
+        episode, changed = _change(episode, seen, policy, verdict, joined)
     if changed is None:
         return EpisodePhase(episode), ()
     if changed.action in ("fired", "widened"):
-        told = {*episode.named, *named(changed.metrics), *named(changed.also)}
-        episode = msgspec.structs.replace(episode, named=tuple(sorted(told)))
+        return EpisodePhase(_told(episode, changed)), (changed,)
     return EpisodePhase(msgspec.structs.replace(episode, alert=changed)), (changed,)
 
 
-def _absorb(episode: Episode, verdict: Verdict, seen: Assessment, policy: EpisodeSettings) -> Episode:
-    """The episode with this window counted in; no transition yet."""
+def _absorb(
+    episode: Episode, verdict: Verdict, seen: Assessment, policy: EpisodeSettings, leading: tuple[MetricShare, ...]
+) -> Episode:
+    """The episode with this window counted in; no transition yet. ``leading``: metrics that lead it and were not told."""
     alert = episode.alert
     facts: dict[str, object] = {"updated_at": verdict.timestamp, "score": seen.score, "p": seen.p, "labels": verdict.labels}
     if seen.evidence:
         facts |= {"windows": alert.windows + 1, "last_offset": verdict.last_offset}
         rarest = min(alert.peak_p, seen.p)
-        facts |= {"peak_score": max(alert.peak_score, seen.score), "peak_p": rarest, "every_days": _every_days(rarest, verdict)}
+        facts |= {"peak_score": max(alert.peak_score, seen.score), "peak_p": rarest}
+        facts |= {"every_days": every_days(rarest, verdict.stride, verdict.interval_ms)}
         # By surprise: after a short calibration many windows share the highest score. And only a window with an attribution.
         if verdict.metrics and verdict.surprise >= episode.peak_surprise:
             facts |= {"metrics": verdict.metrics[:TOP_METRICS], "metrics_at": verdict.timestamp, "members": verdict.members}
@@ -213,10 +216,17 @@ def _absorb(episode: Episode, verdict: Verdict, seen: Assessment, policy: Episod
         below_windows=episode.below_windows if below else 0,
         below_score=max(episode.below_score, seen.score) if below else 0.0,
     )
-    return _count(episode, verdict, seen, policy, below)
+    return _count(episode, verdict, seen, policy, below, leading)
 
 
-def _count(episode: Episode, verdict: Verdict, seen: Assessment, policy: EpisodeSettings, below: bool) -> Episode:
+def _count(
+    episode: Episode,
+    verdict: Verdict,
+    seen: Assessment,
+    policy: EpisodeSettings,
+    below: bool,
+    leading: tuple[MetricShare, ...],
+) -> Episode:
     """The window counted, if it shares no fresh rows with the one counted last, or in its place if that was no evidence. An
     anomalous window that is no evidence yet is not quiet either: a pending alert waits for more."""
     waits = seen.actionable and episode.alert.status is Status.PENDING
@@ -228,7 +238,7 @@ def _count(episode: Episode, verdict: Verdict, seen: Assessment, policy: Episode
             quiet=0 if seen.evidence else episode.quiet + (not waits),
             below_windows=episode.below_windows + below,
             age=episode.age + 1,
-            joining=() if not seen.evidence else tuple(metric.name for metric in newcomers(verdict.metrics, episode.named)),
+            joining=tuple(metric.name for metric in leading),
         )
     if seen.evidence and not episode.evidence & 1:
         return msgspec.structs.replace(episode, counted_row=verdict.end_row, evidence=episode.evidence | 1, quiet=0)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from service.alerts.messages.circumstances import NOTHING_KNOWN, PLAIN, ByAlert
-from service.alerts.messages.message import compose
+from service.alerts.messages.message import sentence, title
 from service.alerts.messages.moments import moment
 from service.domain import Alert, Severity, Status
 
@@ -68,17 +68,17 @@ def names_itself(alerts: Sequence[Alert], circumstances: ByAlert = NOTHING_KNOWN
 def opening(alerts: Sequence[Alert], circumstances: ByAlert = NOTHING_KNOWN) -> str:
     """The first words of the message: the sentence of the only alert, or of what is new and then of all together."""
     first = rank_first(alerts, circumstances)[0]
-    sentence = compose(first, circumstances.get(first.alert_id, PLAIN)).sentence
+    told = sentence(first, circumstances.get(first.alert_id, PLAIN).zone)
     if len(alerts) == 1:
-        return sentence
+        return told
     together = summary_sentence(alerts)
     if not names_itself(alerts, circumstances):
         return together
-    return f"{sentence} With the older alerts: {together[0].lower()}{together[1:]}"
+    return f"{told} With the older alerts: {together[0].lower()}{together[1:]}"
 
 
 def _title(alert: Alert, circumstances: ByAlert) -> str:
-    return compose(alert, circumstances.get(alert.alert_id, PLAIN)).title
+    return title(alert, circumstances.get(alert.alert_id, PLAIN))
 
 
 def _others(kinds: Counter[int]) -> list[tuple[int, str]]:

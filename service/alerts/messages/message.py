@@ -145,9 +145,7 @@ def leading(metrics: Sequence[MetricShare]) -> Sequence[MetricShare]:
 
 
 def _is_usual(metric: MetricShare) -> bool:
-    if metric.actual is None or metric.expected is None or not metric.spread or not metric.spread > 0:
-        return False
-    return abs(metric.actual - metric.expected) <= BAND * metric.spread
+    return metric.deviation is not None and metric.deviation <= BAND
 
 
 def sentence(alert: Alert, zone: str = "UTC") -> str:

@@ -13,7 +13,7 @@ import aiosmtplib
 from service.alerts.messages.charts import described, draw
 from service.alerts.messages.circumstances import NOTHING_KNOWN, PLAIN, ByAlert
 from service.alerts.messages.groups import rank_first
-from service.alerts.messages.rendering import Template, context
+from service.alerts.messages.rendering import Template, context, one_line
 from service.clock import Clock, SystemClock
 from service.domain import Alert
 from service.errors import ConfigError, DeliveryFailed, DeliveryRefused
@@ -108,7 +108,7 @@ class EmailNotifier:
 def _one_line(text: str) -> str:
     """A header value: entity names come from outside. A line break in one would forge headers, and so would an encoded word
     (``=?utf-8?b?…?=``), which the mail library decodes; a blank in its opening leaves it as text."""
-    clean = " ".join("".join(ch if ch.isprintable() else " " for ch in text).split()).replace("=?", "= ?")
+    clean = one_line(text).replace("=?", "= ?")
     return clean if len(clean) <= SUBJECT_LIMIT else clean[: SUBJECT_LIMIT - 1] + "…"
 
 

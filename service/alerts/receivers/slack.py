@@ -11,7 +11,7 @@ from service.alerts.messages.circumstances import NOTHING_KNOWN, PLAIN, ByAlert
 from service.alerts.messages.facts import Fact
 from service.alerts.messages.groups import opening, rank_first, summary_title
 from service.alerts.messages.message import Message, compose
-from service.alerts.messages.rendering import Template, context, slack_escape
+from service.alerts.messages.rendering import Template, context, one_line, slack_escape
 from service.alerts.receivers.http import Post
 from service.domain import Alert
 from service.settings import SlackReceiver
@@ -88,7 +88,7 @@ def _single(message: Message) -> list[dict[str, Any]]:
 
 
 def _bold(fact: Fact) -> str:
-    text = slack_escape(" ".join(fact.text.split()))
+    text = slack_escape(one_line(fact.text))
     return f"*{text}*" if fact.matters else text
 
 

@@ -11,6 +11,7 @@ BEYOND_SUPPORT = 0.3  # decades: twice as rare as the rarest that calibration su
 LEAST_SUPPORT = 3.3  # surprise: up to one window in 2,000 the tail of a short calibration is trusted as well
 OFTEN = 5.0  # window lengths
 MOST_OFTEN = 0.1  # alarms per window: higher budgets are cut to this
+SEVERE_PER_DAY = (1 / 7, 1 / 30)  # accepted false warnings and criticals
 LEAST_MARGIN = 0.2  # decades between the level of one severity and the next
 # Decades beyond what the calibrated tail says, because operation drifts and a tail is extrapolated: decision 0020 has the figures.
 WARNING_SAFETY, CRITICAL_SAFETY = 0.3, 1.2
@@ -50,7 +51,7 @@ def params_for(
     *,
     floor_p: float = 0.0,
     window: int = 100,
-    severe_per_day: tuple[float, float] = (1 / 7, 1 / 30),
+    severe_per_day: tuple[float, float] = SEVERE_PER_DAY,
 ) -> BudgetParams:
     """Parameters for a budget of alarms per entity and day: rows ``interval_ms`` apart, a ``window`` of rows every ``stride``.
 
