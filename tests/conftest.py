@@ -7,15 +7,19 @@ be had, tests fail in CI (``CI`` set) and are skipped elsewhere, and the summary
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from service.errors import LocalStackError
 from service.local.stack import LocalStack
+from service.observability.logging import _NOISY, _SECRETIVE
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
@@ -49,6 +53,21 @@ def _wanting(what: str) -> None:
     if IN_CI:
         pytest.fail(f"{what} (CI must not pass without it)", pytrace=False)
     pytest.skip(WANTING + what)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """What a test does to the logging of the process ends with it: commands run in this process configure it, and a test of another
+    file that runs after them must not see their levels."""
+    root = logging.getLogger()
+    levels = {logger: logger.level for logger in (root, *map(logging.getLogger, (*_NOISY, *_SECRETIVE)))}
+    handlers, configured = list(root.handlers), structlog.get_config()
+    yield
+    for logger, level in levels.items():
+        logger.setLevel(level)
+    for handler in [one for one in root.handlers if type(one) is logging.StreamHandler and one not in handlers]:
+        root.removeHandler(handler)
+    structlog.configure(**configured)
 
 
 @pytest.fixture(scope="session")
