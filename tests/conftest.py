@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import stamina
 import structlog
 
 from service.errors import LocalStackError
@@ -60,14 +61,14 @@ def _logging_as_before() -> Iterator[None]:
     """What a test does to the logging of the process ends with it: commands run in this process configure it, and a test of another
     file that runs after them must not see their levels."""
     root = logging.getLogger()
+    handlers = root.handlers[:]
     levels = {logger: logger.level for logger in (root, *map(logging.getLogger, (*_NOISY, *_SECRETIVE)))}
-    handlers, configured = list(root.handlers), structlog.get_config()
     yield
+    root.handlers[:] = handlers
     for logger, level in levels.items():
         logger.setLevel(level)
-    for handler in [one for one in root.handlers if type(one) is logging.StreamHandler and one not in handlers]:
-        root.removeHandler(handler)
-    structlog.configure(**configured)
+    structlog.reset_defaults()
+    stamina.instrumentation.set_on_retry_hooks(None)
 
 
 @pytest.fixture(scope="session")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import stamina
-import structlog
 
 from service import RealTimeAnomalyDetector
 from service.commands.common import read_settings
@@ -162,18 +159,6 @@ def test_the_old_and_the_new_name_together_are_refused(section: dict[str, Any], 
         load_settings(overrides=section)
 
 
-@pytest.fixture
-def _logging_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
-    stamina.instrumentation.set_on_retry_hooks(None)
-
-
-@pytest.mark.usefixtures("_logging_as_before")
 @pytest.mark.parametrize("quiet", [True, False])
 def test_a_command_warns_of_an_old_name_once_on_standard_error(
     quiet: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
